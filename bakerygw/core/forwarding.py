@@ -1,0 +1,164 @@
+"""Which header fields cross the gateway: to the service, and back to the client. Hot path: one pass over each list."""
+
+from collections.abc import Collection
+from typing import Final
+
+from bakerygw.core.http import Pairs, RequestHead
+
+SESSION_COOKIE: Final = b"__Host-bakery-session"
+
+_HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""RFC 9110 section 7.6.1, and what old clients send in the same role."""
+
+_NEVER_TO_SERVICE: Final = _HOP_BY_HOP | {
+    b"content-length",
+    b"expect",
+    b"forwarded",
+    b"host",
+    b"proxy",
+    b"traceparent",
+    b"via",
+    b"x-http-method",
+    b"x-http-method-override",
+    b"x-is-demo",
+    b"x-method-override",
+    b"x-real-ip",
+    b"x-request-id",
+    b"x-user-email",
+    b"x-user-id",
+    b"x-user-role",
+}
+_NEVER_TO_SERVICE_UNLESS_TRUSTED: Final = _NEVER_TO_SERVICE | {b"tracestate"}
+_IDENTITY_PREFIXES: Final = (
+    b"x-demo-",
+    b"x-forwarded-",
+    b"x-gateway-",
+    b"x-internal-",
+    b"x-original-",
+    b"x-rewrite-",
+    b"x-subscription-",
+    b"x-tenant-",
+)
+"""Whole families that services take for the gateway's word."""
+
+_NEVER_TO_CLIENT: Final = _HOP_BY_HOP | {
+    b"content-length",
+    b"server",
+    b"x-content-type-options",
+    b"x-powered-by",
+    b"x-request-id",
+}
+_NEVER_TO_CLIENT_PREFIXES: Final = (b"access-control-", b"ratelimit", b"x-internal-", b"x-ratelimit-")
+
+
+def forward_headers(head: RequestHead, owed: Pairs, *, via: bytes) -> Pairs:
+    """The end-to-end header fields of a request as its service is to get them.
+
+    The client's own fields keep their order, case and duplicates. `owed` is what the gateway vouches for (identity,
+    request id, trace); it is appended last, so no `Connection` option of the client can take it away. `via` is the
+    gateway's own entry, e.g. `1.1 bakerygw` (RFC 9110 section 7.6.3). Host and framing are the connection's affair.
+    A name with `_` never passes: many frameworks read `X_User_Id` and `X-User-Id` as the same variable.
+    """
+    dropped = _NEVER_TO_SERVICE if head.trusted else _NEVER_TO_SERVICE_UNLESS_TRUSTED
+    fields = head.fields
+    if b"connection" in fields:
+        dropped = dropped | _options(fields[b"connection"])
+    kept = []
+    for pair in head.headers:
+        name = pair[0].lower()
+        if name in dropped or b"_" in name or (name[:2] == b"x-" and name.startswith(_IDENTITY_PREFIXES)):
+            continue
+        if name == b"cookie" and SESSION_COOKIE in pair[1]:
+            cookies = _without_session(pair[1])
+            if cookies:
+                kept.append((pair[0], cookies))
+            continue
+        kept.append(pair)
+    kept += owed
+    _append_forwarding(kept, head, via)
+    return tuple(kept)
+
+
+def reply_headers(headers: Pairs, *, authorities: Collection[str]) -> Pairs:
+    """The header fields of a service's response as the client is to get them.
+
+    `authorities` are the service's own, as `host[:port]`; a `Location` that names one of them becomes relative.
+    Framing, CORS, rate limit, request id and `X-Content-Type-Options` are the gateway's to write.
+    """
+    dropped: Collection[bytes] = _NEVER_TO_CLIENT
+    named = [value for name, value in headers if len(name) == 10 and name.lower() == b"connection"]
+    if named:
+        dropped = _NEVER_TO_CLIENT | _options(named)
+    kept = []
+    for pair in headers:
+        name = pair[0].lower()
+        if name in dropped or name.startswith(_NEVER_TO_CLIENT_PREFIXES):
+            continue
+        if name == b"location":
+            kept.append((pair[0], _relative(pair[1], authorities)))
+        else:
+            kept.append(pair)
+    return tuple(kept)
+
+
+def _options(values: Collection[bytes]) -> frozenset[bytes]:
+    """The names that `Connection` fields list, in lower case."""
+    return frozenset(option.strip(b" \t").lower() for value in values for option in value.split(b","))
+
+
+def _without_session(cookies: bytes) -> bytes:
+    """One `Cookie` value less the gateway's own session; the other cookies stay as they were spelt."""
+    others = [part for part in cookies.split(b";") if part.partition(b"=")[0].strip(b" \t") != SESSION_COOKIE]
+    return b";".join(others).strip(b" \t")
+
+
+def _append_forwarding(kept: list[tuple[bytes, bytes]], head: RequestHead, via: bytes) -> None:
+    """Add where the request came from; only a trusted proxy's own account of that is carried on."""
+    fields = head.fields
+    peer = head.peer.encode()
+    host = fields.get(b"host")
+    if head.trusted:
+        peer = b", ".join((*fields.get(b"x-forwarded-for", ()), peer))
+        via = b", ".join((*fields.get(b"via", ()), via))
+        host = fields.get(b"x-forwarded-host") or host
+    kept.append((b"X-Forwarded-For", peer))
+    kept.append((b"X-Forwarded-Proto", b"https" if head.secure else b"http"))
+    if host:
+        kept.append((b"X-Forwarded-Host", host[0]))
+    kept.append((b"Via", via))
+
+
+def _relative(location: bytes, authorities: Collection[str]) -> bytes:
+    """`location` without scheme and authority if the authority is one of `authorities`, else unchanged."""
+    scheme, separator, rest = location.partition(b"//")
+    scheme = scheme.lower()
+    if not separator or scheme not in (b"http:", b"https:", b""):
+        return location
+    end = min((at for at in map(rest.find, (b"/", b"?", b"#", b"\\")) if at >= 0), default=len(rest))
+    # latin-1 maps every byte; a foreign authority then simply equals none of ours.
+    authority = rest[:end].rpartition(b"@")[2].decode("latin-1")
+    if _plain(authority) not in {_plain(own) for own in authorities}:
+        return location
+    path = rest[end:]
+    if path[:1] != b"/":
+        return b"/" + path
+    # A path that begins like `//host` would itself be read as another authority (RFC 3986 section 4.2).
+    return b"/." + path if path[1:2] in (b"/", b"\\") else path
+
+
+def _plain(authority: str) -> str:
+    """An authority in lower case, without the port that its scheme implies."""
+    return authority.lower().removesuffix(":80").removesuffix(":443")

@@ -1,0 +1,44 @@
+"""What became of one request: the one value that the log and the metrics are made from."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, kw_only=True)
+class Trace:
+    """The notes taken along one request, filled in as its steps become known."""
+
+    request_id: str
+    started: float
+    """Seconds on the monotonic clock."""
+    traceparent: bytes = b""
+    method: str = "OTHER"
+    path: str = ""
+    """The raw path, printable, for the log alone."""
+    route: str = "(none)"
+    """The route's template, for log and metrics."""
+    client: str = ""
+    user_id: str | None = None
+    tenant_id: str | None = None
+    service: str | None = None
+    reason: str | None = None
+    """Problem code, or what cut the exchange short."""
+    cause: str | None = None
+    """More exact than the reason, for operators only."""
+    upstream_s: float | None = None
+    """Seconds from the request being handed to the service until its response head."""
+    limited: str | None = None
+    """The name of the policy whose limit was exceeded, shadow policies included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How it ended."""
+
+    trace: Trace
+    status: int
+    """The status sent; 499 when the client left before one was sent."""
+    bytes_in: int
+    """Request body bytes taken from the client."""
+    bytes_out: int
+    """Response body bytes given to the client."""
+    duration_s: float
