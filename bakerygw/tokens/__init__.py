@@ -1,0 +1,1 @@
+"""Bearer tokens: keys, signatures, and the cache of verified claims."""
