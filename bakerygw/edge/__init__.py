@@ -1,0 +1,1 @@
+"""The public side: the HTTP channel, the pipeline, delivery to the client."""

@@ -1,0 +1,314 @@
+"""One client connection: its requests in order, its deadlines, its pace.
+
+The channel knows nothing of routes or policies. It gives `Exchange`s to the application
+one after the other, and their replies back to the socket.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.interfaces import IPushProducer, ISSLTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from bakerygw.core.http import RequestHead
+from bakerygw.core.problem import Problem, Refused, refuse
+from bakerygw.edge.body import RequestBody
+from bakerygw.edge.exchange import Exchange, ReplyWriter
+from bakerygw.edge.framer import Framer, Framing
+
+if TYPE_CHECKING:
+    from bakerygw.edge.site import EdgeSite
+
+READ_AHEAD_BYTES: Final = 16 * 1024
+"""Pipelined bytes kept while a reply is under way; a client with more waits."""
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@implementer(IPushProducer)
+class EdgeChannel(Protocol):
+    """Constructed by `EdgeSite`, which also sweeps its deadlines.
+
+    Each read is parsed only while no reply is under way, so a client can't queue more
+    requests than one read holds; they are answered in order.
+    """
+
+    transport: Any  # twisted types it as ITransport | None, without producers and aborting
+
+    def __init__(self, site: "EdgeSite", peer: str) -> None:
+        self.peer = peer
+        self.gone = False
+        """The connection is lost."""
+        self._site, self._limits, self._tls = site, site.limits, False
+        self._framer = Framer(self, site.limits, site.proxies, peer=peer, tls=False)
+        self._queue: deque[Exchange | Refused] = deque()
+        self._active: ReplyWriter | None = None
+        self._receiving: Exchange | None = None
+        self._unfed = b""
+        self._last_read = False
+        """Nothing more is parsed; replies that are owed are still given."""
+        self._closing = self._lingering = self._flowing = False
+        self._advancing = self._reading_paused = False
+        # deadlines, in seconds of the site's clock, swept
+        self._deadline: float | None = site.clock.seconds() + site.limits.head_s
+        self._body_since: float | None = None
+        self._stalled_since: float | None = None
+
+    # from the socket
+
+    def connectionMade(self) -> None:
+        """The client is there."""
+        self._tls = ISSLTransport.providedBy(self.transport)
+        self._framer = Framer(self, self._limits, self._site.proxies, peer=self.peer, tls=self._tls)
+        set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
+        if set_no_delay is not None and self.peer != "unix":
+            set_no_delay(True)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the client: parsed at once, or kept while a reply is under way."""
+        if self._closing or self._last_read:
+            return
+        if self._receiving is None and (self._active is not None or self._queue):
+            self._unfed += data
+            if len(self._unfed) > READ_AHEAD_BYTES:
+                self.pause_reading()
+            return
+        self._feed(data)
+        self._advance()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client is gone; whoever works for it is told to stop."""
+        self.gone = self._closing = True
+        self._queue.clear()
+        self._site.forget(self)
+        active, self._active = self._active, None
+        if active is not None:
+            active.lost()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._framer.feed(data)
+        except Refused as refusal:
+            self._broken(refusal)
+
+    def _broken(self, refusal: Refused) -> None:
+        """What follows can't be read: answer what was whole, then this, then close."""
+        self._last_read = True
+        receiving = self._receiving
+        if receiving is None:
+            self._queue.append(refusal)
+        else:
+            receiving.persistent = False
+            receiving.body.fail(refusal.problem)
+
+    # from the framer (Listener)
+
+    def head_began(self) -> None:
+        """The time for a head runs from its first byte."""
+        self._deadline = self._site.clock.seconds() + self._limits.head_s
+
+    def request_began(self, head: RequestHead, framing: Framing) -> RequestBody:
+        """A new exchange, in line behind those before it."""
+        self._deadline = None
+        exchange = Exchange(self, head, RequestBody(self, head.length), framing)
+        self._receiving = exchange
+        self._queue.append(exchange)
+        return exchange.body
+
+    def request_complete(self) -> None:
+        """All of the request is here."""
+        receiving, self._receiving = self._receiving, None
+        self._body_since = None
+        if receiving is not None:
+            self._last_read = self._last_read or self._framer.last_read
+            receiving.body.finish()
+
+    # exchanges, in order
+
+    def _advance(self) -> None:
+        """Serve what is in line, then read on; a reply that ends at once only lets the loop go on."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while not self._closing and self._active is None:
+                if self._queue:
+                    self._serve(self._queue.popleft())
+                elif self._unfed and not self._last_read:
+                    data, self._unfed = self._unfed, b""
+                    self._feed(data)
+                else:
+                    self.resume_reading()
+                    break
+        finally:
+            self._advancing = False
+
+    def _serve(self, item: Exchange | Refused) -> None:
+        if isinstance(item, Exchange):
+            self._active = item
+            self._site.application.serve(item)
+        else:
+            self._active = ReplyWriter(self, method="GET", version="1.1", persistent=False)
+            self._active.send(self._site.application.unreadable(item, self.peer))
+
+    def ended(self, writer: ReplyWriter) -> None:
+        """`writer` has given its whole reply."""
+        self._active = None
+        if self.gone:
+            return
+        receiving = self._receiving
+        if writer.unreadable or receiving is writer:
+            if receiving is not None:
+                receiving.body.stop()
+            self._linger()
+        elif not writer.persistent:
+            self._close()
+        else:
+            if not self._framer.in_head:
+                self._deadline = self._site.clock.seconds() + self._limits.keepalive_s
+            self._advance()
+
+    def _close(self) -> None:
+        """Close once everything written has left; `sweep` gives up on a client that does not take it."""
+        self._closing = True
+        self._deadline = self._site.clock.seconds() + self._limits.write_stall_s
+        self.transport.loseConnection()
+
+    def _linger(self) -> None:
+        """Say that nothing more comes, and read on for a moment.
+
+        Closing while the client still sends makes its kernel drop our reply unread (RFC 9112 §9.6).
+        """
+        self._closing = self._lingering = True
+        self._deadline = self._site.clock.seconds() + self._limits.linger_s
+        self.resume_reading()
+        half_close = getattr(self.transport, "loseWriteConnection", None)
+        if half_close is not None and not self._tls:
+            half_close()
+
+    def shutdown(self) -> None:
+        """Close as soon as nothing is under way."""
+        last = self._queue[-1] if self._queue else self._active
+        if isinstance(last, ReplyWriter):
+            last.persistent = False
+        elif last is None and not self._closing:
+            self._close()
+
+    def abort(self) -> None:
+        """End the connection at once, by a reset, so that no reply looks complete that is not."""
+        self._closing = True
+        self._deadline = None
+        self.end_flow()
+        if not self.gone:
+            self.transport.abortConnection()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a reply is under way."""
+        return self._active is not None
+
+    # time
+
+    def sweep(self, now: float) -> None:
+        """Act on whatever deadline has passed; called about twice a second."""
+        if self._stalled_since is not None and now - self._stalled_since > self._limits.write_stall_s:
+            self.abort()
+        elif self._body_since is not None:
+            self._check_body_rate(now)
+        elif self._deadline is not None and now > self._deadline:
+            self._expired()
+
+    def _check_body_rate(self, now: float) -> None:
+        receiving = self._receiving
+        if receiving is None or self._body_since is None:
+            return
+        if receiving.body.paused or self._reading_paused:
+            self._body_since += self._site.sweep_s  # the service is slow, not the client
+            return
+        counted_s = now - self._body_since - self._limits.body_grace_s
+        if counted_s > 0 and receiving.body.received < counted_s * self._limits.body_bytes_per_s:
+            self._body_since = None
+            detail = f"Send the body at {self._limits.body_bytes_per_s} bytes a second or faster."
+            self._broken(Refused(Problem(code="request-timeout", detail=detail, close=True)))
+
+    def _expired(self) -> None:
+        self._deadline = None
+        if self._lingering:
+            self._lingering = False
+            self._close()
+        elif self._closing:
+            self.abort()
+        elif self._framer.in_head:
+            detail = f"The request's head must arrive within {self._limits.head_s:g} seconds."
+            self._broken(refuse("request-timeout", detail, close=True))
+            self._advance()
+        else:
+            self._close()
+
+    # for request bodies (Tap)
+
+    def body_started(self) -> None:
+        """The body is wanted: ask for it if the client waits to be asked, and watch its pace."""
+        receiving = self._receiving
+        if receiving is None:
+            return
+        self._body_since = self._site.clock.seconds()
+        if receiving.expects_continue and not receiving.begun and receiving.body.received == 0:
+            self.write(CONTINUE)
+        receiving.expects_continue = False
+
+    def pause_reading(self) -> None:
+        """Stop reading the socket."""
+        if not self._reading_paused and not self.gone:
+            self._reading_paused = True
+            self.transport.pauseProducing()
+
+    def resume_reading(self) -> None:
+        """Read the socket again."""
+        if self._reading_paused and not self.gone:
+            self._reading_paused = False
+            self.transport.resumeProducing()
+
+    # for replies
+
+    def write(self, data: bytes) -> None:
+        """Bytes of the reply under way."""
+        if not self.gone:
+            self.transport.write(data)
+
+    def date(self) -> bytes:
+        """The `Date` of now."""
+        return self._site.date()
+
+    def begin_flow(self) -> None:
+        """A streamed reply begins: its source is paused while the client does not take it."""
+        if not self.gone:
+            self._flowing = True
+            self.transport.registerProducer(self, True)
+
+    def end_flow(self) -> None:
+        """The streamed reply is over."""
+        if self._flowing:
+            self._flowing = False
+            self._stalled_since = None
+            if not self.gone:
+                self.transport.unregisterProducer()
+
+    # as the transport's push producer, while a streamed reply is under way
+
+    def pauseProducing(self) -> None:
+        """The client does not take its reply fast enough."""
+        self._stalled_since = self._site.clock.seconds()
+        if self._active is not None and self._active.source is not None:
+            self._active.source.pause()
+
+    def resumeProducing(self) -> None:
+        """It has taken all that was written."""
+        self._stalled_since = None
+        if self._active is not None and self._active.source is not None:
+            self._active.source.resume()
+
+    def stopProducing(self) -> None:
+        """The connection is going; `connectionLost` tells the rest."""

@@ -1,0 +1,144 @@
+"""One request from its head to its outcome: the frame that both ports put around their answers."""
+
+import os
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final
+from uuid import uuid4
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from bakerygw.core.http import Pairs, Reply, RequestHead
+from bakerygw.core.outcome import Outcome, Trace
+from bakerygw.core.problem import Problem, Refused, problem_reply
+from bakerygw.edge.deliver import deliver
+from bakerygw.edge.exchange import Exchange
+
+CLIENT_LEFT: Final = 499
+UNREADABLE: Final = "(unreadable)"
+"""The route's label for what could not be read as a request."""
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,128}")
+_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_NOSNIFF: Final = (b"X-Content-Type-Options", b"nosniff")
+
+
+def request_id_of(head: RequestHead) -> str:
+    """The caller's `X-Request-ID` where it is of the accepted form, else a new UUID4."""
+    offered = head.fields.get(b"x-request-id")
+    if offered is not None and len(offered) == 1 and _REQUEST_ID.fullmatch(offered[0]):
+        return offered[0].decode("ascii")
+    return str(uuid4())
+
+
+def traceparent_of(head: RequestHead) -> bytes:
+    """The caller's trace continued, with a span of ours, or a new one (W3C Trace Context)."""
+    offered = head.fields.get(b"traceparent")
+    fresh = os.urandom(24).hex().encode("ascii")
+    if offered is not None and len(offered) == 1 and _TRACEPARENT.fullmatch(offered[0]):
+        return offered[0][:36] + fresh[:16] + offered[0][52:]
+    return b"00-%b-%b-01" % (fresh[:32], fresh[32:])
+
+
+def printable(path: bytes) -> str:
+    """A path as text for logs and problems."""
+    return path.decode("ascii", "backslashreplace")
+
+
+class Conversation:
+    """Serves exchanges by asking `reply_to`, and sees to it that each ends and is told of, whatever happens.
+
+    `reply_to(exchange, trace)` may raise `Refused`; `standing(head, trace)` gives the
+    header fields that every answer carries.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reply_to: Callable[[Exchange, Trace], Awaitable[Reply]],
+        *,
+        standing: Callable[[RequestHead, Trace], Pairs],
+        ended: Callable[[Outcome], None],
+        clock: IReactorTime,
+    ) -> None:
+        self._reply_to, self._standing, self._ended, self._clock = reply_to, standing, ended, clock
+
+    def serve(self, exchange: Exchange) -> None:
+        """Answer, now or later; stop working when the client leaves."""
+        work: Deferred[None] = Deferred.fromCoroutine(self._serve(exchange))
+        if not work.called:
+            exchange.on_lost = work.cancel
+        work.addErrback(self._crashed, exchange)
+
+    def unreadable(self, refusal: Refused, peer: str) -> Reply:
+        """The answer to what could not be read as a request."""
+        trace = Trace(request_id=str(uuid4()), started=self._clock.seconds(), client=peer, route=UNREADABLE)
+        reply = self.refused(refusal, trace).with_headers(standing_headers(trace))
+        self._tell(trace, reply.status, 0, len(reply.body) if isinstance(reply.body, bytes) else 0)
+        return reply
+
+    async def _serve(self, exchange: Exchange) -> None:
+        head = exchange.head
+        trace = Trace(
+            request_id=request_id_of(head),
+            started=self._clock.seconds(),
+            traceparent=traceparent_of(head),
+            method=head.method,
+            path=printable(head.path),
+            client=head.client,
+        )
+        status = CLIENT_LEFT
+        try:
+            reply = await self._answer(exchange, trace)
+            status = reply.status
+            cut = await deliver(exchange, reply)
+            if cut is not None:
+                trace.reason = trace.reason or "cut"
+                trace.cause = cut
+        except CancelledError:
+            trace.reason = "client-left"
+        self._tell(trace, status, exchange.body.received, exchange.bytes_out)
+
+    async def _answer(self, exchange: Exchange, trace: Trace) -> Reply:
+        standing = self._standing(exchange.head, trace)
+        try:
+            return (await self._reply_to(exchange, trace)).with_headers(standing)
+        except Refused as refusal:
+            return self.refused(refusal, trace).with_headers(standing)
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("request.crashed", request_id=trace.request_id)
+            problem = Problem(code="internal-error", detail="An error of the gateway's own; it has been logged.")
+            return self.refused(Refused(problem), trace).with_headers(standing)
+
+    def refused(self, refusal: Refused, trace: Trace) -> Reply:
+        """The refusal as a reply, and as a note for the outcome."""
+        problem = refusal.problem
+        trace.reason = problem.code
+        trace.cause = trace.cause or problem.reason or None
+        return problem_reply(problem, instance=trace.path, request_id=trace.request_id)
+
+    def _tell(self, trace: Trace, status: int, bytes_in: int, bytes_out: int) -> None:
+        self._ended(
+            Outcome(
+                trace=trace,
+                status=status,
+                bytes_in=bytes_in,
+                bytes_out=bytes_out,
+                duration_s=self._clock.seconds() - trace.started,
+            )
+        )
+
+    def _crashed(self, failure: Failure, exchange: Exchange) -> None:
+        """The last resort: what went wrong while replying must not leave a client waiting."""
+        self._log.failure("reply.crashed", failure)
+        exchange.abort()
+
+
+def standing_headers(trace: Trace) -> Pairs:
+    """What every answer of either port carries."""
+    return ((b"X-Request-ID", trace.request_id.encode("ascii")), _NOSNIFF)

@@ -1,0 +1,159 @@
+"""One request on a connection, and the way back: the only place where replies are framed (RFC 9112 §6, §7)."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from bakerygw.core.http import BodySource, Pairs, Reply, RequestHead
+from bakerygw.edge.body import RequestBody
+from bakerygw.edge.framer import Framing
+
+if TYPE_CHECKING:
+    from bakerygw.edge.channel import EdgeChannel
+
+BODILESS = frozenset({204, 304})
+
+
+@lru_cache(1024)
+def status_line(status: int) -> bytes:
+    """`HTTP/1.1 200 OK` with its line end; the phrase is ours, never a service's."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii")
+
+
+def render_head(status: int, headers: Pairs, framing: bytes, date: bytes) -> bytes:
+    """The bytes of a reply's head. `framing` holds the framing fields, each with its line end."""
+    parts = [status_line(status)]
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    parts += (b"Date: ", date, b"\r\n", framing, b"\r\n")
+    return b"".join(parts)
+
+
+class ReplyWriter:
+    """Gives one reply to the client: `send` at once, or `begin`, `write`… and `end` or `abort`."""
+
+    unreadable = True
+    """Its request could not be read, so more of it may still be under way."""
+
+    def __init__(self, channel: "EdgeChannel", *, method: str, version: str, persistent: bool) -> None:
+        self._channel = channel
+        self.bodiless = method == "HEAD"
+        self._version = version
+        self._chunked = False
+        self.persistent = persistent
+        """Whether the connection may be used again after this reply."""
+        self.begun = False
+        self.ended = False
+        self.bytes_out = 0
+        self.source: BodySource | None = None
+
+    @property
+    def gone(self) -> bool:
+        """The connection is lost: nothing can be sent any more."""
+        return self._channel.gone
+
+    def send(self, reply: Reply) -> None:
+        """A whole reply with its body in memory, in one write."""
+        body = reply.body
+        assert isinstance(body, bytes)  # noqa: S101  what `deliver` dispatched on
+        self.begun = True
+        self._settle(reply)
+        announced = len(body) if body or reply.length is None else reply.length
+        bodiless = self.bodiless or reply.status in BODILESS
+        if reply.status == 204 or (reply.status == 304 and reply.length is None):
+            framing = self._connection()
+        else:
+            framing = b"Content-Length: %d\r\n" % announced + self._connection()
+        head = render_head(reply.status, reply.headers, framing, self._channel.date())
+        if bodiless or not body:
+            self._channel.write(head)
+        else:
+            self.bytes_out = len(body)
+            self._channel.write(head + body)
+        self.end()
+
+    def begin(self, reply: Reply, length: int | None) -> None:
+        """The head of a reply whose body follows by `write`; `length` if it is promised."""
+        self.begun = True
+        self._settle(reply)
+        if length is not None:
+            framing = b"Content-Length: %d\r\n" % length
+        elif self._version == "1.1":
+            self._chunked = True
+            framing = b"Transfer-Encoding: chunked\r\n"
+        else:
+            framing = b""
+        head = render_head(reply.status, reply.headers, framing + self._connection(), self._channel.date())
+        self._channel.write(head)
+
+    def write(self, data: bytes) -> None:
+        """The next piece of the body."""
+        if not data or self.ended or self.gone:
+            return
+        self.bytes_out += len(data)
+        if self._chunked:
+            self._channel.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self._channel.write(data)
+
+    def end(self) -> None:
+        """The reply is complete."""
+        if self.ended:
+            return
+        self.ended = True
+        if self.source is not None:
+            self.source = None
+            self._channel.end_flow()
+        if self._chunked:
+            self._channel.write(b"0\r\n\r\n")
+        self._channel.ended(self)
+
+    def abort(self) -> None:
+        """The reply will never be complete: reset the connection, so that it does not look so."""
+        if self.ended:
+            return
+        self.ended = True
+        self.source = None
+        self._channel.abort()
+
+    def pace(self, source: BodySource) -> None:
+        """Let `source` push only as fast as the client takes it."""
+        self.source = source
+        self._channel.begin_flow()
+
+    def lost(self) -> None:
+        """The client left."""
+        self.ended = True
+        self.source = None
+
+    def _settle(self, reply: Reply) -> None:
+        if reply.close:
+            self.persistent = False
+
+    def _connection(self) -> bytes:
+        return b"" if self.persistent else b"Connection: close\r\n"
+
+
+class Exchange(ReplyWriter):
+    """A request and the writer of its reply."""
+
+    unreadable = False
+
+    def __init__(self, channel: "EdgeChannel", head: RequestHead, body: RequestBody, framing: Framing) -> None:
+        super().__init__(channel, method=head.method, version=framing.version, persistent=framing.persistent)
+        self.head, self.body = head, body
+        self.expects_continue = framing.expects_continue
+        self.on_lost: Callable[[], None] | None = None
+        """Called once if the client leaves before the reply has ended."""
+
+    def lost(self) -> None:
+        """The client left."""
+        super().lost()
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None:
+            on_lost()

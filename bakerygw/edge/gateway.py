@@ -1,0 +1,98 @@
+"""The public port: the order of every decision about a request, in one function."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from bakerygw.core.heads import ALLOW
+from bakerygw.core.http import Pairs, Reply, RequestHead
+from bakerygw.core.limits import limit_headers
+from bakerygw.core.outcome import Trace
+from bakerygw.core.problem import Refused, refuse
+from bakerygw.core.routing import Match, Route
+from bakerygw.edge.admission import PUBLIC, Admission, Grant
+from bakerygw.edge.conversation import Conversation, standing_headers
+from bakerygw.edge.exchange import Exchange
+from bakerygw.edge.policies import Policies
+from bakerygw.edge.proxy import Proxy
+from bakerygw.ports import Telemetry
+
+LocalPage = Callable[[RequestHead], Reply]
+
+UNLIMITED: Final = frozenset({"/health", "/api/v1/health"})
+
+
+class Gateway(Conversation):
+    """The application of the public site."""
+
+    def __init__(
+        self,
+        policies: Policies,
+        *,
+        admission: Admission,
+        proxy: Proxy,
+        pages: Mapping[str, LocalPage],
+        telemetry: Telemetry,
+        clock: IReactorTime,
+        now: Callable[[], float],
+    ) -> None:
+        """`pages` answers the gateway's own routes, by their prefix; `now` gives Unix seconds."""
+        super().__init__(self.reply_to, standing=self._standing_for, ended=telemetry.ended, clock=clock)
+        self.policies = policies
+        """The policies in force; assign to swap them for requests to come."""
+        self.pages = pages
+        self._admission, self._proxy = admission, proxy
+        self._telemetry, self._now = telemetry, now
+
+    async def reply_to(self, exchange: Exchange, trace: Trace) -> Reply:
+        """The whole life of a request, in order; a `Refused` at any step is its answer."""
+        head, policies, admission = exchange.head, self.policies, self._admission
+        match = policies.router.match(head.path) if head.path != b"*" else None
+        if match is not None:
+            trace.route = match.route.template
+        self._telemetry.began(trace)
+        policies.require_secure(head)
+        unlimited = self._unlimited(head, match, policies)
+        if unlimited is not None:
+            return unlimited
+        caller = admission.caller_of(head, match, policies, trace)
+        state = await admission.ask(head, match, caller, policies)
+        owed = limit_headers(state.levels)
+        try:
+            admission.check_limit(state.levels, trace)
+            match = admission.check_route(head, match)
+            grant = PUBLIC
+            if match.route.auth:
+                claims = admission.authenticate(head, caller, policies, trace)
+                view = admission.tenant_of(head, match, claims, state, trace)
+                owed += admission.check_subscription(match.route, view, self._now(), policies)
+                admission.check_writable(head, match.route, view, state)
+                grant = Grant(claims=claims, view=view)
+            reply = await self._handle(exchange, match.route, grant, policies, trace)
+        except Refused as refusal:
+            reply = self.refused(refusal, trace)
+        return reply.with_headers(owed)
+
+    def _unlimited(self, head: RequestHead, match: Match | None, policies: Policies) -> Reply | None:
+        """What is answered without spending anybody's budget: preflights, `OPTIONS *` and health."""
+        preflight = policies.cors.preflight(head)
+        if preflight is not None:
+            return preflight
+        if head.path == b"*":
+            return Reply(status=204, headers=(ALLOW,))
+        if match is not None and match.route.kind == "local" and match.route.prefix in UNLIMITED:
+            self._admission.check_route(head, match)
+            return self.pages[match.route.prefix](head)
+        return None
+
+    async def _handle(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
+        """The route's handler."""
+        if route.kind == "proxy":
+            return await self._proxy.reply_to(exchange, route, grant, policies, trace)
+        if route.kind == "local":
+            return self.pages[route.prefix](exchange.head)
+        raise refuse("service-unavailable", "This is not served by this version of the gateway.", reason="later")
+
+    def _standing_for(self, head: RequestHead, trace: Trace) -> Pairs:
+        return (*standing_headers(trace), *self.policies.standing(head))

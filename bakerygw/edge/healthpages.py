@@ -1,0 +1,122 @@
+"""Health as callers see it, from cached state alone: no page here waits for anything."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from typing import Final
+
+from bakerygw.core.http import Pairs, Reply, RequestHead
+from bakerygw.core.problem import Problem, Refused
+from bakerygw.ports import HealthSource, ServiceHealth, StoreLink
+
+NOT_PROBED: Final = ServiceHealth(status="unknown", latency_ms=None, since=None, checked_at=None, detail="")
+"""What is known of a service before its first probe."""
+
+
+def json_reply(document: object, *, status: int = 200, headers: Pairs = ()) -> Reply:
+    """A JSON answer that nobody may store: keys sorted, dataclasses as objects, sets as sorted lists."""
+    body = json.dumps(document, ensure_ascii=False, sort_keys=True, allow_nan=False, default=_plain).encode()
+    own = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
+    return Reply(status=status, headers=(*own, *headers), body=body)
+
+
+def read_only_method(head: RequestHead) -> None:
+    """Raise `method-not-allowed` with `Allow` (RFC 9110 section 10.2.1) unless the method is GET or HEAD."""
+    if head.method not in ("GET", "HEAD"):
+        raise Refused(
+            Problem(code="method-not-allowed", detail="Use GET or HEAD here.", headers=((b"Allow", b"GET, HEAD"),))
+        )
+
+
+def iso_time(seconds: float | None) -> str | None:
+    """Unix seconds as ISO 8601 in UTC with milliseconds and `Z`; `None` stays `None`."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class HealthPages:
+    """`GET /health` and `GET /api/v1/health`: always 200, the `status` member tells.
+
+    `services` are the names of all services with a URL; those that were not probed yet are "unknown". `now` is Unix
+    seconds. `breaker`, if given, tells the breaker state of a service.
+    """
+
+    def __init__(
+        self,
+        *,
+        health: HealthSource,
+        link: StoreLink,
+        services: Collection[str],
+        version: str,
+        now: Callable[[], float],
+        breaker: Callable[[str], str | None] | None = None,
+    ) -> None:
+        self._health, self._link, self._version, self._now = health, link, version, now
+        self._names = tuple(sorted(services))
+        self._breaker = breaker
+
+    def reply_to(self, head: RequestHead) -> Reply:
+        """The page at the head's path; a HEAD request gets the whole reply, whose body is dropped on delivery.
+
+        Raises `Refused` with `method-not-allowed` or `not-found`.
+        """
+        pages = {b"/health": self.public, b"/api/v1/health": self.detailed}
+        page = pages.get(head.path)
+        if page is None:
+            raise Refused(Problem(code="not-found", detail="There is no such page."))
+        read_only_method(head)
+        return page()
+
+    def public(self) -> Reply:
+        """The overall status, one word for each service, and the state of the way to Redis at this moment."""
+        seen = self._seen()
+        return json_reply({**self._summary(seen), "services": {_shown(name): it.status for name, it in seen.items()}})
+
+    def detailed(self) -> Reply:
+        """For each service also latency, since when, and breaker; never an address or the text of an error."""
+        seen = self._seen()
+        return json_reply(
+            {**self._summary(seen), "services": {_shown(name): self._row(name, seen[name]) for name in seen}}
+        )
+
+    def _seen(self) -> dict[str, ServiceHealth]:
+        cached = self._health.services()
+        return {name: cached.get(name, NOT_PROBED) for name in self._names}
+
+    def _summary(self, seen: dict[str, ServiceHealth]) -> dict[str, object]:
+        redis = self._link.status
+        return {
+            "status": _overall([it.status for it in seen.values()], store_up=redis != "disconnected"),
+            "version": self._version,
+            "redis": redis,
+            "timestamp": iso_time(self._now()),
+        }
+
+    def _row(self, name: str, it: ServiceHealth) -> dict[str, object]:
+        return {
+            "status": it.status,
+            "latency_ms": None if it.latency_ms is None else round(it.latency_ms, 2),
+            "since": iso_time(it.since),
+            "breaker": self._breaker(name) if self._breaker else None,
+        }
+
+
+def _overall(statuses: list[str], *, store_up: bool) -> str:
+    if statuses and all(status == "unhealthy" for status in statuses):
+        return "unhealthy"
+    return "healthy" if store_up and all(status == "healthy" for status in statuses) else "degraded"
+
+
+def _shown(name: str) -> str:
+    """A service's name as it stands in its path."""
+    return name.replace("_", "-")
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"no JSON for {type(value).__name__}")

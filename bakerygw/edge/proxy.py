@@ -1,0 +1,111 @@
+"""The handler of proxied routes: one exchange with a service."""
+
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from bakerygw.core.forwarding import forward_headers, reply_headers
+from bakerygw.core.http import Pairs, Reply
+from bakerygw.core.outcome import Trace
+from bakerygw.core.problem import Problem, Refused, refuse
+from bakerygw.core.routing import Route
+from bakerygw.core.tenancy import identity_headers
+from bakerygw.edge.admission import Grant
+from bakerygw.edge.body import too_large
+from bakerygw.edge.exchange import Exchange
+from bakerygw.edge.policies import Policies
+from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
+
+VIA: Final = b"1.1 bakerygw"
+RETRY_AFTER_SERVICE_S: Final = 5
+
+_DETAILS: Final = {
+    "upstream-unreachable": "The service could not be reached; try again shortly.",
+    "upstream-timeout": "The service took too long; it may or may not have done what was asked.",
+    "upstream-invalid": "The service's answer could not be understood.",
+    "service-unavailable": "The service takes no more requests at the moment; try again shortly.",
+}
+
+
+class Proxy:
+    """Sends requests to services and turns their answers, or failures, into replies."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+
+    async def reply_to(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
+        """The service's answer, streamed. Raises `Refused` where there is none."""
+        head, body = exchange.head, exchange.body
+        service = self._service(route, grant, policies)
+        trace.service = service
+        body.cap = route.max_body if route.max_body is not None else policies.max_body_bytes
+        if head.length is not None and head.length > body.cap:
+            raise Refused(too_large(body.cap))
+        request = UpstreamRequest(
+            method=head.method,
+            target=head.target,
+            headers=forward_headers(head, _owed(grant, trace), via=VIA),
+            body=None if head.length == 0 else body,
+            first_byte_timeout_s=route.first_byte_timeout_s,
+        )
+        asked = self._clock.seconds()
+        try:
+            response = await policies.upstreams.request(service, request)
+        except UpstreamFailed as failed:
+            if body.failure is not None:  # the client's own fault broke the exchange
+                raise Refused(body.failure) from None
+            raise _refusal(failed, trace) from None
+        finally:
+            trace.upstream_s = self._clock.seconds() - asked
+        return _reply(head.method, response)
+
+    def _service(self, route: Route, grant: Grant, policies: Policies) -> str:
+        service = route.service or ""
+        if grant.claims is not None and grant.claims.is_demo and policies.upstreams.has("demo:" + service):
+            return "demo:" + service
+        if not policies.upstreams.has(service):
+            raise refuse("service-unavailable", f"No address is configured for the service {service!r}.")
+        return service
+
+
+def _owed(grant: Grant, trace: Trace) -> Pairs:
+    """What the gateway itself tells the service."""
+    told = ((b"X-Request-ID", trace.request_id.encode("ascii")), (b"traceparent", trace.traceparent))
+    if grant.claims is None:
+        return told
+    return (*identity_headers(grant.claims, grant.view), *told)
+
+
+def _reply(method: str, response: UpstreamResponse) -> Reply:
+    length = None
+    if method == "HEAD" or response.status == 304:
+        length = _announced(response.headers)
+    return Reply(
+        status=response.status,
+        headers=reply_headers(response.headers, authorities=(response.authority,)),
+        body=response.body,
+        length=length,
+    )
+
+
+def _announced(headers: Pairs) -> int | None:
+    """The `Content-Length` of an answer that has no body to measure."""
+    for name, value in headers:
+        if name.lower() == b"content-length" and value.isdigit():
+            return int(value)
+    return None
+
+
+def _refusal(failed: UpstreamFailed, trace: Trace) -> Refused:
+    trace.cause = failed.cause
+    retry_s = RETRY_AFTER_SERVICE_S if failed.code == "service-unavailable" else None
+    status = f"bakerygw; error={failed.error}".encode("ascii")
+    return Refused(
+        Problem(
+            code=failed.code,
+            detail=_DETAILS[failed.code],
+            headers=((b"Proxy-Status", status),),
+            retry_after_s=retry_s,
+            reason=failed.error,
+        )
+    )
