@@ -1,0 +1,280 @@
+"""What Prometheus is told. Labels come from fixed sets and the configuration, never from a request's bytes."""
+
+import platform
+from collections.abc import Callable, Iterable
+from importlib.metadata import version as installed
+from typing import Final
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Gauge,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, Metric
+
+from bakerygw.core.outcome import Outcome
+from bakerygw.core.problem import PROBLEMS
+from bakerygw.ports import HealthSource
+from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
+
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+NO_ROUTE: Final = "(none)"
+AUTH_STATUSES: Final = ("ok", *sorted(code for code in PROBLEMS if code.startswith("token-")))
+HEALTH_STATES: Final = ("healthy", "unhealthy", "unknown")
+BREAKER_STATES: Final = {"closed": 0, "half-open": 1, "open": 2}
+POOL_STATES: Final = ("idle", "active")
+REDIS_FAILURES: Final = ("timeout", "disconnected", "error", "open")
+EVENT_DROPS: Final = ("slow", "invalid", "too-large", "store", "closed")
+
+SECONDS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+SHORT_SECONDS: Final = (0.0001, 0.00025, 0.0005, *SECONDS[:10])
+"""The gateway's own time and Redis: well under a millisecond when all is well."""
+BYTES: Final = (0, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 10_485_760, 104_857_600)
+
+
+class _Route:
+    """The series of one method and route, looked up once per request."""
+
+    __slots__ = ("duration", "internal", "request_size", "response_size", "statuses")
+
+    def __init__(self, metrics: "Metrics", method: str, route: str) -> None:
+        self.duration: Spread = metrics.request_duration.child(method, route)
+        self.request_size: Spread = metrics.request_size.child(method, route)
+        self.response_size: Spread = metrics.response_size.child(method, route)
+        self.internal: Spread = metrics.internal_duration.child(route)
+        self.statuses: dict[int, Count] = {}
+
+
+class Metrics:
+    """Every metric of the gateway on one registry. Reactor thread only; no method raises for an unknown label."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        routes: Iterable[str] = (),
+        services: Iterable[str] = (),
+        version: str = "unknown",
+        log_lines_dropped: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`routes` are the templates and `services` the names that the configuration knows; all others are `OTHER`.
+
+        `log_lines_dropped` is asked at each scrape.
+        """
+        self._registry = registry
+        self._methods = Label(METHODS)
+        self._routes = Label((NO_ROUTE, *routes))
+        self._services = Label(services)
+        self._codes = Label(PROBLEMS)
+        self._by_route: dict[tuple[str, str], _Route] = {}
+        self._before_scrape: list[Callable[[], None]] = []
+        self._request_families()
+        self._policy_families()
+        self._redis_families()
+        self._gauges(version)
+        registry.register(_Asked("gateway_log_lines_dropped", "Log lines lost to a stalled reader.", log_lines_dropped))
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+
+    def _request_families(self) -> None:
+        registry, by = self._registry, ("method", "path")
+        self.requests = Counters(registry, "gateway_requests", "Requests answered.", (*by, "status_code"))
+        self.request_duration = Spreads(
+            registry, "gateway_request_duration_seconds", "Time from a request's head to its end.", SECONDS, by
+        )
+        self.request_size = Spreads(registry, "gateway_request_size_bytes", "Request body bytes taken.", BYTES, by)
+        self.response_size = Spreads(registry, "gateway_response_size_bytes", "Response body bytes sent.", BYTES, by)
+        self.internal_duration = Spreads(
+            registry,
+            "gateway_internal_duration_seconds",
+            "Request time less the wait for the service's response head.",
+            SHORT_SECONDS,
+            ("path",),
+        )
+        self.upstream_duration = Spreads(
+            registry, "gateway_upstream_duration_seconds", "Wait for a service's response head.", SECONDS, ("service",)
+        )
+
+    def _policy_families(self) -> None:
+        registry = self._registry
+        self._auth_status = Label(AUTH_STATUSES)
+        self.auth_attempts = Counters(registry, "gateway_auth_attempts", "Access tokens presented.", ("status",))
+        self.auth_cache_hits = Counters(
+            registry, "gateway_auth_cache_hits", "Tokens found in the cache of verified tokens."
+        ).child()
+        self.auth_cache_misses = Counters(
+            registry, "gateway_auth_cache_misses", "Tokens not found in the cache of verified tokens."
+        ).child()
+        self.rate_limit_exceeded = Counters(
+            registry, "gateway_rate_limit_exceeded", "Requests over a limit, shadow limits included.", ("endpoint",)
+        )
+        self.refusals = Counters(
+            registry, "gateway_refused", "Requests that the gateway answered with a problem of its own.", ("reason",)
+        )
+        self.events_sent = Counters(registry, "gateway_events_sent", "Events sent to streams.").child()
+        self._event_drops = Counters(registry, "gateway_events_dropped", "Events not sent to a stream.", ("reason",))
+        self._drop_reasons = Label(EVENT_DROPS)
+        for status in AUTH_STATUSES:
+            self.auth_attempts.child(status)
+
+    def _redis_families(self) -> None:
+        registry = self._registry
+        self.redis_round_trips = Counters(registry, "gateway_redis_round_trips", "Calls that Redis answered.").child()
+        self.redis_duration = Spreads(
+            registry, "gateway_redis_duration_seconds", "Time that Redis took to answer.", SHORT_SECONDS
+        ).child()
+        self.redis_failures = Counters(
+            registry, "gateway_redis_failures", "Calls without an answer; open: spared by the breaker.", ("kind",)
+        )
+        self.redis_degraded = Gauge(
+            "gateway_redis_degraded", "1 while admission runs on local state.", registry=registry
+        )
+        for kind in REDIS_FAILURES:
+            self.redis_failures.child(kind)
+
+    def _gauges(self, version: str) -> None:
+        registry = self._registry
+        self.connections = Gauge("gateway_connections", "Open client connections.", registry=registry)
+        self.sse_connections = Gauge("gateway_sse_connections", "Open event streams.", registry=registry)
+        self.ws_connections = Gauge("gateway_ws_connections", "Open WebSockets.", registry=registry)
+        self._health = Gauge(
+            "gateway_service_health",
+            "1 for the status that a service is in, else 0.",
+            ("service_name", "status"),
+            registry=registry,
+        )
+        self._pool = Gauge(
+            "gateway_upstream_pool_connections", "Connections to services.", ("service", "state"), registry=registry
+        )
+        self._breaker = Gauge(
+            "gateway_breaker_state",
+            "A service's breaker: 0 closed, 1 half-open, 2 open.",
+            ("service",),
+            registry=registry,
+        )
+        build = Gauge(
+            "gateway_build_info", "1, with the versions at work.", ("version", "python", "twisted"), registry=registry
+        )
+        build.labels(version, platform.python_version(), installed("twisted")).set(1)
+
+    def allow(self, *, routes: Iterable[str] = (), services: Iterable[str] = ()) -> None:
+        """Know further templates and services, after the configuration was reloaded."""
+        self._routes.allow(routes)
+        self._services.allow(services)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Count one request. Takes about 1 us."""
+        trace = outcome.trace
+        series = self._by_route.get((trace.method, trace.route)) or self._series(trace.method, trace.route)
+        (series.statuses.get(outcome.status) or self._status(series, trace.method, trace.route, outcome.status)).inc()
+        series.duration.observe(outcome.duration_s)
+        series.request_size.observe(outcome.bytes_in)
+        series.response_size.observe(outcome.bytes_out)
+        if trace.upstream_s is None:
+            series.internal.observe(outcome.duration_s)
+        else:
+            series.internal.observe(max(0.0, outcome.duration_s - trace.upstream_s))
+            self.upstream_duration.child(self._services.of(trace.service or "")).observe(trace.upstream_s)
+        if trace.limited is not None:
+            self.rate_limit_exceeded.child(self._routes.of(trace.route)).inc()
+        if trace.reason in PROBLEMS:
+            self.refusals.child(trace.reason).inc()
+
+    def refused(self, reason: str) -> None:
+        """Count a refusal that never became a request with an outcome. `reason` is a problem code."""
+        self.refusals.child(self._codes.of(reason)).inc()
+
+    def auth_attempt(self, status: str) -> None:
+        """`ok` or the code of a token problem."""
+        self.auth_attempts.child(self._auth_status.of(status)).inc()
+
+    def event_dropped(self, reason: str) -> None:
+        """`slow`, `invalid`, `too-large`, `store` or `closed`."""
+        self._event_drops.child(self._drop_reasons.of(reason)).inc()
+
+    def service_health(self, service: str, status: str) -> None:
+        """Set the status that a service is in: healthy, unhealthy, else unknown."""
+        name, now = self._services.of(service), status if status in HEALTH_STATES else "unknown"
+        for state in HEALTH_STATES:
+            self._health.labels(name, state).set(state == now)
+
+    def pool_connections(self, service: str, *, idle: int, active: int) -> None:
+        """Set how many connections a service's pools hold."""
+        name = self._services.of(service)
+        for state, number in zip(POOL_STATES, (idle, active), strict=True):
+            self._pool.labels(name, state).set(number)
+
+    def breaker_state(self, service: str, state: str) -> None:
+        """`closed`, `half-open` or `open`; of several URLs' breakers the worst."""
+        self._breaker.labels(self._services.of(service)).set(BREAKER_STATES.get(state, 2))
+
+    def watch_health(self, source: HealthSource) -> None:
+        """Show the health of these services at each scrape."""
+
+        def refresh() -> None:
+            for service, health in source.services().items():
+                self.service_health(service, health.status)
+
+        self.before_scrape(refresh)
+
+    def before_scrape(self, refresh: Callable[[], None]) -> None:
+        """Call `refresh` before each exposition, to bring gauges up to date."""
+        self._before_scrape.append(refresh)
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The text format and its content type."""
+        for refresh in self._before_scrape:
+            refresh()
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def _series(self, method: str, route: str) -> _Route:
+        """The series of this pair; those of unknown methods and routes are shared and not remembered by name."""
+        key = (self._methods.of(method), self._routes.of(route))
+        found = self._by_route.get(key)
+        if found is None:
+            found = self._by_route[key] = _Route(self, *key)
+        return found
+
+    def _status(self, series: _Route, method: str, route: str, status: int) -> Count:
+        if not 100 <= status <= 599:
+            return self.requests.child(self._methods.of(method), self._routes.of(route), OTHER)
+        count = self.requests.child(self._methods.of(method), self._routes.of(route), str(status))
+        series.statuses[status] = count
+        return count
+
+
+class _Asked:
+    """A counter that is kept elsewhere."""
+
+    def __init__(self, name: str, text: str, ask: Callable[[], int]) -> None:
+        self._name, self._text, self._ask = name, text, ask
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(self._name, self._text, value=self._ask())
+
+
+class StoreMetrics:
+    """What the store's adapter reports, as metrics (`ports.StoreTelemetry`)."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._kinds = Label(REDIS_FAILURES)
+
+    def round_trip(self, seconds: float) -> None:
+        """One call answered."""
+        self._metrics.redis_round_trips.inc()
+        self._metrics.redis_duration.observe(seconds)
+
+    def failure(self, kind: str) -> None:
+        """One call without an answer: timeout, disconnected, error or open."""
+        self._metrics.redis_failures.child(self._kinds.of(kind)).inc()
+
+    def degraded(self, yes: bool) -> None:
+        """Whether admission runs on local state now."""
+        self._metrics.redis_degraded.set(yes)
