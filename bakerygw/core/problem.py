@@ -105,8 +105,9 @@ def problem_reply(problem: Problem, *, instance: str, request_id: str) -> Reply:
         "instance": instance,
         "code": problem.code,
         "request_id": request_id,
-        **problem.members,
     }
+    for name, value in problem.members.items():
+        document.setdefault(name, value)  # no policy may redefine the members above
     headers = [(b"Content-Type", b"application/problem+json"), (b"Cache-Control", b"no-store")]
     challenge = BEARER_CHALLENGE.get(problem.code)
     if challenge is not None:

@@ -1,0 +1,100 @@
+"""The demo's services: each one real HTTP on a loopback port of its own, in the gateway's reactor."""
+
+from collections.abc import Callable, Iterator, Mapping
+from random import Random
+from types import MappingProxyType
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.interfaces import IListeningPort
+
+from bakerygw.core.tenancy import TenantFlags
+from bakerygw.demo.accounts import Account, Tenant, demo_directory
+from bakerygw.demo.auth import AuthService, Issuer
+from bakerygw.demo.data import COLLECTIONS, DEMO_SERVICES, SERVICES
+from bakerygw.demo.records import Records, RecordService, with_echo
+from bakerygw.demo.tenants import TenantService
+from bakerygw.demo.web import LoopbackSite, Service
+
+LOOPBACK = "127.0.0.1"
+
+
+class DemoServices:
+    """Every service that the gateway routes to, with accounts, data and a key pair of this run."""
+
+    def __init__(self, reactor: object, *, now: Callable[[], float], random: Random) -> None:
+        """Make the key pair and the data; nothing listens before `start`.
+
+        `reactor` is an `IReactorTCP` and `IReactorTime`; `now` gives Unix seconds.
+        """
+        self._reactor, self._now = reactor, now
+        self._directory = demo_directory(now)
+        self._seeded = frozenset(account.tenant_id for account in self._directory.accounts)
+        self._issuer = Issuer(now)
+        self._seed = f"{random.getrandbits(64):x}"
+        self._listening: list[tuple[IListeningPort, LoopbackSite]] = []
+        self._urls: dict[str, str] = {}
+
+    @property
+    def urls(self) -> Mapping[str, str]:
+        """Service name -> base URL; `demo:` before the name of an instance for demo sessions. Filled by `start`."""
+        return MappingProxyType(self._urls)
+
+    @property
+    def public_pem(self) -> str:
+        """The key that checks the auth service's tokens."""
+        return self._issuer.public_pem
+
+    @property
+    def accounts(self) -> tuple[Account, ...]:
+        """Everyone who can sign in, those who registered since the start included."""
+        return self._directory.accounts
+
+    @property
+    def flags(self) -> Mapping[str, TenantFlags]:
+        """What the admission store must know of the tenants."""
+        return self._directory.flags()
+
+    @property
+    def tenants(self) -> Mapping[str, Tenant]:
+        """All bakeries by id."""
+        return self._directory.tenants
+
+    async def start(self) -> None:
+        """Listen with every service on a free port; if one cannot, none stays and the error goes on."""
+        try:
+            for name, service in self._services():
+                site = LoopbackSite(name.removeprefix("demo:"), service, self._reactor)
+                port = await TCP4ServerEndpoint(self._reactor, 0, interface=LOOPBACK).listen(site)
+                self._listening.append((port, site))
+                self._urls[name] = f"http://{LOOPBACK}:{port.getHost().port}"
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Close every port, cut what is still connected, and return when all of it is gone."""
+        listening, self._listening = self._listening, []
+        self._urls.clear()
+        for port, _ in listening:
+            closed: Deferred[object] = maybeDeferred(port.stopListening)
+            await closed
+        for _, site in listening:
+            await site.drop_all()
+
+    def _services(self) -> Iterator[tuple[str, Service]]:
+        yield "auth", AuthService(self._directory, self._issuer, self._now)
+        yield "tenant", TenantService(self._directory, self._now)
+        for name in SERVICES[2:]:
+            yield name, self._records(name)
+        for name in DEMO_SERVICES:
+            yield f"demo:{name}", self._records(name)
+
+    def _records(self, service: str) -> Service:
+        collections = [
+            Records(collection, now=self._now, seed=self._seed, seeded=self._seeded)
+            for collection in COLLECTIONS
+            if collection.service == service
+        ]
+        records = RecordService(collections[0].path[0], collections)
+        return with_echo(records) if service == "external" else records
