@@ -1,0 +1,1 @@
+"""Shared state behind the ports: embedded in memory, or Redis."""

@@ -1,0 +1,53 @@
+"""What every test may use, and what none may leave behind."""
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis_server import RedisServer
+from twisted.logger import globalLogPublisher
+
+
+@pytest.fixture(autouse=True)
+def logged_failures() -> Iterator[list[Any]]:
+    """Failures logged through Twisted during the test, unhandled Deferreds among them; any left over fails it.
+
+    A test that provokes one on purpose takes this fixture, looks, and clears the list.
+    """
+    failures: list[Any] = []
+
+    def observe(event: dict[str, Any]) -> None:
+        if "log_failure" in event:
+            failures.append(event["log_failure"])
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        yield failures
+        gc.collect(1)  # the young generations, where a failed Deferred of this test is; the whole heap takes 50 ms
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    if failures:
+        pytest.fail("logged failures:\n" + "\n".join(failure.getTraceback() for failure in failures))
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    """One Redis for the whole run; take `redis_server` instead, which empties it first."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(shared_redis: RedisServer) -> RedisServer:
+    """An empty, healthy Redis. Not to be stopped or suspended."""
+    shared_redis.command("FLUSHALL")
+    shared_redis.command("SCRIPT", "FLUSH")
+    return shared_redis
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis of this test alone, to be maltreated."""
+    with RedisServer() as server:
+        yield server

@@ -1,0 +1,84 @@
+"""What only the embedded store has to see to: its memory and its clock."""
+
+from deferreds import success_of
+from twisted.internet.defer import Deferred
+
+from bakerygw.core.limits import Bucket, LimitRule
+from bakerygw.core.tenancy import TenantFlags
+from bakerygw.ports import AdmissionAsk
+from bakerygw.stores.memory import MemoryStore
+
+RULE = LimitRule(name="r", requests=2, window_s=2)
+
+
+class Micros:
+    now = 1_700_000_000_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def admit(store: MemoryStore, key: str) -> bool:
+    ask = AdmissionAsk(buckets=(Bucket(key=key, rule=RULE),))
+    return success_of(Deferred.fromCoroutine(store.admit(ask))).levels[0].allowed
+
+
+def test_the_number_of_buckets_is_bounded_and_the_oldest_go_first() -> None:
+    store = MemoryStore(Micros(), max_keys=10)
+    for number in range(50):
+        admit(store, f"k{number}")
+        admit(store, f"k{number}")
+    assert len(store) == 10
+    assert not admit(store, "k49")
+    assert admit(store, "k0")
+
+
+def test_full_buckets_go_by_themselves() -> None:
+    clock = Micros()
+    store = MemoryStore(clock)
+    for number in range(20):
+        admit(store, f"k{number}")
+    clock.now += 3_000_000
+    for _ in range(20):
+        admit(store, "other")
+        clock.now += 1_000_000
+    assert len(store) == 1
+
+
+def test_a_bucket_refills_on_the_given_clock() -> None:
+    clock = Micros()
+    store = MemoryStore(clock)
+    assert [admit(store, "k") for _ in range(3)] == [True, True, False]
+    clock.now += 999_999
+    assert not admit(store, "k")
+    clock.now += 1
+    assert admit(store, "k")
+
+
+def test_a_clock_set_back_does_not_lock_out() -> None:
+    clock = Micros()
+    store = MemoryStore(clock)
+    admit(store, "k")
+    clock.now -= 3_600_000_000
+    assert not admit(store, "k")
+    clock.now += 1_000_000
+    assert admit(store, "k")
+
+
+def test_a_demo_mark_is_seen_until_it_is_taken_away() -> None:
+    store = MemoryStore(Micros())
+    success_of(Deferred.fromCoroutine(store.set_demo("t", True)))
+    assert success_of(Deferred.fromCoroutine(store.flags("t"))) == TenantFlags(demo=True)
+    success_of(Deferred.fromCoroutine(store.set_demo("t", False)))
+    assert success_of(Deferred.fromCoroutine(store.flags("t"))) == TenantFlags()
+
+
+def test_a_bucket_in_use_outlives_those_that_are_not() -> None:
+    store = MemoryStore(Micros(), max_keys=3)
+    admit(store, "mine")
+    admit(store, "a")
+    admit(store, "b")
+    admit(store, "mine")
+    admit(store, "c")
+    admit(store, "d")
+    assert not admit(store, "mine")

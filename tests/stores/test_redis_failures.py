@@ -1,0 +1,175 @@
+"""A real Redis that hangs, dies, comes back, or wants a password."""
+
+import time
+
+import pytest
+import pytest_twisted
+from redis_server import RedisServer
+from store_fakes import RecordingTelemetry, link_to, pause, until
+from twisted.internet.defer import Deferred
+
+from bakerygw.core.limits import Bucket, LimitRule
+from bakerygw.ports import AdmissionAsk, StoreUnavailable
+from bakerygw.stores.redis import RedisStore
+
+ASK = AdmissionAsk(buckets=(Bucket(key="u", rule=LimitRule(name="r", requests=1000, window_s=3600)),), tenants=("t",))
+
+
+@pytest.fixture
+def telemetry():
+    return RecordingTelemetry()
+
+
+@pytest_twisted.async_yield_fixture
+async def link(own_redis, telemetry):
+    link = link_to(own_redis, telemetry, timeout_s=0.05)
+    await link.start()
+    yield link
+    await link.stop()
+
+
+@pytest.fixture
+def store(link):
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    return RedisStore(link, reactor)
+
+
+async def refused_in(store) -> float:
+    begun = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await store.admit(ASK)
+    return time.monotonic() - begun
+
+
+async def recovered(store, link, within_s: float = 3.0) -> None:
+    begun = time.monotonic()
+    while True:
+        assert time.monotonic() - begun < within_s, link.status
+        try:
+            await store.admit(ASK)
+        except StoreUnavailable:
+            await pause(0.02)
+        else:
+            assert link.status == "connected"
+            return
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hung_redis_costs_its_deadline_then_nothing_and_is_found_again(own_redis, link, store, telemetry):
+    await store.admit(ASK)
+    own_redis.suspend()
+    waits = [await refused_in(store) for _ in range(5)]
+    assert all(0.04 < wait < 0.2 for wait in waits)
+    assert telemetry.failures == ["timeout"] * 5
+    assert link.status == "disconnected"
+    assert all([await refused_in(store) < 0.03 for _ in range(20)])
+    own_redis.resume()
+    await recovered(store, link)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_short_hang_puts_no_reply_out_of_step(own_redis, link, store):
+    await link.call("SET", "a", "1")
+    await link.call("SET", "b", "2")
+    own_redis.suspend()
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await link.call("GET", "a")
+    own_redis.resume()
+    await pause(0.05)
+    assert [await link.call("GET", key) for key in ("b", "a", "b")] == [b"2", b"1", b"2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hung_redis_is_noticed_without_traffic(own_redis, link):
+    own_redis.suspend()
+    assert await until(link, "disconnected", 3.0) < 2.5
+    own_redis.resume()
+    await until(link, "connected", 3.0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_killed_redis_is_found_again_on_the_same_port_without_its_scripts(own_redis, link, store):
+    await store.admit(ASK)
+    own_redis.kill()
+    await until(link, "disconnected", 1.0)
+    assert await refused_in(store) < 0.03
+    own_redis.start()
+    await recovered(store, link)
+    assert (await store.admit(ASK)).levels[0].remaining == 998
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redis_that_is_away_at_the_start_is_found_when_it_comes(own_redis, telemetry):
+    own_redis.stop()
+    link = link_to(own_redis, telemetry)
+    await link.start()
+    assert link.status == "disconnected"
+    own_redis.start()
+    await until(link, "connected", 3.0)
+    await link.stop()
+
+
+@pytest.mark.parametrize("password", [None, "wrong"])
+@pytest_twisted.ensureDeferred
+async def test_without_the_right_password_the_link_is_down_and_keeps_trying(telemetry, password):
+    with RedisServer(password="secret") as server:
+        link = link_to(server, telemetry, password=password)
+        await link.start()
+        assert link.status == "disconnected"
+        with pytest.raises(StoreUnavailable):
+            await link.call("GET", "k")
+        server.command("CONFIG", "SET", "requirepass", password or "")
+        await until(link, "connected", 4.0)
+        await link.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_password_user_and_database_are_used(telemetry):
+    with RedisServer(password="secret") as server:
+        server.command("ACL", "SETUSER", "gw", "on", ">pw", "~*", "+@all")
+        link = link_to(server, telemetry, username="gw", password="pw", db=2)
+        await link.start()
+        assert await link.call("ACL", "WHOAMI") == b"gw"
+        await link.call("SET", "k", "v")
+        assert b"db2:keys=1" in server.command("INFO", "keyspace")
+        await link.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_replica_that_takes_no_writes_is_unavailable_until_it_does(own_redis, link, store, telemetry):
+    own_redis.command("REPLICAOF", "127.0.0.1", "1")
+    own_redis.command("CONFIG", "SET", "replica-serve-stale-data", "yes")
+    for _ in range(5):
+        await refused_in(store)
+    assert telemetry.failures == ["error"] * 5
+    assert link.status == "disconnected"
+    own_redis.command("REPLICAOF", "NO", "ONE")
+    await recovered(store, link)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redis_out_of_memory_is_unavailable_until_it_has_some(own_redis, link, store):
+    own_redis.command("CONFIG", "SET", "maxmemory", "1")
+    await refused_in(store)
+    own_redis.command("CONFIG", "SET", "maxmemory", "0")
+    await recovered(store, link)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_killed_by_the_server_is_made_anew(own_redis, link, store):
+    own_redis.command("CLIENT", "KILL", "TYPE", "normal")
+    await pause(0.01)
+    await recovered(store, link)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_busy_reactor_is_not_taken_for_a_slow_redis(link, telemetry):
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    for _ in range(5):
+        call = Deferred.fromCoroutine(link.call("SET", "k", "v"))
+        reactor.callLater(0, time.sleep, 0.06)
+        assert await call == b"OK"
+    assert telemetry.failures == []

@@ -1,0 +1,305 @@
+"""The link to Redis, synchronous: deadlines, handshake, breaker and recovery on a clock moved by hand."""
+
+from math import ceil
+
+import pytest
+from deferreds import failure_of, success_of
+from store_fakes import RecordingTelemetry
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import ConnectionAborted, ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from bakerygw.ports import StoreUnavailable
+from bakerygw.stores.redis_link import RETRY_MAX_S, RedisLink
+from bakerygw.stores.redis_wire import Script
+
+PING = b"*1\r\n$4\r\nPING\r\n"
+SCRIPT = Script.of(b"return 1")
+
+
+class Transport(StringTransport):
+    """A transport that ends its protocol when aborted, once."""
+
+    aborted = False
+
+    def abortConnection(self) -> None:
+        if not self.aborted:
+            self.aborted = True
+            self.connected = False
+            self.protocol.connectionLost(Failure(ConnectionAborted()))
+
+
+class Endpoint:
+    """Gives out one protocol after the other, or refuses, or never answers."""
+
+    def __init__(self) -> None:
+        self.mode = "accept"
+        self.protocols = []
+
+    def connect(self, factory):
+        if self.mode == "refuse":
+            return fail(ConnectionRefusedError())
+        if self.mode == "silent":
+            return Deferred()
+        protocol, transport = factory.buildProtocol(None), Transport()
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        self.protocols.append(protocol)
+        return succeed(protocol)
+
+
+class Bench:
+    """A link on a clock, whose peer the test plays."""
+
+    def __init__(self, *, ready: bool = True, **credentials) -> None:
+        self.clock, self.endpoint, self.telemetry = Clock(), Endpoint(), RecordingTelemetry()
+        given = {"username": None, "password": None, "db": 0, **credentials}
+        self.link = RedisLink(
+            self.clock, self.endpoint, timeout_s=0.05, telemetry=self.telemetry, jitter=lambda: 1.0, **given
+        )
+        self.first_try = self.link.start()
+        if ready:
+            self.answer(b"+PONG\r\n")
+            self.sent()
+
+    @property
+    def transport(self) -> Transport:
+        return self.endpoint.protocols[-1].transport
+
+    def sent(self) -> bytes:
+        data = self.transport.value()
+        self.transport.clear()
+        return data
+
+    def answer(self, data: bytes) -> None:
+        self.endpoint.protocols[-1].dataReceived(data)
+
+    def call(self, *command):
+        return Deferred.fromCoroutine(self.link.call(*command))
+
+    def pass_time(self, seconds: float) -> None:
+        """Time in small steps, so that what a timer starts gets its own time."""
+        for _ in range(ceil(seconds * 64)):
+            self.clock.advance(1 / 64)
+
+
+def test_a_reply_is_bytes_as_sent():
+    bench = Bench()
+    call = bench.call("GET", "k")
+    assert bench.sent() == b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"
+    bench.answer(b"$5\r\n00123\r\n")
+    assert success_of(call) == b"00123"
+    assert len(bench.telemetry.round_trips) == 1
+
+
+def test_calls_are_pipelined_and_answered_in_order():
+    bench = Bench()
+    calls = [bench.call("GET", str(n)) for n in range(3)]
+    bench.answer(b"$1\r\na\r\n:2\r\n*2\r\n$-1\r\n+OK\r\n")
+    assert [success_of(call) for call in calls] == [b"a", 2, [None, b"OK"]]
+
+
+def test_the_handshake_authenticates_selects_and_pings_before_any_use():
+    bench = Bench(ready=False, username="gw", password="secret", db=3)
+    assert bench.sent() == b"*3\r\n$4\r\nAUTH\r\n$2\r\ngw\r\n$6\r\nsecret\r\n"
+    bench.answer(b"+OK\r\n")
+    assert bench.sent() == b"*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n"
+    failure_of(bench.call("GET", "k"), StoreUnavailable)
+    bench.answer(b"+OK\r\n")
+    assert bench.sent() == PING
+    assert (bench.link.status, bench.first_try.called) == ("disconnected", False)
+    bench.answer(b"+PONG\r\n")
+    assert (bench.link.status, bench.first_try.called) == ("connected", True)
+
+
+@pytest.mark.parametrize("refusal", [b"-NOAUTH x\r\n", b"-LOADING x\r\n", b"-ERR max number of clients\r\n", b"!\r\n"])
+def test_a_failed_handshake_ends_that_connection_and_another_is_tried(refusal):
+    bench = Bench(ready=False)
+    bench.answer(refusal)
+    assert bench.transport.aborted
+    assert bench.first_try.called
+    assert bench.link.status == "disconnected"
+    bench.pass_time(0.2)
+    assert len(bench.endpoint.protocols) == 2
+    bench.answer(b"+PONG\r\n")
+    assert bench.link.status == "connected"
+
+
+def test_a_handshake_without_answer_is_given_up_after_a_second():
+    bench = Bench(ready=False)
+    bench.pass_time(0.9)
+    assert not bench.transport.aborted
+    bench.pass_time(0.2)
+    assert bench.endpoint.protocols[0].transport.aborted
+
+
+def test_a_connect_without_answer_is_given_up_and_tried_again():
+    bench = Bench()
+    bench.endpoint.mode = "silent"
+    bench.transport.abortConnection()
+    bench.pass_time(0.5)
+    bench.endpoint.mode = "accept"
+    bench.pass_time(1.5)
+    assert len(bench.endpoint.protocols) == 2
+
+
+def test_without_a_connection_calls_fail_at_once_and_nothing_is_kept():
+    bench = Bench()
+    bench.endpoint.mode = "refuse"
+    bench.transport.abortConnection()
+    failure_of(bench.call("GET", "k"), StoreUnavailable)
+    assert bench.telemetry.failures == ["disconnected"]
+    bench.endpoint.mode = "accept"
+    bench.pass_time(RETRY_MAX_S)
+    assert bench.sent() == PING
+
+
+def test_attempts_come_ever_slower_but_at_least_every_two_seconds():
+    bench = Bench()
+    bench.endpoint.mode = "refuse"
+    bench.transport.abortConnection()
+    bench.pass_time(60)
+    bench.endpoint.mode = "accept"
+    waits = [call.getTime() - bench.clock.seconds() for call in bench.clock.getDelayedCalls()]
+    assert len(waits) == 1
+    bench.pass_time(RETRY_MAX_S + 0.02)
+    bench.answer(b"+PONG\r\n")
+    assert bench.link.status == "connected"
+
+
+def test_those_who_wait_learn_at_once_that_the_connection_is_gone():
+    bench = Bench()
+    call = bench.call("GET", "k")
+    bench.transport.abortConnection()
+    failure_of(call, StoreUnavailable)
+    assert bench.telemetry.failures == ["disconnected"]
+
+
+def test_a_call_has_its_deadline_and_its_late_reply_goes_to_nobody_else():
+    bench = Bench()
+    late, following = bench.call("GET", "a"), None
+    bench.pass_time(0.04)
+    assert not late.called
+    following = bench.call("GET", "b")
+    bench.pass_time(0.03)
+    failure_of(late, StoreUnavailable)
+    bench.answer(b"$4\r\nlate\r\n$3\r\nown\r\n")
+    assert success_of(following) == b"own"
+    assert bench.telemetry.failures == ["timeout"]
+
+
+def test_a_cancelled_call_leaves_replies_in_step_and_no_timer_behind():
+    bench = Bench()
+    timers = len(bench.clock.getDelayedCalls())
+    leaver, stayer = bench.call("GET", "a"), bench.call("GET", "b")
+    leaver.cancel()
+    failure_of(leaver, CancelledError)
+    bench.answer(b"$1\r\na\r\n$1\r\nb\r\n")
+    assert success_of(stayer) == b"b"
+    assert len(bench.clock.getDelayedCalls()) == timers
+
+
+def test_a_reply_that_came_in_while_the_reactor_was_busy_is_in_time():
+    bench = Bench()
+    call = bench.call("GET", "k")
+    bench.clock.advance(0.5)  # one long turn: timers run before anybody can look at the socket
+    bench.answer(b"$1\r\nv\r\n")
+    assert success_of(call) == b"v"
+
+
+@pytest.mark.parametrize("error", [b"-LOADING x", b"-READONLY x", b"-OOM x", b"-BUSY x", b"-NOAUTH x", b"-WRONGTYPE x"])
+def test_an_error_reply_is_unavailable_and_counts_but_keeps_the_connection(error):
+    bench = Bench()
+    for _ in range(5):
+        call = bench.call("SET", "k", "v")
+        bench.answer(error + b"\r\n")
+        failure_of(call, StoreUnavailable)
+    failure_of(bench.call("SET", "k", "v"), StoreUnavailable)
+    assert bench.telemetry.failures == ["error"] * 5 + ["open"]
+    assert bench.link.status == "disconnected"
+    assert not bench.transport.aborted
+
+
+def test_after_five_timeouts_calls_cost_nothing_and_the_connection_is_made_anew():
+    bench = Bench()
+    calls = [bench.call("GET", "k") for _ in range(5)]
+    bench.pass_time(0.07)
+    for call in calls:
+        failure_of(call, StoreUnavailable)
+    assert bench.endpoint.protocols[0].transport.aborted
+    bench.pass_time(0.15)
+    bench.answer(b"+PONG\r\n")
+    bench.sent()
+    failure_of(bench.call("GET", "k"), StoreUnavailable)
+    assert bench.sent() == b""
+    assert bench.telemetry.failures == ["timeout"] * 5 + ["open"]
+    bench.clock.advance(0.85)
+    probe = bench.call("GET", "k")
+    bench.answer(b"$1\r\nv\r\n")
+    assert success_of(probe) == b"v"
+    assert bench.link.status == "connected"
+
+
+def test_a_missing_script_is_loaded_also_by_the_probe_of_an_open_breaker():
+    bench = Bench()
+    for _ in range(5):
+        call = bench.call("GET", "k")
+        bench.answer(b"-LOADING x\r\n")
+        failure_of(call, StoreUnavailable)
+    bench.sent()
+    bench.clock.advance(1.0)
+    bench.answer(b"+PONG\r\n")  # to the heartbeat
+    bench.sent()
+    probe = Deferred.fromCoroutine(bench.link.run(SCRIPT, [], []))
+    assert b"EVALSHA" in bench.sent()
+    bench.answer(b"-NOSCRIPT No matching script.\r\n")
+    assert bench.sent() == b"*3\r\n$4\r\nEVAL\r\n$8\r\nreturn 1\r\n$1\r\n0\r\n"
+    bench.answer(b":1\r\n")
+    assert success_of(probe) == 1
+
+
+def test_an_idle_connection_that_went_silent_is_noticed():
+    bench = Bench()
+    bench.pass_time(1.0)
+    assert bench.sent() == PING
+    bench.pass_time(1.05)
+    assert bench.endpoint.protocols[0].transport.aborted
+    assert bench.link.status == "disconnected"
+
+
+def test_an_idle_connection_that_answers_stays():
+    bench = Bench()
+    for _ in range(5):
+        bench.pass_time(1.0)
+        assert bench.sent() == PING
+        bench.answer(b"+PONG\r\n")
+    assert len(bench.endpoint.protocols) == 1
+
+
+@pytest.mark.parametrize("junk", [b"+unasked\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_peer_that_says_what_nobody_asked_is_dropped(junk):
+    bench = Bench()
+    bench.answer(junk)
+    assert bench.transport.aborted
+
+
+@pytest.mark.parametrize("moment", ["connecting", "greeting", "connected", "waiting"])
+def test_stopping_ends_everything_at_any_moment(moment):
+    bench = Bench(ready=moment != "greeting")
+    if moment in ("connecting", "waiting"):
+        bench.endpoint.mode = "silent" if moment == "connecting" else "refuse"
+        bench.transport.abortConnection()
+        bench.pass_time(0.15)
+    success_of(bench.link.stop())
+    assert bench.transport.aborted
+    assert bench.clock.getDelayedCalls() == []
+    assert bench.link.status == "disconnected"
+    failure_of(bench.call("GET", "k"), StoreUnavailable)
+
+
+def test_stopping_what_never_started_is_no_trouble():
+    bench = Bench()
+    success_of(bench.link.stop())
+    success_of(bench.link.stop())

@@ -1,0 +1,228 @@
+"""What only the store in Redis has to see to: the script, other people's values, and one call for many."""
+
+import random
+
+import pytest
+import pytest_twisted
+from store_fakes import RecordingTelemetry, link_to
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+
+from bakerygw.core.limits import Bucket, LimitRule, take
+from bakerygw.core.tenancy import ReadOnly, TenantFlags
+from bakerygw.ports import AdmissionAsk, StoreUnavailable
+from bakerygw.stores.redis import MAX_BATCH, RedisStore
+from bakerygw.stores.redis_wire import Script
+
+HOUR = LimitRule(name="default", requests=3, window_s=3600)
+NOW = 1_700_000_000_123_456
+CLOCK = b"redis.call('TIME')"
+
+
+@pytest.fixture
+def telemetry():
+    return RecordingTelemetry()
+
+
+@pytest_twisted.async_yield_fixture
+async def store(redis_server, telemetry):
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    link = link_to(redis_server, telemetry)
+    await link.start()
+    yield RedisStore(link, reactor)
+    await link.stop()
+
+
+def ask(*buckets, tenants=()):
+    return AdmissionAsk(buckets=tuple(Bucket(key=key, rule=rule) for key, rule in buckets), tenants=tenants)
+
+
+def at_moment(store: RedisStore, now_us: int) -> None:
+    """Give the script a fixed time instead of the server's."""
+    source = store._script.source
+    assert source.count(CLOCK) == 1
+    fixed = b"{'%d', '%d'}" % divmod(now_us, 1_000_000)
+    store._script = Script.of(source.replace(CLOCK, fixed))
+
+
+def random_ask(rng: random.Random) -> AdmissionAsk:
+    rules = [
+        LimitRule(name="a", requests=3, window_s=100),
+        LimitRule(name="b", requests=7, window_s=60),
+        LimitRule(name="s", requests=2, window_s=300, shadow=True),
+    ]
+    chosen = rng.sample(rules, rng.randint(0, 3))
+    return ask(*((f"{rule.name}:{rng.choice('xy')}", rule) for rule in chosen))
+
+
+class Twin:
+    """The same buckets in Python."""
+
+    def __init__(self) -> None:
+        self.full_at: dict[str, int] = {}
+
+    def admit(self, asked, now_us):
+        before = [self.full_at.get(bucket.key, 0) for bucket in asked.buckets]
+        after, levels = take([bucket.rule for bucket in asked.buckets], before, now_us)
+        self.full_at.update(
+            (bucket.key, new) for bucket, old, new in zip(asked.buckets, before, after, strict=True) if new != old
+        )
+        return levels
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest_twisted.ensureDeferred
+async def test_script_and_python_give_identical_numbers_batched_or_one_by_one(store, redis_server, seed):
+    rng = random.Random(seed)
+    plain, moments, now = store._script, [], NOW
+    for _ in range(12):
+        now += rng.choice([0, 1, 999, 20_000_000, 33_333_333, -5_000_000])
+        moments.append((now, [random_ask(rng) for _ in range(rng.randint(1, 12))]))
+
+    async def play(batched: bool):
+        redis_server.command("FLUSHALL")
+        seen = []
+        for moment, asks in moments:
+            store._script = plain
+            at_moment(store, moment)
+            if batched:
+                states = await gatherResults([Deferred.fromCoroutine(store.admit(one)) for one in asks])
+            else:
+                states = [await store.admit(one) for one in asks]
+            seen.append([state.levels for state in states])
+        return seen
+
+    twin = Twin()
+    expected = [[twin.admit(one, moment) for one in asks] for moment, asks in moments]
+    assert any(not level.allowed for turn in expected for levels in turn for level in levels)
+    assert await play(batched=True) == expected
+    assert await play(batched=False) == expected
+    for key, full_at in twin.full_at.items():
+        stored = redis_server.command("GET", "bakerygw:limit:{" + key + "}")
+        assert stored == b"%d" % full_at
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_asks_of_one_turn_cost_one_round_trip(store, telemetry):
+    await store.admit(ask(("warm", HOUR)))
+    before = len(telemetry.round_trips)
+    await gatherResults([Deferred.fromCoroutine(store.admit(ask((f"u{n}", HOUR)))) for n in range(MAX_BATCH)])
+    assert len(telemetry.round_trips) - before == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_keys_expire_when_their_bucket_is_full(store, redis_server):
+    level = (await store.admit(ask(("u", HOUR)))).levels[0]
+    left_ms = int(redis_server.command("PTTL", "bakerygw:limit:{u}")[1:])
+    assert level.reset_us / 1000 - 2000 < left_ms <= level.reset_us / 1000 + 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refused_request_writes_nothing(store, redis_server):
+    small = LimitRule(name="small", requests=1, window_s=3600)
+    await store.admit(ask(("one", small)))
+    before = redis_server.command("GET", "bakerygw:limit:{one}")
+    assert not (await store.admit(ask(("fresh", HOUR), ("one", small)))).levels[1].allowed
+    assert redis_server.command("GET", "bakerygw:limit:{one}") == before
+    assert redis_server.command("EXISTS", "bakerygw:limit:{fresh}") == b":0"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_clock_set_back_does_not_lock_out(store):
+    plain = store._script
+    at_moment(store, NOW)
+    await store.admit(ask(("u", HOUR)))
+    store._script = plain
+    at_moment(store, NOW - 86_400_000_000)
+    refused = (await store.admit(ask(("u", HOUR)))).levels[0]
+    assert (refused.allowed, refused.retry_us) == (False, HOUR.cost_us)
+    store._script = plain
+    at_moment(store, NOW - 86_400_000_000 + HOUR.cost_us)
+    assert (await store.admit(ask(("u", HOUR)))).levels[0].allowed
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("LPUSH", "bakerygw:limit:{u}", "1"),
+        ("HSET", "bakerygw:limit:{u}", "a", "1"),
+        ("SET", "bakerygw:limit:{u}", "garbage"),
+        ("SET", "bakerygw:limit:{u}", "nan"),
+        ("SET", "bakerygw:limit:{u}", "9" * 300),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_is_no_bucket_under_our_key_is_a_full_one_and_overwritten(store, redis_server, command):
+    redis_server.command(*command)
+    verdicts = [(await store.admit(ask(("u", HOUR), ("v", HOUR)))).levels[0].allowed for _ in range(4)]
+    assert verdicts == [True, True, True, False]
+    assert int(redis_server.command("GET", "bakerygw:limit:{u}")) > NOW
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (("SET", "tenant:t:subscription_changed_at", "1735689599"), TenantFlags(changed_at=1735689599.0)),
+        (("SET", "tenant:t:subscription_changed_at", "2024-12-31T23:59:59Z"), TenantFlags(changed_at=1735689599.0)),
+        (("SET", "tenant:t:subscription_changed_at", "soon"), None),
+        (("SET", "tenant:t:subscription_changed_at", ""), None),
+        (("SET", "tenant:t:subscription_changed_at", "1735689599" + " " * 100), None),
+        (("LPUSH", "tenant:t:subscription_changed_at", "1735689599"), None),
+        (("SET", "tenant:t:read_only", ""), TenantFlags(read_only=ReadOnly())),
+        (("SET", "tenant:t:read_only", "unpaid"), TenantFlags(read_only=ReadOnly(reason="unpaid"))),
+        (("SET", "tenant:t:read_only", "x" * 10_000_000), TenantFlags(read_only=ReadOnly(reason="x" * 2048))),
+        (("HSET", "tenant:t:read_only", "reason", "unpaid"), TenantFlags(read_only=ReadOnly())),
+        (("SET", "tenant:t:demo", "0"), TenantFlags(demo=True)),
+        (("SADD", "tenant:t:demo", "x"), TenantFlags(demo=True)),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
+)
+@pytest_twisted.ensureDeferred
+async def test_flags_are_read_as_others_wrote_them_without_harm_to_other_tenants(store, redis_server, command, flags):
+    redis_server.command(*command)
+    redis_server.command("SET", "tenant:good:read_only", "held")
+    bad, good = await gatherResults(
+        [Deferred.fromCoroutine(store.admit(ask(("u", HOUR), tenants=(tenant,)))) for tenant in ("t", "good")]
+    )
+    assert bad.flags == {"t": flags}
+    assert bad.levels[0].allowed
+    assert good.flags == {"good": TenantFlags(read_only=ReadOnly(reason="held"))}
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_operator_is_told_that_flags_cannot_be_read(store, redis_server):
+    redis_server.command("SET", "tenant:t:subscription_changed_at", "soon")
+    with pytest.raises(StoreUnavailable):
+        await store.flags("t")
+    await store.subscription_changed("t", 5.5)
+    assert (await store.flags("t")).changed_at == 5.5
+
+
+@pytest_twisted.ensureDeferred
+async def test_flushing_scripts_or_keys_is_not_noticed_but_as_fresh_buckets(store, redis_server, telemetry):
+    await store.admit(ask(("u", HOUR)))
+    redis_server.command("SCRIPT", "FLUSH")
+    assert (await store.admit(ask(("u", HOUR)))).levels[0].remaining == 1
+    redis_server.command("FLUSHALL")
+    assert (await store.admit(ask(("u", HOUR)))).levels[0].remaining == 2
+    assert telemetry.failures == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_gives_up_before_the_call_takes_no_token_and_harms_no_one(store):
+    leaver = Deferred.fromCoroutine(store.admit(ask(("u", HOUR))))
+    stayer = Deferred.fromCoroutine(store.admit(ask(("u", HOUR))))
+    leaver.cancel()
+    with pytest.raises(CancelledError):
+        await leaver
+    assert (await stayer).levels[0].remaining == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_cannot_be_written_fails_its_callers_and_leaves_none_waiting(store, logged_failures):
+    broken = Deferred.fromCoroutine(store.admit(ask(("\ud800", HOUR))))
+    with pytest.raises(StoreUnavailable):
+        await broken
+    assert [failure.type for failure in logged_failures] == [UnicodeEncodeError]
+    logged_failures.clear()
+    assert (await store.admit(ask(("u", HOUR)))).levels[0].allowed

@@ -1,0 +1,136 @@
+"""What holds while the shared store is away."""
+
+import pytest
+from deferreds import failure_of, success_of
+from store_fakes import RecordingTelemetry
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from bakerygw.core.limits import Bucket, LimitRule
+from bakerygw.core.tenancy import ReadOnly, TenantFlags
+from bakerygw.ports import AdmissionAsk, AdmissionState, StoreUnavailable
+from bakerygw.stores.memory import MemoryStore
+from bakerygw.stores.resilient import FLAGS_MAX_AGE_S, REMEMBERED_TENANTS, ResilientAdmission
+
+RULE = LimitRule(name="r", requests=2, window_s=3600)
+HELD = TenantFlags(read_only=ReadOnly(reason="unpaid"))
+
+
+class Primary:
+    """An `AdmissionStore` that can be away."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.known: dict[str, TenantFlags | None] = {}
+
+    async def admit(self, ask: AdmissionAsk) -> AdmissionState:
+        if self.away:
+            raise StoreUnavailable("away")
+        return AdmissionState(levels=(), flags={t: self.known.get(t, TenantFlags()) for t in ask.tenants})
+
+
+class Bench:
+    def __init__(self, on_failure="local") -> None:
+        self.primary, self.clock, self.telemetry = Primary(), Clock(), RecordingTelemetry()
+        self.clock.advance(1000)
+        self.store = ResilientAdmission(
+            self.primary,
+            on_failure=on_failure,
+            local=MemoryStore(lambda: int(self.clock.seconds() * 1e6)),
+            clock=self.clock,
+            telemetry=self.telemetry,
+        )
+
+    def start(self, *keys, tenants=()):
+        ask = AdmissionAsk(buckets=tuple(Bucket(key=key, rule=RULE) for key in keys), tenants=tenants)
+        return Deferred.fromCoroutine(self.store.admit(ask))
+
+    def admit(self, *keys, tenants=()):
+        return success_of(self.start(*keys, tenants=tenants))
+
+
+def test_the_primary_answers_while_it_can():
+    bench = Bench()
+    bench.primary.known["t"] = HELD
+    assert bench.admit(tenants=("t",)).flags == {"t": HELD}
+    assert bench.telemetry.degradations == []
+
+
+def test_local_buckets_hold_the_limit():
+    bench = Bench("local")
+    bench.primary.away = True
+    assert [bench.admit("u").levels[0].allowed for _ in range(3)] == [True, True, False]
+
+
+def test_open_lets_all_pass_and_shows_full_buckets():
+    bench = Bench("open")
+    bench.primary.away = True
+    levels = [bench.admit("u").levels[0] for _ in range(5)]
+    assert {(level.allowed, level.remaining, level.reset_us) for level in levels} == {(True, 2, 0)}
+
+
+def test_closed_says_so_where_a_limit_was_asked():
+    bench = Bench("closed")
+    bench.primary.away = True
+    failure_of(bench.start("u"), StoreUnavailable)
+    assert bench.admit(tenants=("t",)).flags == {"t": None}
+
+
+@pytest.mark.parametrize("age", [0.0, FLAGS_MAX_AGE_S])
+def test_flags_last_seen_stand_in_for_a_while(age):
+    bench = Bench()
+    bench.primary.known["t"] = HELD
+    bench.admit(tenants=("t", "clean"))
+    bench.primary.away = True
+    bench.clock.advance(age)
+    assert bench.admit(tenants=("t", "clean", "never")).flags == {"t": HELD, "clean": TenantFlags(), "never": None}
+
+
+def test_flags_seen_too_long_ago_are_unknown():
+    bench = Bench()
+    bench.admit(tenants=("t",))
+    bench.primary.away = True
+    bench.clock.advance(FLAGS_MAX_AGE_S + 0.1)
+    assert bench.admit(tenants=("t",)).flags == {"t": None}
+
+
+def test_an_outage_does_not_make_old_flags_young():
+    bench = Bench()
+    bench.admit(tenants=("t",))
+    bench.primary.away = True
+    for _ in range(7):
+        bench.clock.advance(10)
+        flags = bench.admit(tenants=("t",)).flags
+    assert flags == {"t": None}
+
+
+def test_an_unreadable_value_is_unknown_and_not_replaced_by_an_older_one():
+    bench = Bench()
+    bench.admit(tenants=("t",))
+    bench.primary.known["t"] = None
+    assert bench.admit(tenants=("t",)).flags == {"t": None}
+
+
+def test_the_number_of_tenants_remembered_is_bounded():
+    bench = Bench()
+    bench.admit(tenants=("first",))
+    bench.admit(tenants=tuple(f"t{n}" for n in range(REMEMBERED_TENANTS)))
+    bench.primary.away = True
+    assert bench.admit(tenants=("first", "t0")).flags == {"first": None, "t0": TenantFlags()}
+
+
+def test_changes_are_told_once_each():
+    bench = Bench()
+    for away in (False, True, True, False, False, True):
+        bench.primary.away = away
+        bench.admit("u")
+    assert bench.telemetry.degradations == [True, False, True]
+
+
+def test_a_tenant_seen_again_outlives_those_that_were_not():
+    bench = Bench()
+    bench.admit(tenants=("mine", "old"))
+    bench.admit(tenants=("mine",))
+    bench.admit(tenants=tuple(f"t{n}" for n in range(REMEMBERED_TENANTS - 1)))
+    bench.primary.away = True
+    assert bench.admit(tenants=("mine", "old")).flags == {"mine": TenantFlags(), "old": None}
