@@ -1,0 +1,1 @@
+"""Settings and the routes file: text from outside, parsed once into frozen values."""

@@ -1,0 +1,98 @@
+"""What settings, each right by itself, may not be together."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from bakerygw.config.values import endpoint_is_local, is_loopback
+
+if TYPE_CHECKING:
+    from bakerygw.config.settings import Settings
+
+_CURVES: Final = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
+_MIN_RSA_BITS: Final = 2048
+
+Findings = Iterator[tuple[tuple[str, ...], str]]
+"""Fields that do not go together, the one to name first, and what is allowed."""
+
+
+def findings(settings: "Settings") -> Findings:
+    """Everything that does not go together."""
+    for check in (_check_transport, _check_cors, _check_admin, _check_cache, _check_key):
+        yield from check(settings)
+    if settings.demo:
+        yield from _check_demo(settings)
+
+
+def _check_transport(settings: "Settings") -> Findings:
+    over_tls = settings.listen is not None and settings.listen.startswith("ssl:")
+    if settings.environment == "prod" and not over_tls and not settings.trusted_proxies:
+        fields = ("environment", "listen", "trusted_proxies")
+        yield fields, "prod needs TLS: LISTEN=ssl:..., or TRUSTED_PROXIES naming the proxies that end it"
+
+
+def _check_cors(settings: "Settings") -> Findings:
+    if "*" not in settings.cors_origins:
+        return
+    if settings.cors_allow_credentials:
+        yield ("cors_origins", "cors_allow_credentials"), "* only with CORS_ALLOW_CREDENTIALS=false"
+    if settings.environment == "prod":
+        yield ("cors_origins", "environment"), "prod needs the origins by name, not *"
+
+
+def _check_admin(settings: "Settings") -> Findings:
+    if settings.admin_token is not None:
+        return
+    if settings.admin_listen is None:
+        if not is_loopback(settings.admin_host):
+            yield ("admin_host", "admin_token", "admin_listen"), "beyond loopback ADMIN_TOKEN must be set"
+    elif not endpoint_is_local(settings.admin_listen):
+        fields = ("admin_listen", "admin_token")
+        yield fields, "without ADMIN_TOKEN: unix:..., or tcp: or ssl: with interface= on loopback"
+
+
+def _check_cache(settings: "Settings") -> Findings:
+    if settings.token_cache_shared and settings.token_cache_secret is None:
+        yield ("token_cache_secret", "token_cache_shared"), "TOKEN_CACHE_SHARED=true needs it"
+
+
+def _check_key(settings: "Settings") -> Findings:
+    if settings.jwt_public_key is not None:
+        unfit = _unfit(settings.jwt_public_key, settings.jwt_algorithm)
+        if unfit:
+            yield ("jwt_public_key", "jwt_algorithm"), f"JWT_ALGORITHM {settings.jwt_algorithm} needs {unfit}"
+    elif settings.jwt_jwks_url is not None:
+        fields = ("jwt_jwks_url", "jwt_public_key")
+        yield fields, "key sets by URL are not supported: give the PEM in JWT_PUBLIC_KEY or JWT_PUBLIC_KEY_FILE"
+    elif not settings.demo:
+        yield (
+            ("jwt_public_key",),
+            "JWT_PUBLIC_KEY or JWT_PUBLIC_KEY_FILE must give the key that tokens are checked with",
+        )
+
+
+def _unfit(pem: str, algorithm: str) -> str:
+    """The kind of key that the algorithm needs, if this is another; else empty (RFC 7518 3.3-3.5, RFC 8037)."""
+    key = load_pem_public_key(pem.encode())
+    curve = _CURVES.get(algorithm)
+    if curve is not None:
+        fits = isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == curve
+        return "" if fits else f"an EC key on {curve}"
+    if algorithm == "EdDSA":
+        return "" if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey) else "an Ed25519 or Ed448 key"
+    fits = isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA_BITS
+    return "" if fits else f"an RSA key of at least {_MIN_RSA_BITS} bits"
+
+
+def _check_demo(settings: "Settings") -> Findings:
+    if settings.environment == "prod":
+        yield ("environment",), "--demo is not for prod"
+    for name in ("host", "admin_host"):
+        if not is_loopback(getattr(settings, name)):
+            yield (name,), "--demo listens on loopback only"
+    for name in ("listen", "admin_listen"):
+        endpoint = getattr(settings, name)
+        if endpoint is not None and not endpoint_is_local(endpoint):
+            yield (name,), "--demo listens on loopback only: unix:..., or tcp: or ssl: with interface= on loopback"

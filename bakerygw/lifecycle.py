@@ -1,0 +1,339 @@
+"""The gateway as a Twisted service: the order in which it starts, reloads and stops."""
+
+import os
+import re
+import secrets
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.task import deferLater
+from twisted.logger import ILogObserver
+from twisted.python.components import Componentized
+from twisted.python.failure import Failure
+
+from bakerygw import __version__
+from bakerygw.config.routes import ConfigError
+from bakerygw.config.settings import Settings
+from bakerygw.core.tenancy import TenantFlags
+from bakerygw.demo.banner import banner
+from bakerygw.demo.services import DemoServices
+from bakerygw.edge.site import EdgeSite
+from bakerygw.telemetry.logs import LogSystem
+
+TOKEN_FILE: Final = "bakerygw-admin-token"  # noqa: S105  a file's name
+FIRST_CONTACT_S: Final = 1.0
+"""How long the start waits for Redis to answer for the first time; after that it serves without."""
+POLL_S: Final = 0.05
+
+NEEDS_RESTART: Final = re.compile(
+    "port|host|listen|admin_.*|structlog_pretty_print|redis_.*|rate_limit_on_store_failure|max_connections.*|"
+    "token_cache_s.*|nominatim_.*|sse_.*|jwt_jwks_url|demo"
+)
+"""Settings that SIGHUP does not put in force."""
+
+
+class House(Protocol):
+    """The parts of a gateway, as far as its life is concerned."""
+
+    public_site: EdgeSite
+    admin_site: EdgeSite
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+
+    @property
+    def store_status(self) -> str:
+        """The state of the way to the shared store."""
+
+    def open(self) -> "Deferred[None]":
+        """Begin what runs in the background; fires after the first contact with Redis, well or not."""
+
+    def close_services(self) -> None:
+        """No service is asked any more."""
+
+    def close_state(self) -> "Deferred[None]":
+        """Leave Redis."""
+
+    async def seed(self, flags: Mapping[str, TenantFlags]) -> None:
+        """Put the demo's flags into the embedded store."""
+
+    def swap(self, settings: Settings) -> Callable[[], None]:
+        """Put another configuration in force; what is returned ends the old one."""
+
+
+class GatewayService(Service):
+    """Starts, reloads, drains. `state` is what `/ready` tells."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Any,
+        logs: LogSystem,
+        *,
+        build: "Callable[[GatewayService, Settings, str], House]",
+        demo: DemoServices | None,
+        read_settings: Callable[[], Settings],
+    ) -> None:
+        """Build what needs no running reactor; open nothing.
+
+        `build(lifecycle, settings, admin_token)` makes the parts: here, or with `demo` once its services listen.
+        `read_settings` is asked on SIGHUP.
+        """
+        self._settings, self._reactor, self._logs, self._read_settings = settings, reactor, logs, read_settings
+        self._build_house = build
+        self._log = logs.logger("bakerygw.lifecycle")
+        self.state: Literal["starting", "running", "draining"] = "starting"
+        self._demo = demo
+        self._token_file: Path | None = None
+        self._house: House | None = None if self._demo else self._build(settings)
+        self._ports: list[IListeningPort] = []
+        self._admin_port: IListeningPort | None = None
+        self._beginning: Deferred[None] | None = None
+        self._ending: Deferred[None] | None = None
+        self._hurry = False
+
+    # what Twisted calls
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Also make the gateway's log the application's."""
+        super().setServiceParent(parent)
+        if isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._logs.observer)
+
+    def startService(self) -> None:
+        """Begin once the reactor runs."""
+        super().startService()
+        self._reactor.callWhenRunning(self._begin)
+
+    def stopService(self) -> "Deferred[None]":
+        """Drain, and fire when all is ended."""
+        super().stopService()
+        return self._end()
+
+    # what operators do
+
+    def drain(self) -> None:
+        """Begin to stop; the process exits with 0 when nothing is left to do. A second call does not wait."""
+        if self._ending is not None:
+            self._hurry = True
+            return
+        self._end()
+        self._reactor.stop()
+
+    def reload(self) -> None:
+        """Read the configuration again; a bad one is reported and the old one stays."""
+        house = self._house
+        if house is None or self._demo is not None or self.state != "running":
+            self._log.warning("reload.refused", reason="the demo and a gateway that starts or stops do not reload")
+            return
+        before = house.settings
+        try:
+            settings = self._read_settings()
+            close_old = house.swap(settings)
+        except (ConfigError, ValueError, OSError) as error:
+            self._log.error("reload.failed", problems=getattr(error, "problems", [str(error)]))
+            return
+        self._reactor.callLater(settings.drain_timeout_seconds, close_old)
+        if settings.log_level != before.log_level:
+            self._logs.level = settings.log_level
+        self._settings = settings
+        fields = sorted(type(settings).model_fields)
+        changed = [name for name in fields if getattr(settings, name) != getattr(before, name)]
+        waiting = [name for name in changed if NEEDS_RESTART.fullmatch(name)]
+        self._log.info("reload.done", changed=[name for name in changed if name not in waiting], needs_restart=waiting)
+
+    # starting
+
+    def _build(self, settings: Settings) -> House:
+        token = settings.admin_token.get_secret_value() if settings.admin_token else self._make_token()
+        return self._build_house(self, settings, token)
+
+    def _make_token(self) -> str:
+        """A token for this run, readable by this user alone."""
+        token = secrets.token_urlsafe(32)
+        path = Path(os.environ.get("XDG_RUNTIME_DIR") or ".").absolute() / TOKEN_FILE
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(token + "\n")
+        self._token_file = path
+        return token
+
+    def _begin(self) -> None:
+        for number, act in (
+            (signal.SIGTERM, self.drain),
+            (signal.SIGINT, self._interrupted),
+            (signal.SIGHUP, self.reload),
+        ):
+            signal.signal(number, lambda *_, act=act: self._reactor.callFromThread(act))
+        self._beginning = Deferred.fromCoroutine(self._start())
+        self._beginning.addErrback(self._start_failed)
+
+    def _interrupted(self) -> None:
+        """Ctrl-C: somebody waits at the keyboard, so there is no grace for load balancers."""
+        self._hurry = True
+        self.drain()
+
+    async def _start(self) -> None:
+        if self._demo is not None:
+            await self._demo.start()
+            self._house = self._build(_demo_settings(self._settings, self._demo))
+        house = self._house
+        assert house is not None  # noqa: S101  built above or in the constructor
+        settings = house.settings
+        if self._demo is not None:
+            await house.seed(self._demo.flags)
+        await self._at_most(FIRST_CONTACT_S, house.open())
+        admin = listener(self._reactor, settings.admin_listen, settings.admin_host, settings.admin_port)
+        self._admin_port = await admin.listen(house.admin_site)
+        public = listener(self._reactor, settings.listen, settings.host, settings.port)
+        self._ports.append(await public.listen(house.public_site))
+        self.state = "running"
+        self._log.info(
+            "gateway.started",
+            version=__version__,
+            environment=settings.environment,
+            public=_address(self._ports[0]),
+            admin=_address(self._admin_port),
+            admin_token_file=str(self._token_file) if self._token_file else None,
+            services=sorted(settings.services),
+            redis=house.store_status,
+        )
+        if self._demo is not None:
+            self._logs.writer.write(self._banner(self._demo).encode())
+
+    def _start_failed(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            return
+        if failure.check(CannotListenError):
+            error: Any = failure.value
+            where = f"{error.interface or '*'}:{error.port}" if error.port is not None else str(error.interface)
+            self._log.error(
+                "listen.failed",
+                address=where,
+                error=str(error.socketError),
+                help="Another process has this port; stop it, or set PORT, ADMIN_PORT or LISTEN.",
+            )
+        else:
+            self._log.error("start.failed", error=failure.getErrorMessage(), exc_info=failure.value)
+        self._reactor.addSystemEventTrigger("after", "shutdown", self._exit_failed)
+        self._hurry = True
+        self.drain()
+
+    def _exit_failed(self) -> None:
+        """twistd knows no other way to end with a status once the reactor ran."""
+        self._logs.writer.flush_now()
+        os._exit(1)
+
+    def _banner(self, demo: DemoServices) -> str:
+        return banner(
+            public_url=f"http://{_address(self._ports[0])}",
+            admin_url=f"http://{_address(self._admin_port)}",
+            admin_token_file=str(self._token_file) if self._token_file else None,
+            accounts=demo.accounts,
+            tenants=demo.tenants,
+            services=demo.urls,
+        )
+
+    # stopping
+
+    def _end(self) -> "Deferred[None]":
+        """The one drain of this process; each caller gets a Deferred of its own."""
+        if self._ending is None:
+            self.state = "draining"
+            self._ending = Deferred.fromCoroutine(self._drain_and_stop())
+            self._ending.addErrback(lambda failure: self._log.error("drain.failed", exc_info=failure.value))
+        told: Deferred[None] = Deferred()
+        self._ending.addBoth(lambda _: told.callback(None))
+        return told
+
+    async def _drain_and_stop(self) -> None:
+        """Not ready; grace; accept no more; finish what runs; then everything else, the admin port last."""
+        self._log.info("gateway.draining")
+        if self._beginning is not None and not self._beginning.called:
+            self._beginning.cancel()
+        settings, house = self._settings, self._house
+        if self._ports and self._demo is None:
+            await self._wait(settings.drain_grace_seconds)
+        for port in self._ports:
+            await maybeDeferred(port.stopListening)
+        if house is not None:
+            await self._finish(house.public_site, settings.drain_timeout_seconds)
+            house.close_services()
+            await house.close_state()
+        if self._demo is not None:
+            await self._demo.stop()
+        if self._admin_port is not None and house is not None:
+            await maybeDeferred(self._admin_port.stopListening)
+            await self._finish(house.admin_site, 1.0)
+        if self._token_file is not None:
+            self._token_file.unlink(missing_ok=True)
+        self._log.info("gateway.stopped")
+        self._logs.writer.flush_now()
+
+    async def _finish(self, site: EdgeSite, timeout_s: float) -> None:
+        """Let requests under way end, for so long; then end them."""
+        site.shutdown()
+        deadline = self._reactor.seconds() + timeout_s
+        while site.busy and self._reactor.seconds() < deadline and not self._hurry:
+            await deferLater(self._reactor, POLL_S)
+        if site.busy:
+            self._log.warning("drain.cut", requests=site.busy)
+            site.abort()
+
+    async def _wait(self, seconds: float) -> None:
+        deadline = self._reactor.seconds() + seconds
+        while self._reactor.seconds() < deadline and not self._hurry:
+            await deferLater(self._reactor, POLL_S)
+
+    async def _at_most(self, seconds: float, event: "Deferred[None]") -> None:
+        """Until the event, or the time is over; the event itself goes on."""
+        done: Deferred[None] = Deferred()
+        timer = self._reactor.callLater(seconds, done.callback, None)
+
+        def arrived(_: object) -> None:
+            if timer.active():
+                timer.cancel()
+                done.callback(None)
+
+        event.addBoth(arrived)
+        await done
+
+
+def _demo_settings(settings: Settings, demo: DemoServices) -> Settings:
+    """The settings with the demo's services and key."""
+    own = {name: (url,) for name, url in demo.urls.items() if not name.startswith("demo:")}
+    apart = {name.removeprefix("demo:"): (url,) for name, url in demo.urls.items() if name.startswith("demo:")}
+    return settings.model_copy(
+        update={
+            "services": {**own, **settings.services},
+            "demo_services": {**apart, **settings.demo_services},
+            "jwt_public_key": demo.public_pem,
+            "jwt_algorithm": "RS256",
+        }
+    )
+
+
+def listener(reactor: Any, endpoint: str | None, host: str, port: int) -> IStreamServerEndpoint:
+    """Where to listen: the endpoint string if there is one, else the address."""
+    if endpoint is not None:
+        described: IStreamServerEndpoint = serverFromString(reactor, endpoint)
+        return described
+    kind = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
+    listening: IStreamServerEndpoint = kind(reactor, port, backlog=1024, interface=host)
+    return listening
+
+
+def _address(port: IListeningPort | None) -> str:
+    host: Any = port.getHost() if port is not None else ""
+    if not hasattr(host, "port"):
+        return str(host)
+    name = f"[{host.host}]" if ":" in host.host else host.host
+    return f"{name}:{host.port}"

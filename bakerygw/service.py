@@ -1,0 +1,377 @@
+"""The composition root: every object of the gateway is constructed here, and handed what it needs."""
+
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from random import Random
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.ssl import optionsForClientTLS
+
+from bakerygw import __version__
+from bakerygw.admin.application import AdminGateway
+from bakerygw.admin.site import AdminApp, LifecycleView
+from bakerygw.config.routes import build_router
+from bakerygw.config.settings import Settings, masked
+from bakerygw.core.cors import CorsPolicy
+from bakerygw.core.heads import TrustedProxies
+from bakerygw.core.http import Reply
+from bakerygw.core.limits import LimitRule
+from bakerygw.core.tenancy import TenantFlags
+from bakerygw.demo.services import DemoServices
+from bakerygw.edge.admission import Admission
+from bakerygw.edge.apidocs import ApiDocs, Asset, load_swagger_ui
+from bakerygw.edge.conversation import UNREADABLE
+from bakerygw.edge.framer import ChannelLimits
+from bakerygw.edge.gateway import Gateway, LocalPage
+from bakerygw.edge.healthpages import HealthPages
+from bakerygw.edge.policies import Policies
+from bakerygw.edge.proxy import Proxy
+from bakerygw.edge.site import EdgeSite
+from bakerygw.lifecycle import GatewayService
+from bakerygw.ports import AdmissionStore, StoreLink, StoreTelemetry, TenantStore
+from bakerygw.stores.memory import MemoryStore
+from bakerygw.stores.redis import RedisStore
+from bakerygw.stores.redis_link import RedisLink
+from bakerygw.stores.resilient import ResilientAdmission
+from bakerygw.telemetry.logs import LogSystem
+from bakerygw.telemetry.metrics import Metrics, StoreMetrics
+from bakerygw.telemetry.request_log import RequestLog
+from bakerygw.telemetry.requests import RequestTelemetry
+from bakerygw.tokens.keys import PemKey, load_public_key
+from bakerygw.tokens.verifier import TokenVerifier
+from bakerygw.upstream.client import UpstreamClient
+from bakerygw.upstream.dial import trust_root
+from bakerygw.upstream.health import HealthChecks, HttpProbe
+
+ADMIN_CONNECTIONS = 100
+"""Enough for operators, probes and Prometheus; the files for them are kept free of clients."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edition:
+    """What is built anew when the configuration is read again."""
+
+    settings: Settings
+    policies: Policies
+    upstreams: UpstreamClient
+    probe: HttpProbe
+    health: HealthChecks
+    health_pages: HealthPages
+    pages: Mapping[str, LocalPage]
+
+    def close(self) -> None:
+        """Stop probing and end every connection to services."""
+        self.health.stop()
+        self.probe.close()
+        self.upstreams.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """The shared state, embedded or in Redis."""
+
+    admission: AdmissionStore
+    tenants: TenantStore
+    status: StoreLink
+    redis: RedisLink | None
+    """`None` where the state is embedded."""
+    embedded: MemoryStore | None
+
+
+def build(settings: Settings, reactor: Any, logs: LogSystem, read_settings: Callable[[], Settings]) -> GatewayService:
+    """The gateway as a service. What can be built without a running reactor is; nothing is opened."""
+
+    def house(lifecycle: LifecycleView, settings: Settings, token: str) -> House:
+        return House(settings, reactor, logs, lifecycle, token)
+
+    demo = DemoServices(reactor, now=time.time, random=Random()) if settings.demo else None  # noqa: S311
+    return GatewayService(settings, reactor, logs, build=house, demo=demo, read_settings=read_settings)
+
+
+class House:
+    """All parts of one gateway, as `lifecycle.GatewayService` knows them. Opens nothing before `open`."""
+
+    def __init__(self, settings: Settings, reactor: Any, logs: LogSystem, lifecycle: LifecycleView, token: str) -> None:
+        self._reactor, self.logs = reactor, logs
+        self._assets = load_swagger_ui()
+        self.metrics = Metrics(
+            CollectorRegistry(),
+            version=__version__,
+            log_lines_dropped=lambda: logs.writer.dropped,
+            routes=_templates(settings),
+            services=_service_names(settings),
+        )
+        self.telemetry = RequestTelemetry(RequestLog(logs), self.metrics)
+        self.state = make_state(settings, reactor, StoreMetrics(self.metrics))
+        self.edition = self._make_edition(settings)
+        self.metrics.before_scrape(self._refresh_gauges)
+        self.gateway = Gateway(
+            self.edition.policies,
+            admission=Admission(self.state.admission, self.telemetry),
+            proxy=Proxy(reactor),
+            pages=self.edition.pages,
+            telemetry=self.telemetry,
+            clock=reactor,
+            now=time.time,
+        )
+        self.public_site = EdgeSite(
+            self.gateway,
+            clock=reactor,
+            now=time.time,
+            proxies=TrustedProxies(settings.trusted_proxies),
+            limits=ChannelLimits(),
+            max_connections=settings.max_connections or connections_allowed(),
+            max_per_client=settings.max_connections_per_client,
+            on_connections=self.metrics.connections.set,
+        )
+        self.admin_site = EdgeSite(
+            AdminGateway(self._admin_app(lifecycle, token), clock=reactor),
+            clock=reactor,
+            now=time.time,
+            proxies=TrustedProxies(()),
+            limits=ChannelLimits(),
+            max_connections=ADMIN_CONNECTIONS,
+        )
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.edition.settings
+
+    @property
+    def store_status(self) -> str:
+        """The state of the way to the shared store: connected, disconnected or embedded."""
+        return self.state.status.status
+
+    def open(self) -> "Deferred[None]":
+        """Begin to probe services and to keep Redis connected; fires when its first attempt ended, well or not."""
+        self.edition.health.start()
+        return self.state.redis.start() if self.state.redis is not None else succeed(None)
+
+    def close_services(self) -> None:
+        """No service is asked any more."""
+        self.edition.close()
+
+    def close_state(self) -> "Deferred[None]":
+        """Leave Redis."""
+        return self.state.redis.stop() if self.state.redis is not None else succeed(None)
+
+    async def seed(self, flags: Mapping[str, TenantFlags]) -> None:
+        """Put the demo's flags into the embedded store."""
+        store = self.state.embedded
+        if store is None:
+            return
+        for tenant_id, its in flags.items():
+            await store.set_demo(tenant_id, its.demo)
+            if its.read_only is not None:
+                await store.set_read_only(tenant_id, its.read_only)
+
+    def swap(self, settings: Settings) -> Callable[[], None]:
+        """Put another configuration in force for requests to come; call what is returned to end the old one."""
+        edition = self._make_edition(settings)
+        old, self.edition = self.edition, edition
+        self.metrics.allow(routes=_templates(settings), services=_service_names(settings))
+        self.gateway.pages = edition.pages
+        self.gateway.policies = edition.policies
+        self.public_site.proxies = TrustedProxies(settings.trusted_proxies)
+        edition.health.start()
+        old.health.stop()
+        return old.close
+
+    def _make_edition(self, settings: Settings) -> Edition:
+        reactor = self._reactor
+        services = {**settings.services, **{f"demo:{name}": urls for name, urls in settings.demo_services.items()}}
+        upstreams = UpstreamClient(
+            reactor,
+            services,
+            connect_timeout_s=settings.upstream_connect_timeout,
+            first_byte_timeout_s=settings.upstream_first_byte_timeout,
+            idle_timeout_s=settings.upstream_idle_timeout,
+            keepalive_s=settings.upstream_keepalive_seconds,
+            ca_file=settings.upstream_ca_file,
+        )
+        urls = [url for service_urls in settings.services.values() for url in service_urls]
+        probe = HttpProbe(reactor, urls, ca_file=settings.upstream_ca_file)
+        health = HealthChecks(
+            probe,
+            settings.services,
+            reactor,
+            time.time,
+            every_s=settings.health_check_interval,
+            ttl_s=settings.health_cache_ttl_seconds,
+            on_change=self.metrics.service_health,
+        )
+        health_pages = HealthPages(
+            health=health, link=self.state.status, services=settings.services, version=__version__, now=time.time
+        )
+        return Edition(
+            settings=settings,
+            policies=make_policies(settings, upstreams),
+            upstreams=upstreams,
+            probe=probe,
+            health=health,
+            health_pages=health_pages,
+            pages=_pages(health_pages, settings, self._assets),
+        )
+
+    def _admin_app(self, lifecycle: LifecycleView, token: str) -> AdminApp:
+        return AdminApp(
+            token=token,
+            hosts=self.edition.settings.admin_hosts,
+            metrics=self.metrics.exposition,
+            health=self._health,
+            lifecycle=lifecycle,
+            services=self._services,
+            routes=self._routes,
+            config=lambda: masked(self.edition.settings),
+            connections=self.public_site.connections,
+            log_level=self.logs,
+            tenants=self.state.tenants,
+            now=time.time,
+            audit=self.logs.logger("bakerygw.audit").info,
+        )
+
+    def _health(self) -> Reply:
+        return self.edition.health_pages.public()
+
+    def _services(self) -> object:
+        health, stats = self.edition.health.services(), self.edition.upstreams.stats()
+        return {
+            name: {
+                "health": asdict(health[name]) if name in health else None,
+                "urls": [asdict(url) for url in urls],
+            }
+            for name, urls in stats.items()
+        }
+
+    def _routes(self) -> object:
+        return [
+            {
+                "prefix": route.prefix,
+                "exact": route.exact,
+                "kind": route.kind,
+                "service": route.service,
+                "auth": route.auth,
+                "tenant": route.tenant,
+                "methods": sorted(route.methods) if route.methods else None,
+                "min_tier": route.min_tier,
+                "critical": sorted(route.critical),
+                "limit": asdict(route.limit) if route.limit else None,
+                "first_byte_timeout_s": route.first_byte_timeout_s,
+                "max_body_bytes": route.max_body,
+                "read_only_exempt": route.read_only_exempt,
+                "subscription_exempt": route.subscription_exempt,
+            }
+            for route in self.edition.policies.router.routes
+        ]
+
+    def _refresh_gauges(self) -> None:
+        for name, health in self.edition.health.services().items():
+            self.metrics.service_health(name, health.status)
+        for name, urls in self.edition.upstreams.stats().items():
+            idle, active = sum(url.idle for url in urls), sum(url.in_flight for url in urls)
+            self.metrics.pool_connections(name, idle=idle, active=active)
+
+
+def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> State:
+    """The shared state that the settings ask for."""
+    local = MemoryStore(_microseconds)
+    if settings.redis_host is None:
+        return State(admission=local, tenants=local, status=local, redis=None, embedded=local)
+    link = RedisLink(
+        reactor,
+        _redis_endpoint(settings, reactor),
+        username=settings.redis_username,
+        password=settings.redis_password.get_secret_value() if settings.redis_password else None,
+        db=settings.redis_db,
+        timeout_s=settings.redis_timeout_ms / 1000,
+        telemetry=telemetry,
+    )
+    store = RedisStore(link, reactor)
+    admission = ResilientAdmission(
+        store, on_failure=settings.rate_limit_on_store_failure, local=local, clock=reactor, telemetry=telemetry
+    )
+    return State(admission=admission, tenants=store, status=store, redis=link, embedded=None)
+
+
+def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
+    """The policies that the settings ask for."""
+    window_s = settings.rate_limit_window_seconds
+    return Policies(
+        router=build_router(settings),
+        cors=CorsPolicy(
+            origins=frozenset(origin.encode("ascii") for origin in settings.cors_origins),
+            credentials=settings.cors_allow_credentials,
+        ),
+        tokens=TokenVerifier(
+            PemKey(load_public_key(settings.jwt_public_key or "", settings.jwt_algorithm)),
+            algorithm=settings.jwt_algorithm,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            leeway_s=settings.jwt_leeway_seconds,
+            cache_ttl_s=settings.token_cache_ttl_seconds,
+            now=time.time,
+        ),
+        upstreams=upstreams,
+        general_limit=LimitRule(name="default", requests=settings.rate_limit_requests, window_s=window_s),
+        auth_limit=LimitRule(name="auth", requests=settings.auth_rate_limit_requests, window_s=window_s),
+        grace_days=settings.subscription_grace_days,
+        max_body_bytes=settings.max_request_body_bytes,
+        https_only=settings.environment == "prod",
+    )
+
+
+def connections_allowed() -> int:
+    """How many client connections the limit of open files leaves room for, that limit raised as far as allowed.
+
+    A quarter is kept for connections to services, Redis and the admin port.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = max(soft, 1_048_576)
+    if soft < hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (ValueError, OSError):
+            pass
+    return max(16, soft - max(soft // 4, 2 * ADMIN_CONNECTIONS))
+
+
+def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset]) -> Mapping[str, LocalPage]:
+    docs = ApiDocs(routes=settings.routes, version=__version__, assets=assets)
+    answers: dict[str, Callable[..., Any]] = {
+        "/health": health.reply_to,
+        "/api/v1/health": health.reply_to,
+        "/openapi.json": docs.reply_to,
+        "/docs": docs.reply_to,
+    }
+    return answers
+
+
+def _templates(settings: Settings) -> list[str]:
+    return [UNREADABLE, *(route.template for route in settings.routes)]
+
+
+def _service_names(settings: Settings) -> list[str]:
+    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services)]
+
+
+def _redis_endpoint(settings: Settings, reactor: Any) -> IStreamClientEndpoint:
+    host = settings.redis_host or ""
+    endpoint = HostnameEndpoint(reactor, host, settings.redis_port, timeout=2)
+    if not settings.redis_tls:
+        return endpoint
+    options = optionsForClientTLS(host, trustRoot=trust_root(settings.redis_ca_file))
+    wrapped: IStreamClientEndpoint = wrapClientTLS(options, endpoint)
+    return wrapped
+
+
+def _microseconds() -> int:
+    return time.time_ns() // 1000
