@@ -3,7 +3,7 @@
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -16,6 +16,7 @@ from twisted.internet.ssl import optionsForClientTLS
 from bakerygw import __version__
 from bakerygw.admin.application import AdminGateway
 from bakerygw.admin.site import AdminApp, LifecycleView
+from bakerygw.admin.state import routes_view, services_view
 from bakerygw.config.routes import build_router
 from bakerygw.config.settings import Settings, masked
 from bakerygw.core.cors import CorsPolicy
@@ -241,35 +242,10 @@ class House:
         return self.edition.health_pages.public()
 
     def _services(self) -> object:
-        health, stats = self.edition.health.services(), self.edition.upstreams.stats()
-        return {
-            name: {
-                "health": asdict(health[name]) if name in health else None,
-                "urls": [asdict(url) for url in urls],
-            }
-            for name, urls in stats.items()
-        }
+        return services_view(self.edition.health.services(), self.edition.upstreams.stats())
 
     def _routes(self) -> object:
-        return [
-            {
-                "prefix": route.prefix,
-                "exact": route.exact,
-                "kind": route.kind,
-                "service": route.service,
-                "auth": route.auth,
-                "tenant": route.tenant,
-                "methods": sorted(route.methods) if route.methods else None,
-                "min_tier": route.min_tier,
-                "critical": sorted(route.critical),
-                "limit": asdict(route.limit) if route.limit else None,
-                "first_byte_timeout_s": route.first_byte_timeout_s,
-                "max_body_bytes": route.max_body,
-                "read_only_exempt": route.read_only_exempt,
-                "subscription_exempt": route.subscription_exempt,
-            }
-            for route in self.edition.policies.router.routes
-        ]
+        return routes_view(self.edition.policies.router.routes)
 
     def _refresh_gauges(self) -> None:
         for name, health in self.edition.health.services().items():
