@@ -1,6 +1,5 @@
 """The composition root: every object of the gateway is constructed here, and handed what it needs."""
 
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from bakerygw.edge.gateway import Gateway, LocalPage
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.site import EdgeSite
+from bakerygw.edge.site import EdgeSite, connections_allowed
 from bakerygw.lifecycle import GatewayService
 from bakerygw.ports import AdmissionStore, StoreLink, StoreTelemetry, TenantStore
 from bakerygw.stores.memory import MemoryStore
@@ -127,7 +126,7 @@ class House:
             now=time.time,
             proxies=TrustedProxies(settings.trusted_proxies),
             limits=ChannelLimits(),
-            max_connections=settings.max_connections or connections_allowed(),
+            max_connections=settings.max_connections or connections_allowed(reserve=2 * ADMIN_CONNECTIONS),
             max_per_client=settings.max_connections_per_client,
             on_connections=self.metrics.connections.set,
         )
@@ -301,23 +300,6 @@ def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
         max_body_bytes=settings.max_request_body_bytes,
         https_only=settings.environment == "prod",
     )
-
-
-def connections_allowed() -> int:
-    """How many client connections the limit of open files leaves room for, that limit raised as far as allowed.
-
-    A quarter is kept for connections to services, Redis and the admin port.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = max(soft, 1_048_576)
-    if soft < hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-        except (ValueError, OSError):
-            pass
-    return max(16, soft - max(soft // 4, 2 * ADMIN_CONNECTIONS))
 
 
 def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset]) -> Mapping[str, LocalPage]:

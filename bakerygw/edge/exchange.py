@@ -28,9 +28,13 @@ def status_line(status: int) -> bytes:
 def render_head(status: int, headers: Pairs, framing: bytes, date: bytes) -> bytes:
     """The bytes of a reply's head. `framing` holds the framing fields, each with its line end."""
     parts = [status_line(status)]
+    dated = False
     for name, value in headers:
         parts += (name, b": ", value, b"\r\n")
-    parts += (b"Date: ", date, b"\r\n", framing, b"\r\n")
+        dated = dated or (len(name) == 4 and name.lower() == b"date")
+    if not dated:  # a service's own stays (RFC 9110 §6.6.1)
+        parts += (b"Date: ", date, b"\r\n")
+    parts += (framing, b"\r\n")
     return b"".join(parts)
 
 
@@ -65,7 +69,8 @@ class ReplyWriter:
         self._settle(reply)
         announced = len(body) if body or reply.length is None else reply.length
         bodiless = self.bodiless or reply.status in BODILESS
-        if reply.status == 204 or (reply.status == 304 and reply.length is None):
+        unknown = reply.length is None and not body  # what a GET would have got, of which nobody has told
+        if reply.status == 204 or (unknown and (self.bodiless or reply.status == 304)):
             framing = self._connection()
         else:
             framing = b"Content-Length: %d\r\n" % announced + self._connection()

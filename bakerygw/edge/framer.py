@@ -154,6 +154,8 @@ class Framer:
             if self._head_size > TRAILER_BYTES:
                 self._leave(refuse("headers-too-large", "The trailers are too large.", close=True))
             return
+        if value[-1:] in (b" ", b"\t"):  # white space around a value is no part of it (RFC 9112 §5.1)
+            value = value.rstrip(b" \t")
         self._headers.append((name, value))
         if self._head_size > self._limits.head_bytes or len(self._headers) > self._limits.headers:
             self._leave(self._head_too_large())

@@ -1,5 +1,6 @@
 """The factory of client connections: how many there may be, and their deadlines on one coarse timer."""
 
+import resource
 from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
@@ -158,3 +159,20 @@ class EdgeSite(Factory):
             except Exception:  # one connection's trouble must not stop the others' deadlines
                 _LOG.failure("sweeping a connection failed")
                 channel.abort()
+
+
+def connections_allowed(*, reserve: int) -> int:
+    """How many client connections the limit of open files leaves room for, that limit raised as far as allowed.
+
+    A quarter, or `reserve` if that is more, is kept for connections to services, Redis and the admin port.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = max(soft, 1_048_576)
+    if soft < hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (ValueError, OSError):
+            pass
+    return max(16, soft - max(soft // 4, reserve))
