@@ -40,7 +40,10 @@ http {{
   access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s;
   client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u;
   scgi_temp_path {dir}/s;
-  server {{ listen 127.0.0.1:{port} backlog=2048; default_type application/json; location / {{ return 200 '{answer}'; }} }}
+  server {{
+    listen 127.0.0.1:{port} backlog=2048; default_type application/json;
+    location / {{ return 200 '{answer}'; }}
+  }}
 }}
 """
 
@@ -100,7 +103,7 @@ def running(command: list[str], core: int, environ: dict[str, str], port: int, l
             process.kill()
 
 
-def system_command(
+def system_command(  # noqa: PLR0917
     name: str, port: int, upstream: int, redis: int, pem: str, directory: Path
 ) -> tuple[list[str], dict[str, str]]:
     """How to start one system, with its environment."""
@@ -133,9 +136,9 @@ def system_command(
 
 def load(port: int, tokens: Path, connections: int, seconds: float) -> dict[str, float]:
     """One run of wrk: requests per second, latencies in milliseconds, errors."""
+    wrk = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
     done = subprocess.run(
-        ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
-        + ["-s", str(HERE / "tokens.lua"), f"http://127.0.0.1:{port}"],
+        [*wrk, "-s", str(HERE / "tokens.lua"), f"http://127.0.0.1:{port}"],
         env={**os.environ, "TOKENS": str(tokens)},
         capture_output=True,
         text=True,

