@@ -141,9 +141,9 @@ class UpstreamConnection(TwistedProtocol):
 
     def pause_reading(self) -> None:
         """The client is slow: leave the rest with the service, and don't hold it against it."""
+        self._deadline.clear()
         if not self._reading_paused:
             self._reading_paused = True
-            self._deadline.clear()
             self.transport.pauseProducing()
 
     def resume_reading(self) -> None:

@@ -123,7 +123,6 @@ class Pool:
         connection = self._idle.pop()
         if self._clock.seconds() - connection.idle_since > self._keepalive_s:
             connection.close()
-            self._sweep_now()
             return None
         self._busy.add(connection)
         return connection
@@ -178,14 +177,11 @@ class Pool:
 
     def _sweep_idle(self) -> None:
         self._sweep = None
-        self._sweep_now()
-        if self._idle and self._sweep is None:
-            self._sweep = self._clock.callLater(self._keepalive_s, self._sweep_idle)
-
-    def _sweep_now(self) -> None:
         oldest_allowed = self._clock.seconds() - self._keepalive_s
         for connection in [old for old in self._idle if old.idle_since <= oldest_allowed]:
             connection.close()
+        if self._idle:
+            self._sweep = self._clock.callLater(self._keepalive_s, self._sweep_idle)
 
 
 def _unavailable(cause: str) -> UpstreamFailed:
