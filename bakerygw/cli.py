@@ -183,5 +183,7 @@ def _row(route: Route, settings: Settings) -> tuple[str, str, str, str, str]:
         limit += " (shadow)"
     if route.auth_limit:
         limit += f", {settings.auth_rate_limit_requests}/{settings.rate_limit_window_seconds}s by address"
+    if route.unlimited:
+        limit = "none"
     auth = "required" if route.auth else "public"
     return route.template, to, auth, " ".join(sorted(route.methods)) if route.methods else "any", limit

@@ -1,5 +1,6 @@
 """The gateway as a Twisted service: the order in which it starts, reloads and stops."""
 
+import atexit
 import gc
 import os
 import re
@@ -232,9 +233,9 @@ class GatewayService(Service):
         self.drain()
 
     def _exit_failed(self) -> None:
-        """twistd knows no other way to end with a status once the reactor ran."""
+        """twistd knows no way to end with a status once the reactor ran; let it remove its pid file, then do."""
         self._logs.writer.flush_now()
-        os._exit(1)
+        atexit.register(os._exit, 1)
 
     def _banner(self, demo: DemoServices) -> str:
         return banner(

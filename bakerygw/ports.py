@@ -1,6 +1,6 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -128,6 +128,9 @@ class Upstreams(Protocol):
 
     def has(self, service: str) -> bool:
         """Whether a URL is configured."""
+
+    def authorities(self, service: str) -> Collection[str]:
+        """host[:port] of the service at all its URLs, which no `Location` may show outside."""
 
     async def request(self, service: str, request: UpstreamRequest) -> UpstreamResponse:
         """Send to one of the service's URLs. Raises `UpstreamFailed`; cancelling ends the exchange at once."""

@@ -131,6 +131,9 @@ def system_command(  # noqa: PLR0917
         environ |= {"PEER_PORT": str(port), "UPSTREAM_ADDR": f"127.0.0.1:{upstream}"}
         return ["haproxy", "-db", "-f", str(HERE / "peers" / "haproxy.cfg")], environ
     environ |= {"UPSTREAM": f"http://127.0.0.1:{upstream}", "REDIS_URL": f"redis://127.0.0.1:{redis}/0"}
+    if name == "seed":
+        served = ["seed_stack:app", "--app-dir", str(HERE / "peers"), "--port", str(port), "--no-access-log"]
+        return [python, "-m", "uvicorn", *served], environ
     return [python, str(HERE / "peers" / f"{name}_stack.py"), str(port)], environ
 
 

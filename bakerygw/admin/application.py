@@ -11,6 +11,8 @@ from bakerygw.edge.conversation import Conversation, standing_headers
 from bakerygw.edge.exchange import Exchange
 
 MAX_BODY_BYTES = 64 * 1024
+AUDITED = frozenset({401, 403})
+"""Refusals that are audit events already."""
 
 
 class AdminGateway(Conversation):
@@ -28,7 +30,7 @@ class AdminGateway(Conversation):
 
     def _called(self, outcome: Outcome) -> None:
         trace = outcome.trace
-        if trace.reason is not None:
+        if trace.reason is not None and outcome.status not in AUDITED:
             self._events.info(
                 "admin.refused",
                 request_id=trace.request_id,

@@ -18,7 +18,7 @@ MAX_LENGTH_DIGITS: Final = 15
 """A petabyte: longer `Content-Length` values are attacks on somebody's integer."""
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_METHOD_TOKEN = re.compile(rb"[A-Za-z!#$%&'*+.^_`|~0-9-]{1,32} ")
+_METHOD_TOKEN = re.compile(rb"[A-Za-z!#$%&'*+.^_`|~0-9-]{1,32}(?: |\Z)")
 
 Network = IPv4Network | IPv6Network
 
@@ -69,9 +69,11 @@ def _forwarded_address(entry: bytes) -> str | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        return str(ip_address(text.partition("%")[0]))
+        address = ip_address(text.partition("%")[0])
     except ValueError:
         return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
 
 
 @lru_cache(8192)
@@ -89,7 +91,7 @@ def client_subject(client: str) -> str:
 
 
 def bad_method(received: bytes) -> Refused:
-    """The refusal for a request line whose method the parser does not know."""
+    """The refusal for a request line whose method the parser does not know; `received` may end within it."""
     if _METHOD_TOKEN.match(received):
         return refuse("method-not-implemented", "Use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS.", close=True)
     return refuse("bad-request", "This is not an HTTP/1.1 request.", reason="no-http", close=True)

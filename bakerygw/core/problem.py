@@ -1,4 +1,4 @@
-"""Every error the gateway itself answers: its code, status and title (RFC 9457, SPEC §12)."""
+"""Every error the gateway itself answers: its code, status and title (RFC 9457)."""
 
 import json
 from dataclasses import dataclass, field
@@ -74,7 +74,7 @@ class Problem:
 
     @property
     def status(self) -> int:
-        """The HTTP status that SPEC §12 gives this code."""
+        """The HTTP status of this code."""
         return PROBLEMS[self.code][0]
 
 

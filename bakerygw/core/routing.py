@@ -72,6 +72,8 @@ class Route:
     """Bytes; `None`: the general cap."""
     read_only_exempt: bool = False
     subscription_exempt: bool = False
+    unlimited: bool = False
+    """Spends nobody's budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

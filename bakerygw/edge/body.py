@@ -59,6 +59,10 @@ class RequestBody:
     def start(self, sink: BodySink) -> None:
         """Push into `sink` from now on."""
         self.started = True
+        if self.failure is not None:
+            self._ended = True
+            sink.cut(self.failure.code)
+            return
         self._sink = sink
         if not self.complete:
             self._tap.body_started()
@@ -152,7 +156,7 @@ class _Collector:
         self._size += len(data)
         if self._size <= self._cap:
             self._parts.append(data)
-        elif self._parts is not None:
+        else:
             self._source.stop()
             self._done(too_large(self._cap))
 
@@ -172,6 +176,8 @@ async def collect(body: BodySource, cap: int) -> bytes:
         raise Refused(too_large(cap))
     whole = body.whole()
     if whole is not None:
+        if len(whole) > cap:
+            raise Refused(too_large(cap))
         return whole
     result: Deferred[bytes | Problem] = Deferred(lambda _: body.stop())
     body.start(_Collector(body, cap, result.callback))

@@ -32,7 +32,8 @@ class EdgeChannel(Protocol):
     """Constructed by `EdgeSite`, which also sweeps its deadlines.
 
     Each read is parsed only while no reply is under way, so a client can't queue more
-    requests than one read holds; they are answered in order.
+    requests than one read holds; they are answered in order, and none is begun while the
+    client has not taken the replies before it.
     """
 
     transport: Any  # twisted types it as ITransport | None, without producers and aborting
@@ -41,6 +42,8 @@ class EdgeChannel(Protocol):
         self.peer = peer
         self.gone = False
         """The connection is lost."""
+        self.blocked = False
+        """The client has not taken what was written."""
         self._site, self._limits, self._tls = site, site.limits, False
         self._framer = Framer(self, site.limits, site.proxies, peer=peer, tls=False)
         self._queue: deque[Exchange | Refused] = deque()
@@ -49,7 +52,7 @@ class EdgeChannel(Protocol):
         self._unfed = b""
         self._last_read = False
         """Nothing more is parsed; replies that are owed are still given."""
-        self._closing = self._lingering = self._flowing = False
+        self._closing = self._lingering = False
         self._advancing = self._reading_paused = False
         # deadlines, in seconds of the site's clock, swept
         self._deadline: float | None = site.clock.seconds() + site.limits.head_s
@@ -65,12 +68,13 @@ class EdgeChannel(Protocol):
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None and self.peer != "unix":
             set_no_delay(True)
+        self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the client: parsed at once, or kept while a reply is under way."""
         if self._closing or self._last_read:
             return
-        if self._receiving is None and (self._active is not None or self._queue):
+        if self._receiving is None and (self._active is not None or self._queue or self.blocked):
             self._unfed += data
             if len(self._unfed) > READ_AHEAD_BYTES:
                 self.pause_reading()
@@ -133,7 +137,7 @@ class EdgeChannel(Protocol):
             return
         self._advancing = True
         try:
-            while not self._closing and self._active is None:
+            while not self._closing and self._active is None and not self.blocked:
                 if self._queue:
                     self._serve(self._queue.popleft())
                 elif self._unfed and not self._last_read:
@@ -164,16 +168,18 @@ class EdgeChannel(Protocol):
                 receiving.body.stop()
             self._linger()
         elif not writer.persistent:
-            self._close()
+            if self._unfed:
+                self._linger()
+            else:
+                self._close()
         else:
-            if not self._framer.in_head:
-                self._deadline = self._site.clock.seconds() + self._limits.keepalive_s
+            wait_s = self._limits.head_s if self._framer.in_head else self._limits.keepalive_s
+            self._deadline = self._site.clock.seconds() + wait_s
             self._advance()
 
     def _close(self) -> None:
         """Close once everything written has left; `sweep` gives up on a client that does not take it."""
-        self._closing = True
-        self._deadline = self._site.clock.seconds() + self._limits.write_stall_s
+        self._end_input(self._limits.write_stall_s)
         self.transport.loseConnection()
 
     def _linger(self) -> None:
@@ -181,12 +187,19 @@ class EdgeChannel(Protocol):
 
         Closing while the client still sends makes its kernel drop our reply unread (RFC 9112 §9.6).
         """
-        self._closing = self._lingering = True
-        self._deadline = self._site.clock.seconds() + self._limits.linger_s
+        self._lingering = True
+        self._end_input(self._limits.linger_s)
         self.resume_reading()
         half_close = getattr(self.transport, "loseWriteConnection", None)
         if half_close is not None and not self._tls:
             half_close()
+
+    def _end_input(self, wait_s: float) -> None:
+        """No request is read any more, and no other deadline holds than this one."""
+        self._closing, self._unfed = True, b""
+        self._body_since = self._stalled_since = None
+        self._deadline = self._site.clock.seconds() + wait_s
+        self.transport.unregisterProducer()
 
     def shutdown(self) -> None:
         """Close as soon as nothing is under way."""
@@ -199,9 +212,9 @@ class EdgeChannel(Protocol):
     def abort(self) -> None:
         """End the connection at once, by a reset, so that no reply looks complete that is not."""
         self._closing = True
-        self._deadline = None
-        self.end_flow()
+        self._deadline = self._body_since = self._stalled_since = None
         if not self.gone:
+            self.transport.unregisterProducer()
             self.transport.abortConnection()
 
     @property
@@ -240,6 +253,8 @@ class EdgeChannel(Protocol):
             self._close()
         elif self._closing:
             self.abort()
+        elif self._active is not None or self._queue:
+            return  # it is we who don't read; the time begins anew with the end of the reply
         elif self._framer.in_head:
             detail = f"The request's head must arrive within {self._limits.head_s:g} seconds."
             self._broken(refuse("request-timeout", detail, close=True))
@@ -266,8 +281,8 @@ class EdgeChannel(Protocol):
             self.transport.pauseProducing()
 
     def resume_reading(self) -> None:
-        """Read the socket again."""
-        if self._reading_paused and not self.gone:
+        """Read the socket again, unless there is enough already for when the reply has ended."""
+        if self._reading_paused and not self.gone and len(self._unfed) <= READ_AHEAD_BYTES:
             self._reading_paused = False
             self.transport.resumeProducing()
 
@@ -282,32 +297,22 @@ class EdgeChannel(Protocol):
         """The `Date` of now."""
         return self._site.date()
 
-    def begin_flow(self) -> None:
-        """A streamed reply begins: its source is paused while the client does not take it."""
-        if not self.gone:
-            self._flowing = True
-            self.transport.registerProducer(self, True)
-
-    def end_flow(self) -> None:
-        """The streamed reply is over."""
-        if self._flowing:
-            self._flowing = False
-            self._stalled_since = None
-            if not self.gone:
-                self.transport.unregisterProducer()
-
-    # as the transport's push producer, while a streamed reply is under way
+    # as the transport's push producer
 
     def pauseProducing(self) -> None:
-        """The client does not take its reply fast enough."""
+        """The client does not take its replies fast enough."""
+        self.blocked = True
         self._stalled_since = self._site.clock.seconds()
         if self._active is not None and self._active.source is not None:
             self._active.source.pause()
 
     def resumeProducing(self) -> None:
         """It has taken all that was written."""
+        self.blocked = False
         self._stalled_since = None
-        if self._active is not None and self._active.source is not None:
+        if self._active is None:
+            self._advance()
+        elif self._active.source is not None:
             self._active.source.resume()
 
     def stopProducing(self) -> None:

@@ -5,7 +5,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from bakerygw.core.http import BodySource, Pairs, Reply, RequestHead
+from bakerygw.core.http import BodySink, BodySource, Pairs, Reply, RequestHead
 from bakerygw.edge.body import RequestBody
 from bakerygw.edge.framer import Framing
 
@@ -49,6 +49,7 @@ class ReplyWriter:
         self.bodiless = method == "HEAD"
         self._version = version
         self._chunked = False
+        self._promised: int | None = None
         self.persistent = persistent
         """Whether the connection may be used again after this reply."""
         self.begun = False
@@ -85,6 +86,7 @@ class ReplyWriter:
     def begin(self, reply: Reply, length: int | None) -> None:
         """The head of a reply whose body follows by `write`; `length` if it is promised."""
         self.begun = True
+        self._promised = length
         self._settle(reply)
         if length is not None:
             framing = b"Content-Length: %d\r\n" % length
@@ -110,10 +112,11 @@ class ReplyWriter:
         """The reply is complete."""
         if self.ended:
             return
+        if self._promised is not None and self._promised != self.bytes_out:
+            self.abort()  # the next reply would be read as the rest of this one
+            return
         self.ended = True
-        if self.source is not None:
-            self.source = None
-            self._channel.end_flow()
+        self.source = None
         if self._chunked:
             self._channel.write(b"0\r\n\r\n")
         self._channel.ended(self)
@@ -126,10 +129,12 @@ class ReplyWriter:
         self.source = None
         self._channel.abort()
 
-    def pace(self, source: BodySource) -> None:
-        """Let `source` push only as fast as the client takes it."""
+    def relay(self, source: BodySource, sink: BodySink) -> None:
+        """Start `source` into `sink`, which writes here, and let it push only as fast as the client takes it."""
         self.source = source
-        self._channel.begin_flow()
+        source.start(sink)
+        if self.source is not None and self._channel.blocked:
+            source.pause()
 
     def lost(self) -> None:
         """The client left."""
@@ -155,6 +160,13 @@ class Exchange(ReplyWriter):
         self.expects_continue = framing.expects_continue
         self.on_lost: Callable[[], None] | None = None
         """Called once if the client leaves before the reply has ended."""
+
+    def _settle(self, reply: Reply) -> None:
+        super()._settle(reply)
+        if not self.body.complete:
+            # The channel reads no further request after this one, so the client must hear it (RFC 9112 §9.6): it
+            # would take the connection for the next request, and lose it.
+            self.persistent = False
 
     def lost(self) -> None:
         """The client left."""

@@ -22,6 +22,8 @@ from bakerygw.core.problem import Refused, refuse
 from bakerygw.edge.body import RequestBody
 
 TRAILER_BYTES: Final = 4096
+FREE_OVERHEAD_BYTES: Final = 16 * 1024
+"""After so many bytes of chunk sizes, chunk extensions and trailers they must not outweigh the body."""
 FREE_CHUNKS: Final = 1024
 """After so many chunks of a body they must hold 16 bytes each on average."""
 
@@ -82,47 +84,66 @@ class Framer:
         """The client said that this request is its last: what follows is nothing."""
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._head_size = self._unfinished_bytes = self._chunks = 0
+        self._head_size = self._unfinished_bytes = self._overhead_bytes = self._chunks = 0
         self._body: RequestBody | None = None
+        self._begun = 0
+        """Requests begun on this connection."""
 
     def feed(self, data: bytes) -> None:
         """The next bytes from the client. Raises `Refused`, after which nothing more may be fed."""
+        begun, body = self._begun, self._body
+        received = 0 if body is None else body.received
         in_head_before = self.in_head
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            self._stay_http(data[upgrade.args[0] :])
-            return
-        except HttpParserCallbackError:
-            raise self._refusal or refuse("bad-request", "Malformed request.", reason="parser", close=True) from None
-        except HttpParserInvalidMethodError:
-            raise bad_method(data.lstrip(b"\r\n")) from None
-        except HttpParserError as error:
-            if self.last_read and not self.in_head:
-                return
-            detail = "The request is not well-formed HTTP/1.1; nothing of it was processed."
-            raise refuse("bad-request", detail, reason=str(error)[:80], close=True) from None
-        if in_head_before and self.in_head:
+        rest = self._parse(data)
+        while rest:
+            rest = self._parse(rest)
+        if in_head_before and self.in_head and begun == self._begun:
             # llhttp tells of a field only once it is whole; this bounds the one that it still collects
             self._unfinished_bytes += len(data)
             if self._unfinished_bytes > 2 * self._limits.head_bytes:
                 raise self._head_too_large()
+        elif body is not None and body is self._body:
+            # the same for a chunk extension or a trailer without end
+            self._overhead_bytes += len(data) - (body.received - received)
+            if self._overhead_bytes > FREE_OVERHEAD_BYTES + body.received:
+                raise refuse("bad-request", "The body is mostly framing.", reason="chunk-overhead", close=True)
 
-    def _stay_http(self, rest: bytes) -> None:
+    def _parse(self, data: bytes) -> bytes:
+        """Let llhttp have `data`; returns what another parser is to have."""
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._stay_http()
+            return data[upgrade.args[0] :]
+        except HttpParserCallbackError:
+            raise self._refusal or refuse("bad-request", "Malformed request.", reason="parser", close=True) from None
+        except HttpParserError as error:
+            if self.last_read and self._body is None and not self.in_head:
+                return b""
+            if isinstance(error, HttpParserInvalidMethodError):
+                raise bad_method(data.lstrip(b"\r\n")) from None
+            detail = "The request is not well-formed HTTP/1.1; nothing of it was processed."
+            raise refuse("bad-request", detail, reason=str(error)[:80], close=True) from None
+        return b""
+
+    def _stay_http(self) -> None:
         """Go on as HTTP/1.1 after a request that offered to upgrade; nobody here took the offer.
 
         llhttp ends such a message at its head, body or not, so a fresh parser is put at
-        the place where the body begins.
+        the place where the body begins, as ready as the old one to end with this request.
         """
         self._parser = HttpRequestParser(self)
-        if self._body is not None:
-            length = self._body.length
-            framing = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
-            self._priming = True
-            self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
-            self._priming = False
-        if rest and not self.last_read:
-            self.feed(rest)
+        body = self._body
+        if body is None and not self.last_read:
+            return
+        framing = b"Content-Length: 0"
+        if body is not None:
+            framing = b"Transfer-Encoding: chunked" if body.length is None else b"Content-Length: %d" % body.length
+        if self.last_read:
+            framing += b"\r\nConnection: close"
+        self._priming = True
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
+        self._priming = False
 
     # llhttp's callbacks
 
@@ -131,9 +152,10 @@ class Framer:
         if self._priming:
             return
         self.in_head = True
+        self._begun += 1
         self._target = b""
         self._headers = []
-        self._head_size = self._unfinished_bytes = self._chunks = 0
+        self._head_size = self._unfinished_bytes = self._overhead_bytes = self._chunks = 0
         self._listener.head_began()
 
     def on_url(self, piece: bytes) -> None:

@@ -1,7 +1,6 @@
 """The public port: the order of every decision about a request, in one function."""
 
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -19,8 +18,6 @@ from bakerygw.edge.proxy import Proxy
 from bakerygw.ports import Telemetry
 
 LocalPage = Callable[[RequestHead], Reply]
-
-UNLIMITED: Final = frozenset({"/health", "/api/v1/health"})
 
 
 class Gateway(Conversation):
@@ -81,7 +78,7 @@ class Gateway(Conversation):
             return preflight
         if head.path == b"*":
             return Reply(status=204, headers=(ALLOW,))
-        if match is not None and match.route.kind == "local" and match.route.prefix in UNLIMITED:
+        if match is not None and match.route.unlimited:
             self._admission.check_route(head, match)
             return self.pages[match.route.prefix](head)
         return None

@@ -1,5 +1,6 @@
 """The handler of proxied routes: one exchange with a service."""
 
+from collections.abc import Collection
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -39,7 +40,9 @@ class Proxy:
         service = self._service(route, grant, policies)
         trace.service = service
         body.cap = route.max_body if route.max_body is not None else policies.max_body_bytes
-        if head.length is not None and head.length > body.cap:
+        if body.failure is not None:
+            raise Refused(body.failure)
+        if max(head.length or 0, body.received) > body.cap:  # some of it may be here before its cap was known
             raise Refused(too_large(body.cap))
         request = UpstreamRequest(
             method=head.method,
@@ -57,7 +60,7 @@ class Proxy:
             raise _refusal(failed, trace) from None
         finally:
             trace.upstream_s = self._clock.seconds() - asked
-        return _reply(head.method, response)
+        return _reply(head.method, response, policies.upstreams.authorities(service))
 
     def _service(self, route: Route, grant: Grant, policies: Policies) -> str:
         service = route.service or ""
@@ -76,13 +79,13 @@ def _owed(grant: Grant, trace: Trace) -> Pairs:
     return (*identity_headers(grant.claims, grant.view), *told)
 
 
-def _reply(method: str, response: UpstreamResponse) -> Reply:
+def _reply(method: str, response: UpstreamResponse, authorities: Collection[str]) -> Reply:
     length = None
     if method == "HEAD" or response.status == 304:
         length = _announced(response.headers)
     return Reply(
         status=response.status,
-        headers=reply_headers(response.headers, authorities=(response.authority,)),
+        headers=reply_headers(response.headers, authorities=authorities),
         body=response.body,
         length=length,
     )

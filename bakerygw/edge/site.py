@@ -6,10 +6,11 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Protocol as Port
 
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from zope.interface import implementer
 
 from bakerygw.core.heads import TrustedProxies, client_subject
 from bakerygw.core.http import Reply
@@ -32,11 +33,12 @@ class Application(Port):
         """The reply to what could not be read as a request, from this peer."""
 
 
+@implementer(IProtocolNegotiationFactory)
 class EdgeSite(Factory):
     """Builds an `EdgeChannel` for each accepted connection.
 
-    `max_connections` and `max_per_client` close further ones at once; trusted proxies
-    speak for many clients and are not counted. One sweep, twice a second, serves the
+    `max_connections` and `max_per_client` close further ones at once; trusted proxies, and
+    whoever sits behind a UNIX socket, speak for many clients and are not counted. One sweep, twice a second, serves the
     deadlines of all connections: ten thousand timers cost more than ten thousand looks.
     """
 
@@ -66,6 +68,10 @@ class EdgeSite(Factory):
         self._sweeping.clock = clock
         self.refused_connections = 0
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """What TLS clients may agree on (RFC 7301). Twisted turns away all that ask where nothing is offered."""
+        return [b"http/1.1"]
+
     def doStart(self) -> None:
         """Begin to keep deadlines."""
         super().doStart()
@@ -93,7 +99,7 @@ class EdgeSite(Factory):
     def _full(self, peer: str) -> bool:
         if self._max is not None and len(self._channels) >= self._max:
             return True
-        if self._max_per_client is None or self.proxies.trusts(peer):
+        if self._max_per_client is None or peer == "unix" or self.proxies.trusts(peer):
             return False
         return self._per_client[client_subject(peer)] >= self._max_per_client
 

@@ -53,7 +53,7 @@ class RedisLink:
         self._current: Connection | None = None
         self._usable = False
         self._stopping = False
-        self._told: str | None = None
+        self._told: tuple[str, str] | None = None
         self._running: Deferred[None] | None = None
         self._first_try: Deferred[None] = Deferred()
 
@@ -213,9 +213,10 @@ class RedisLink:
 
     def _report(self, state: str, reason: str) -> None:
         """Log what changed, once."""
-        if state != self._told and not self._stopping:
-            self._told = state
-            self._log.info("store.link {state}", state=state, reason=reason)
+        if (state, reason) != self._told and not self._stopping:
+            self._told = state, reason
+            tell = self._log.info if state == "connected" else self._log.warn
+            tell("store.link", state=state, reason=reason)
 
 
 def _greeting(username: str | None, password: str | None, db: int) -> tuple[tuple[Argument, ...], ...]:

@@ -15,6 +15,14 @@ _NOISE: Final = re.compile(r"(?:Starting|Stopping) factory |\S+ starting on |\(.
 """What every listener and client connection says of itself."""
 
 
+_OWN: Final = "bakerygw."
+"""Namespaces whose events are told with their fields; others may carry anything."""
+_TAKEN: Final = frozenset(
+    {"timestamp", "level", "event", "logger", "exception", "exc_info", "failure", "why"}  # the record's own
+    | {"format", "isError", "message", "system", "time"}  # what Twisted adds for old observers
+)
+
+
 class _Busy(local):
     now = False
 
@@ -23,8 +31,9 @@ class _Busy(local):
 class TwistedObserver:
     """Re-emits each event of `twisted.logger`, `twisted.python.log`, `print` and `warnings` as one record.
 
-    The text is the `event`, the namespace or system is the `logger`, a Failure becomes `exception`. Never raises;
-    what cannot be told, or is said while telling another event on the same thread, is reported to `lost`.
+    The text is the `event`, the namespace or system is the `logger`, a Failure becomes `exception`; events of the
+    gateway's own modules keep their plain fields. Never raises; what cannot be told, or is said while telling another
+    event on the same thread, is reported to `lost`.
     """
 
     def __init__(self, logger: FilteringBoundLogger, *, lost: Callable[[], None]) -> None:
@@ -58,11 +67,23 @@ class TwistedObserver:
         level = _LEVELS.get(event.get("log_level", LogLevel.info), 20)
         if level == 20 and _NOISE.match(text):
             level = 10
-        fields: dict[str, object] = {"logger": _source(event)}
+        source = _source(event)
+        fields: dict[str, object] = {"logger": source}
+        if source.startswith(_OWN):
+            fields.update(_plain_fields(event))
         if isinstance(failure, Failure):
             fields["failure"] = failure
             level = max(level, 40)
         self._logger.log(level, text or "failure", **fields)
+
+
+def _plain_fields(event: LogEvent) -> dict[str, object]:
+    """The fields that the caller gave, as far as they are text, numbers or booleans."""
+    return {
+        name: value
+        for name, value in event.items()
+        if isinstance(value, str | int | float) and name not in _TAKEN and not name.startswith("log_")
+    }
 
 
 def _source(event: LogEvent) -> str:

@@ -99,6 +99,10 @@ class Redactor:
         known = sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
 
+    def knows(self, value: str) -> bool:
+        """Whether one of the known values stands in this text."""
+        return self._known is not None and self._known.search(value) is not None
+
     def text(self, value: str) -> str:
         """A string without secrets, valid UTF-8, of at most `MAX_TEXT` characters."""
         if not value.isascii():

@@ -35,6 +35,7 @@ class RequestLog:
         self._system = system
         self._write = system.writer.write
         self._stamp = system.writer.stamp
+        self._knows = system.redactor.knows
 
     def began(self, trace: Trace) -> None:
         """The line before: method, route, path, client."""
@@ -90,7 +91,7 @@ class RequestLog:
         self._put(fields)
 
     def _printable(self, path: str) -> str:
-        if len(path) <= MAX_TEXT and _SUSPICIOUS(path) is None:
+        if len(path) <= MAX_TEXT and _SUSPICIOUS(path) is None and not self._knows(path):
             return path
         return self._system.redactor.text(path)
 

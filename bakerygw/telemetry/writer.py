@@ -18,7 +18,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReac
 MAX_BYTES: Final = 8 * 1024 * 1024
 BATCH_BYTES: Final = 64 * 1024
 """Bytes of one write, and what one reactor turn gathers before it writes early: a pipe holds as much."""
-RETRY_FIRST_S: Final = 0.01
+RETRY_FIRST_S: Final = 0.002
+"""Also how soon a reader that took something is offered more: a pipe's 64 KiB each time make 30 MB a second."""
 RETRY_MAX_S: Final = 0.25
 TTY_CHUNK: Final = 256
 """A terminal that polls as writable takes at least this much without waiting (Linux: WAKEUP_CHARS)."""
@@ -214,11 +215,11 @@ class LogWriter:
 
     def _turn(self) -> None:
         self._timer = None
-        if self._flush():
-            self._retry_s = RETRY_FIRST_S
-        else:
+        waiting = self._queued
+        done = self._flush()
+        self._retry_s = RETRY_FIRST_S if done or self._queued < waiting else min(self._retry_s * 2, RETRY_MAX_S)
+        if not done:
             self._timer = self._clock.callLater(self._retry_s, self._turn)
-            self._retry_s = min(self._retry_s * 2, RETRY_MAX_S)
 
     def _flush(self) -> bool:
         """Write until nothing is left, or until the reader must catch up: then False."""

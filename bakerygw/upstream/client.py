@@ -75,6 +75,9 @@ class UpstreamClient:
             for name, urls in services.items()
             if urls
         }
+        self._authorities = {
+            name: frozenset(target.pool.authority for target in targets) for name, targets in self._targets.items()
+        }
 
     def has(self, service: str) -> bool:
         """Whether a URL is configured."""
@@ -82,7 +85,7 @@ class UpstreamClient:
 
     def authorities(self, service: str) -> frozenset[str]:
         """The authorities, `host[:port]`, of all URLs of a service: those that a `Location` may not show outside."""
-        return frozenset(target.pool.authority for target in self._targets.get(service, ()))
+        return self._authorities.get(service, frozenset())
 
     async def request(self, service: str, request: UpstreamRequest) -> UpstreamResponse:
         """Send to one of the service's URLs, once more where that can't do harm. Raises `UpstreamFailed`.

@@ -14,6 +14,9 @@ from typing import Self
 
 from tests.e2e.wire import body_end, field_values, head_end, unchunked
 
+SHOWN_WHILE_READ = 1 << 20
+"""Bytes of a request up to which its body can be watched as it comes; copying more of it each time takes too long."""
+
 
 @dataclass(eq=False, kw_only=True)
 class Recorded:
@@ -255,9 +258,14 @@ class RecordingUpstream:
             return self._scripted.popleft() if self._scripted else self._default
 
     def _read_body(self, sock: socket.socket, request: Recorded, received: bytearray, body_start: int) -> None:
-        while (end := body_end(received, 0, body_start)) is None:
+        try:
+            while (end := body_end(received, 0, body_start)) is None:
+                if len(received) < SHOWN_WHILE_READ:
+                    request.raw_body = bytes(received[body_start:])
+                self._receive(sock, received)
+        except (PeerLeftError, OSError):
             request.raw_body = bytes(received[body_start:])
-            self._receive(sock, received)
+            raise
         request.raw_body = bytes(received[body_start:end])
         del received[:end]
         with self._changed:

@@ -1,0 +1,118 @@
+"""A gateway with recording services behind it, shared by the tests of a module, and answers as they came."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from tests.e2e.harness import Environment, Gateway, Recorded, RecordingUpstream
+from tests.e2e.wire import field_values, head_end, unchunked
+from tests.minting import Issuer
+
+Pairs = Iterable[tuple[bytes, bytes]]
+
+NO_LIMITS = {"RATE_LIMIT_REQUESTS": "10000000", "AUTH_RATE_LIMIT_REQUESTS": "10000000"}
+FENCE = b"/api/v1/sales/fence"
+
+
+class Received:
+    """The first final answer in `raw`; `interim` holds what came before it, `rest` what came behind."""
+
+    def __init__(self, raw: bytes, *, to_head: bool = False) -> None:
+        start = 0
+        while raw[start:].startswith(b"HTTP/1.1 1"):
+            start = _end_of_head(raw, start)
+        self.interim = raw[:start]
+        body_start = _end_of_head(raw, start)
+        self.head = raw[start:body_start]
+        self.status = int(self.head.split(b" ", 2)[1])
+        self.chunked = bool(field_values(self.head, b"transfer-encoding"))
+        self.raw_body, self.rest = self._split(raw[body_start:], to_head)
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The fields in order, names as sent."""
+        lines = self.head.split(b"\r\n")[1:-2]
+        return [(name, value[1:]) for name, _, value in (line.partition(b":") for line in lines)]
+
+    @property
+    def body(self) -> bytes:
+        """The body without its framing."""
+        return unchunked(self.raw_body) if self.chunked else self.raw_body
+
+    def values(self, name: str) -> list[bytes]:
+        """The values of one field, by its name in any case."""
+        return field_values(self.head, name.encode())
+
+    def _split(self, after: bytes, to_head: bool) -> tuple[bytes, bytes]:
+        if to_head or self.status in (204, 304):
+            return b"", after
+        if self.chunked:
+            end = after.find(b"0\r\n\r\n") if after.startswith(b"0\r\n\r\n") else after.find(b"\r\n0\r\n\r\n") + 2
+            return after[: end + 5], after[end + 5 :]
+        lengths = self.values("content-length")
+        length = int(lengths[0]) if lengths else len(after)
+        return after[:length], after[length:]
+
+
+class Stage:
+    """One gateway; its services by name; and a good token for it."""
+
+    def __init__(self, gateway: Gateway, services: dict[str, RecordingUpstream], issuer: Issuer) -> None:
+        self.gateway, self.services, self.issuer = gateway, services, issuer
+        self.token = issuer.token()
+
+    @property
+    def upstream(self) -> RecordingUpstream:
+        """The sales service."""
+        return self.services["sales"]
+
+    def head(self, target: bytes = b"/api/v1/sales/x", *fields: tuple[bytes, bytes], method: bytes = b"GET") -> bytes:
+        """A request's head with Host and a good token, these fields behind them."""
+        lines = [method + b" " + target + b" HTTP/1.1", b"Host: gateway.example"]
+        lines += [b"Authorization: Bearer " + self.token.encode(), *(name + b": " + value for name, value in fields)]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def ask(self, data: bytes | list[bytes], timeout_s: float = 5.0, **how: Any) -> Received:
+        """The answer to exactly these bytes."""
+        first = data if isinstance(data, bytes) else data[0]
+        return Received(self.gateway.raw(data, timeout_s, **how), to_head=first.startswith(b"HEAD "))
+
+    def get(self, target: bytes = b"/api/v1/sales/x", *fields: tuple[bytes, bytes]) -> Received:
+        """The answer to a good GET."""
+        return self.ask(self.head(target, *fields))
+
+    def arrived(self, fenced: RecordingUpstream | None = None) -> list[Recorded]:
+        """Every request that has reached the sales service, when a later one has for certain overtaken none."""
+        service = fenced or self.upstream
+        assert self.get(FENCE).status == 200
+        return [request for request in service.requests if request.target != FENCE]
+
+    def reset(self) -> None:
+        """Forget what the last test did with the services."""
+        for service in self.services.values():
+            service.reset()
+
+
+@contextmanager
+def staged(issuer: Issuer, env: Environment | None = None, *, services: Iterable[str] = ("sales",)) -> Iterator[Stage]:
+    """A running gateway with a recording service for each name, without limits to speak of."""
+    with ExitStack() as running:
+        recorders = {name: running.enter_context(RecordingUpstream()) for name in services}
+        urls = {f"{name.upper()}_SERVICE_URL": recorder.url for name, recorder in recorders.items()}
+        settings = {"JWT_PUBLIC_KEY": issuer.public_pem, **NO_LIMITS, **urls, **(env or {})}
+        yield Stage(running.enter_context(Gateway(settings)), recorders, issuer)
+
+
+def until(condition: Callable[[], object], timeout_s: float = 3.0) -> None:
+    """Wait for a condition of the outside world. AssertionError if it does not come about."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come about"
+        time.sleep(0.005)
+
+
+def _end_of_head(raw: bytes, start: int) -> int:
+    end = head_end(raw, start)
+    assert end is not None, f"no whole head in {raw[start:]!r}"
+    return end

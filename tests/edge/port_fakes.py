@@ -1,0 +1,269 @@
+"""The gateway with fakes at its ports: what each was asked, and answers as the test sets them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from edge_fakes import App, Client, Source, request
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from bakerygw.core.claims import Claims, Subscription, TenantAccess
+from bakerygw.core.cors import CorsPolicy
+from bakerygw.core.http import Reply
+from bakerygw.core.limits import LimitRule, level_of
+from bakerygw.core.outcome import Outcome, Trace
+from bakerygw.core.routing import Route, Router
+from bakerygw.core.tenancy import TenantFlags
+from bakerygw.edge.admission import Admission
+from bakerygw.edge.gateway import Gateway
+from bakerygw.edge.policies import Policies
+from bakerygw.edge.proxy import Proxy
+from bakerygw.ports import (
+    AdmissionAsk,
+    AdmissionState,
+    StoreUnavailable,
+    TokenRefused,
+    UpstreamFailed,
+    UpstreamRequest,
+    UpstreamResponse,
+)
+
+NOW = 1_700_000_000.0
+DAY_S = 86_400.0
+GENERAL = LimitRule(name="default", requests=300, window_s=60)
+STRICT = LimitRule(name="auth", requests=20, window_s=60)
+SALES_LIMIT = LimitRule(name="reports", requests=5, window_s=60)
+PRO = Subscription(tier="professional", status="active", valid_until=NOW + DAY_S)
+USER = Claims(
+    user_id="user-1",
+    email="user@example.com",
+    tenant_id="t-own",
+    role="owner",
+    subscription=PRO,
+    tenant_access=(
+        TenantAccess(
+            tenant_id="t-other", role="admin", tier="starter", status=None, valid_until=None, include_children=False
+        ),
+    ),
+    exp=NOW + 900,
+    iat=NOW - 100,
+    nbf=None,
+    is_demo=False,
+    demo_session_id=None,
+    jti=None,
+)
+DEMO = replace(USER, user_id="demo-1", tenant_id="t-demo", is_demo=True, demo_session_id="s-1", tenant_access=())
+
+READ_WRITE = frozenset({"GET", "POST", "DELETE"})
+ROUTES = (
+    Route(prefix="/health", template="/health", kind="local", exact=True, auth=False, tenant=False, unlimited=True),
+    Route(prefix="/docs", template="/docs", kind="local", auth=False, tenant=False),
+    *(
+        Route(
+            prefix=f"/api/v1/auth/{name}",
+            template=f"/api/v1/auth/{name}",
+            kind="proxy",
+            exact=True,
+            service="auth",
+            auth=False,
+            tenant=False,
+            auth_limit=True,
+        )
+        for name in ("login", "refresh")
+    ),
+    Route(prefix="/api/v1/auth", template="/api/v1/auth/**", kind="proxy", service="auth", tenant=False),
+    Route(prefix="/api/v1/sales", template="/api/v1/sales/**", kind="proxy", service="sales"),
+    Route(prefix="/api/v1/orders", template="/api/v1/orders/**", kind="proxy", service="orders", methods=READ_WRITE),
+    Route(prefix="/api/v1/gold", template="/api/v1/gold/**", kind="proxy", service="sales", min_tier="enterprise"),
+    Route(prefix="/api/v1/reports", template="/api/v1/reports/**", kind="proxy", service="sales", limit=SALES_LIMIT),
+    Route(prefix="/api/v1/small", template="/api/v1/small/**", kind="proxy", service="sales", max_body=10),
+    Route(prefix="/api/v1/geocode", template="/api/v1/geocode", kind="later", exact=True, read_only_exempt=True),
+    Route(
+        prefix="/api/v1/tenants/{id}/subscription",
+        template="/api/v1/tenants/{id}/subscription/**",
+        kind="proxy",
+        service="tenant",
+        subscription_exempt=True,
+        read_only_exempt=True,
+        critical=frozenset({"POST", "DELETE"}),
+    ),
+    Route(
+        prefix="/api/v1/tenants",
+        template="/api/v1/tenants/**",
+        kind="proxy",
+        service="tenant",
+        critical=frozenset({"DELETE"}),
+    ),
+)
+
+
+class Store:
+    """An `AdmissionStore`: full buckets and no flags unless the test says otherwise."""
+
+    def __init__(self) -> None:
+        self.asked: list[AdmissionAsk] = []
+        self.empty: set[str] = set()
+        """Names of rules whose buckets are empty."""
+        self.flags: dict[str, TenantFlags | None] = {}
+        self.down = False
+
+    async def admit(self, ask: AdmissionAsk) -> AdmissionState:
+        self.asked.append(ask)
+        if self.down:
+            raise StoreUnavailable
+        levels = tuple(
+            level_of(bucket.rule, 60_000_000, 1_500_000)
+            if bucket.rule.name in self.empty
+            else level_of(bucket.rule, bucket.rule.cost_us, 0)
+            for bucket in ask.buckets
+        )
+        return AdmissionState(
+            levels=levels, flags={tenant: self.flags.get(tenant, TenantFlags()) for tenant in ask.tenants}
+        )
+
+    @property
+    def spent(self) -> list[str]:
+        """The keys of all buckets that were asked for a token."""
+        return [bucket.key for ask in self.asked for bucket in ask.buckets]
+
+
+class TokenTable:
+    """`Tokens` by table: `good` verifies, `expired` and any other do not."""
+
+    def __init__(self) -> None:
+        self.claims = {b"good": USER, b"demo": DEMO}
+        self.verified: set[bytes] = set()
+
+    def known(self, token: bytes) -> Claims | None:
+        return self.claims.get(token) if token in self.verified else None
+
+    def peek(self, token: bytes) -> Claims | None:
+        return self.claims.get(token)
+
+    def verify(self, token: bytes) -> Claims:
+        if token == b"expired":
+            raise TokenRefused("token-expired", "expired")
+        if token not in self.claims:
+            raise TokenRefused("token-invalid", "signature")
+        self.verified.add(token)
+        return self.claims[token]
+
+
+class Services:
+    """`Upstreams` that keep what they are asked and answer `response`, raise `failure`, or wait for the test."""
+
+    def __init__(self) -> None:
+        self.names = {"auth", "sales", "orders", "tenant"}
+        self.requests: list[tuple[str, UpstreamRequest]] = []
+        self.response: UpstreamResponse | None = response()
+        self.failure: UpstreamFailed | None = None
+        self.waiting: list[Deferred[UpstreamResponse]] = []
+        self.cancelled = 0
+        self.sink: Any = None
+        """Where to send a request's body."""
+
+    def has(self, service: str) -> bool:
+        return service in self.names
+
+    def authorities(self, service: str) -> frozenset[str]:
+        return frozenset({"10.0.0.9:8000", f"{service}.internal:8000"}) if service in self.names else frozenset()
+
+    async def request(self, service: str, request: UpstreamRequest) -> UpstreamResponse:
+        self.requests.append((service, request))
+        if self.failure is not None:
+            raise self.failure
+        if request.body is not None and self.sink is not None:
+            request.body.start(self.sink)
+        if self.response is not None:
+            return self.response
+        waiting: Deferred[UpstreamResponse] = Deferred(lambda _: self._cancelled())
+        self.waiting.append(waiting)
+        return await waiting
+
+    def _cancelled(self) -> None:
+        self.cancelled += 1
+
+
+def response(
+    status: int = 200, headers: Sequence[tuple[bytes, bytes]] = (), body: bytes | Source = b"answer"
+) -> UpstreamResponse:
+    source = Source(len(body), body) if isinstance(body, bytes) else body
+    return UpstreamResponse(status=status, headers=tuple(headers), body=source, authority="10.0.0.9:8000")
+
+
+class Notes:
+    """`Telemetry` that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[Trace] = []
+        self.outcomes: list[Outcome] = []
+        self.auth: list[str] = []
+        self.cache: list[bool] = []
+
+    def began(self, trace: Trace) -> None:
+        self.begun.append(trace)
+
+    def ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def auth_attempt(self, status: str) -> None:
+        self.auth.append(status)
+
+    def token_cache(self, hit: bool) -> None:
+        self.cache.append(hit)
+
+
+class Stage:
+    """A gateway and its ports; `ask` sends one request on a connection of its own."""
+
+    def __init__(self, **policies: Any) -> None:
+        self.store, self.tokens, self.services, self.notes = Store(), TokenTable(), Services(), Notes()
+        self.clock = Clock()
+        self.pages: Mapping[str, Any] = {
+            "/health": lambda head: Reply(status=200, body=b"healthy"),
+            "/docs": lambda head: Reply(status=200, body=b"docs"),
+        }
+        defaults: dict[str, Any] = {
+            "router": Router(ROUTES),
+            "cors": CorsPolicy(origins=frozenset({b"https://app.example"})),
+            "tokens": self.tokens,
+            "upstreams": self.services,
+            "general_limit": GENERAL,
+            "auth_limit": STRICT,
+            "grace_days": 7,
+            "max_body_bytes": 1000,
+        }
+        self.policies = Policies(**{**defaults, **policies})
+        self.gateway = Gateway(
+            self.policies,
+            admission=Admission(self.store, self.notes),
+            proxy=Proxy(self.clock),
+            pages=self.pages,
+            telemetry=self.notes,
+            clock=self.clock,
+            now=lambda: NOW,
+        )
+
+    def client(self, data: bytes, *, trusted: Any = (), peer: str = "192.0.2.1", stalled: bool = False) -> Client:
+        """A connection that has sent `data`."""
+        app: Any = self.gateway
+        assert not isinstance(app, App)
+        client = Client(app, trusted=trusted, peer=peer, stalled=stalled)
+        self.clock = client.clock  # type: ignore[assignment]
+        return client.send(data)
+
+    def ask(self, target: bytes, *lines: bytes, method: bytes = b"GET", body: bytes = b"", token: bytes = b"") -> Any:
+        """The one answer to one request."""
+        bearer = (b"Authorization: Bearer " + token,) if token else ()
+        return self.client(request(method, target, *bearer, *lines, body=body)).only()
+
+    @property
+    def outcome(self) -> Outcome:
+        (outcome,) = self.notes.outcomes
+        return outcome
+
+    @property
+    def forwarded(self) -> UpstreamRequest:
+        ((_, sent),) = self.services.requests
+        return sent
