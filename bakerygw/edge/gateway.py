@@ -45,7 +45,7 @@ class Gateway(Conversation):
     async def reply_to(self, exchange: Exchange, trace: Trace) -> Reply:
         """The whole life of a request, in order; a `Refused` at any step is its answer."""
         head, policies, admission = exchange.head, self.policies, self._admission
-        match = policies.router.match(head.path) if head.path != b"*" else None
+        match, unroutable = self._match(head, policies)
         if match is not None:
             trace.route = match.route.template
         self._telemetry.began(trace)
@@ -58,6 +58,8 @@ class Gateway(Conversation):
         owed = limit_headers(state.levels)
         try:
             admission.check_limit(state.levels, trace)
+            if unroutable is not None:
+                raise unroutable
             match = admission.check_route(head, match)
             grant = PUBLIC
             if match.route.auth:
@@ -70,6 +72,13 @@ class Gateway(Conversation):
         except Refused as refusal:
             reply = self.refused(refusal, trace)
         return reply.with_headers(owed)
+
+    def _match(self, head: RequestHead, policies: Policies) -> tuple[Match | None, Refused | None]:
+        """The route; or why the path can't be routed, to be told once somebody's budget has paid for it."""
+        try:
+            return (policies.router.match(head.path) if head.path != b"*" else None), None
+        except Refused as refusal:
+            return None, refusal
 
     def _unlimited(self, head: RequestHead, match: Match | None, policies: Policies) -> Reply | None:
         """What is answered without spending anybody's budget: preflights, `OPTIONS *` and health."""
