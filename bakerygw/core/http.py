@@ -1,7 +1,7 @@
 """One HTTP message as data: the request's head, the reply, and bodies that move at the reader's pace."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 Pairs = tuple[tuple[bytes, bytes], ...]
@@ -91,4 +91,12 @@ class Reply:
 
     def with_headers(self, more: Pairs) -> "Reply":
         """The same reply with further header fields behind its own."""
-        return replace(self, headers=(*self.headers, *more)) if more else self
+        if not more:
+            return self
+        return Reply(  # written out, for dataclasses.replace takes four times as long
+            status=self.status, headers=self.headers + more, body=self.body, length=self.length, close=self.close
+        )
+
+    def with_body(self, body: bytes) -> "Reply":
+        """The same reply with its body in memory."""
+        return Reply(status=self.status, headers=self.headers, body=body, length=self.length, close=self.close)

@@ -17,6 +17,7 @@ from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.edge.body import RequestBody
 from bakerygw.edge.exchange import Exchange, ReplyWriter
 from bakerygw.edge.framer import Framer, Framing
+from bakerygw.sockets import write_now, writes_directly
 
 if TYPE_CHECKING:
     from bakerygw.edge.site import EdgeSite
@@ -52,7 +53,7 @@ class EdgeChannel(Protocol):
         self._unfed = b""
         self._last_read = False
         """Nothing more is parsed; replies that are owed are still given."""
-        self._closing = self._lingering = False
+        self._closing = self._lingering = self._direct = False
         self._advancing = self._reading_paused = False
         # deadlines, in seconds of the site's clock, swept
         self._deadline: float | None = site.clock.seconds() + site.limits.head_s
@@ -64,6 +65,7 @@ class EdgeChannel(Protocol):
     def connectionMade(self) -> None:
         """The client is there."""
         self._tls = ISSLTransport.providedBy(self.transport)
+        self._direct = writes_directly(self.transport)
         self._framer = Framer(self, self._limits, self._site.proxies, peer=self.peer, tls=self._tls)
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None and self.peer != "unix":
@@ -290,7 +292,11 @@ class EdgeChannel(Protocol):
 
     def write(self, data: bytes) -> None:
         """Bytes of the reply under way."""
-        if not self.gone:
+        if self.gone:
+            return
+        if self._direct:
+            write_now(self.transport, data)
+        else:
             self.transport.write(data)
 
     def date(self) -> bytes:

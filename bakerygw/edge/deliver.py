@@ -1,6 +1,5 @@
 """The way of a `Reply` to the client: nothing else writes to it."""
 
-from dataclasses import replace
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -85,7 +84,7 @@ async def deliver(writer: ReplyWriter, reply: Reply) -> str | None:
         body = body if whole is None else whole
     if isinstance(body, bytes):
         if bodiless or len(body) <= PIECE_BYTES:
-            writer.send(replace(reply, body=body))
+            writer.send(reply if body is reply.body else reply.with_body(body))
             return None
         body = _Pieces(body)
     relay = _Relay(writer, body)
