@@ -10,18 +10,17 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "bakerygw"
 
 ADAPTERS = frozenset({"stores", "tokens", "upstream", "telemetry"})
-BELOW_SERVICE = ADAPTERS | {"admin", "config", "core", "demo", "edge", "lifecycle", "ports", "realtime", "sockets"}
+BELOW_SERVICE = ADAPTERS | {"admin", "config", "core", "demo", "edge", "lifecycle", "ports", "realtime"}
 
 # Part of the package -> the parts that it may import besides itself and the bare `bakerygw` (the version).
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "bakerygw": frozenset(),
     "core": frozenset(),
     "ports": frozenset({"core"}),
-    "sockets": frozenset(),
     "config": frozenset({"core"}),
     "demo": frozenset({"core"}),
-    **dict.fromkeys(ADAPTERS, frozenset({"ports", "core", "sockets"})),
-    "edge": frozenset({"ports", "core", "sockets"}),
+    **dict.fromkeys(ADAPTERS, frozenset({"ports", "core"})),
+    "edge": frozenset({"ports", "core"}),
     "realtime": frozenset({"edge", "ports", "core"}),
     "admin": frozenset({"edge", "ports", "core"}),
     "lifecycle": BELOW_SERVICE - {"lifecycle"},

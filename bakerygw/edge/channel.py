@@ -17,7 +17,6 @@ from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.edge.body import RequestBody
 from bakerygw.edge.exchange import Exchange, ReplyWriter
 from bakerygw.edge.framer import Framer, Framing
-from bakerygw.sockets import write_now, writes_directly
 
 if TYPE_CHECKING:
     from bakerygw.edge.site import EdgeSite
@@ -53,7 +52,7 @@ class EdgeChannel(Protocol):
         self._unfed = b""
         self._last_read = False
         """Nothing more is parsed; replies that are owed are still given."""
-        self._closing = self._lingering = self._direct = False
+        self._closing = self._lingering = False
         self._advancing = self._reading_paused = False
         # deadlines, in seconds of the site's clock, swept
         self._deadline: float | None = site.clock.seconds() + site.limits.head_s
@@ -65,7 +64,6 @@ class EdgeChannel(Protocol):
     def connectionMade(self) -> None:
         """The client is there."""
         self._tls = ISSLTransport.providedBy(self.transport)
-        self._direct = writes_directly(self.transport)
         self._framer = Framer(self, self._limits, self._site.proxies, peer=self.peer, tls=self._tls)
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None and self.peer != "unix":
@@ -292,11 +290,7 @@ class EdgeChannel(Protocol):
 
     def write(self, data: bytes) -> None:
         """Bytes of the reply under way."""
-        if self.gone:
-            return
-        if self._direct:
-            write_now(self.transport, data)
-        else:
+        if not self.gone:
             self.transport.write(data)
 
     def date(self) -> bytes:

@@ -25,13 +25,26 @@ _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9
 _NOSNIFF: Final = (b"X-Content-Type-Options", b"nosniff")
 
 
-def identify(head: RequestHead) -> tuple[str, bytes]:
+class Entropy:
+    """Random hexadecimal digits, drawn from the kernel for a hundred requests at a time: a draw takes 2 to 7 µs."""
+
+    def __init__(self) -> None:
+        self._drawn = ""
+
+    def digits(self) -> str:
+        """Eighty, never given before."""
+        if not self._drawn:
+            self._drawn = os.urandom(4000).hex()
+        taken, self._drawn = self._drawn[:80], self._drawn[80:]
+        return taken
+
+
+def identify(head: RequestHead, fresh: str) -> tuple[str, bytes]:
     """The request's id and its `traceparent`.
 
     The caller's `X-Request-ID` where it is of the accepted form, else a new UUID4 (RFC 9562). The caller's trace
-    continued with a span of ours, or a new one (W3C Trace Context). One draw of entropy serves both.
+    continued with a span of ours, or a new one (W3C Trace Context). `fresh`: eighty random digits.
     """
-    fresh = os.urandom(40).hex()
     request_id = _offered(head, b"x-request-id", _REQUEST_ID)
     trace = _offered(head, b"traceparent", _TRACEPARENT)
     span = fresh[32:48]
@@ -78,6 +91,7 @@ class Conversation:
         clock: IReactorTime,
     ) -> None:
         self._reply_to, self._standing, self._ended, self._clock = reply_to, standing, ended, clock
+        self._entropy = Entropy()
 
     def serve(self, exchange: Exchange) -> None:
         """Answer, now or later; stop working when the client leaves."""
@@ -95,7 +109,7 @@ class Conversation:
 
     async def _serve(self, exchange: Exchange) -> None:
         head = exchange.head
-        request_id, traceparent = identify(head)
+        request_id, traceparent = identify(head, self._entropy.digits())
         trace = Trace(
             request_id=request_id,
             started=self._clock.seconds(),

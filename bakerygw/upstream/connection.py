@@ -1,7 +1,5 @@
 """One HTTP/1.1 connection to a service: one exchange at a time, each wait bounded, each end accounted for."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -14,7 +12,6 @@ from zope.interface import implementer
 
 from bakerygw.core.http import BodySource
 from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
-from bakerygw.sockets import write_now, writes_directly
 from bakerygw.upstream.body import RequestBodyPump, ResponseBody
 from bakerygw.upstream.deadline import Deadline, Deadlines
 from bakerygw.upstream.response import ResponseReader, Rogue
@@ -81,10 +78,10 @@ class UpstreamConnection(TwistedProtocol):
         head = request_head(request, self._host)
         body = request.body
         if body is None or body.length == 0:
-            self._write(head)
+            self.transport.write(head)
             self.request_sent()
         elif (whole := body.whole()) is not None:
-            self._write(head + (whole if body.length is not None else chunk(whole) + LAST_CHUNK))
+            self.transport.write(head + (whole if body.length is not None else chunk(whole) + LAST_CHUNK))
             self.request_sent()
         else:
             self.transport.write(head)
@@ -166,8 +163,6 @@ class UpstreamConnection(TwistedProtocol):
     def connectionMade(self) -> None:
         """Send small requests without delay."""
         self._open = True
-        direct = writes_directly(self.transport)
-        self._write: Callable[[bytes], None] = partial(write_now, self.transport) if direct else self.transport.write
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
 

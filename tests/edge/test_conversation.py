@@ -7,7 +7,7 @@ from edge_fakes import Source, answers, request
 from port_fakes import Stage, response
 
 from bakerygw.core.http import Reply
-from bakerygw.edge.conversation import identify, printable
+from bakerygw.edge.conversation import Entropy, identify, printable
 from tests.heads import make_head
 
 SALES = b"/api/v1/sales/today"
@@ -17,7 +17,7 @@ TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 @pytest.mark.parametrize("offered", [b"abcd-EFGH", b"a" * 128, b"01.2_3-xx"])
 def test_an_acceptable_request_id_is_kept(offered):
-    assert identify(make_head(headers=[(b"X-Request-ID", offered)]))[0] == offered.decode()
+    assert identify(make_head(headers=[(b"X-Request-ID", offered)]), Entropy().digits())[0] == offered.decode()
 
 
 @pytest.mark.parametrize(
@@ -26,12 +26,12 @@ def test_an_acceptable_request_id_is_kept(offered):
 )
 def test_any_other_request_id_is_replaced_by_a_uuid(offered):
     head = make_head(headers=[(b"X-Request-ID", value) for value in offered])
-    assert UUID4.fullmatch(identify(head)[0])
-    assert identify(head)[0] != identify(head)[0]
+    assert UUID4.fullmatch(identify(head, Entropy().digits())[0])
+    assert identify(head, Entropy().digits())[0] != identify(head, Entropy().digits())[0]
 
 
 def test_a_trace_is_continued_with_a_span_of_ours():
-    continued = identify(make_head(headers=[(b"traceparent", TRACE)]))[1]
+    continued = identify(make_head(headers=[(b"traceparent", TRACE)]), Entropy().digits())[1]
     assert continued[:36] == TRACE[:36]
     assert continued[52:] == b"-00"
     assert continued[36:52] != TRACE[36:52]
@@ -51,7 +51,7 @@ def test_a_trace_is_continued_with_a_span_of_ours():
     ],
 )
 def test_any_other_trace_is_begun_anew(offered):
-    begun = identify(make_head(headers=[(b"traceparent", value) for value in offered]))[1]
+    begun = identify(make_head(headers=[(b"traceparent", value) for value in offered]), Entropy().digits())[1]
     assert re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-01", begun)
     assert begun[3:35] != TRACE[3:35]
 
@@ -194,3 +194,10 @@ def test_pipelined_requests_have_their_own_outcomes():
     client = stage.client(request(b"GET", SALES, b"Authorization: Bearer good") + request(b"GET", b"/nowhere"))
     assert [answer.status for answer in answers(client.wire.written)] == [200, 404]
     assert [outcome.status for outcome in stage.notes.outcomes] == [200, 404]
+
+
+def test_no_digits_are_given_twice():
+    entropy = Entropy()
+    drawn = {entropy.digits() for _ in range(300)}
+    assert len(drawn) == 300
+    assert {len(digits) for digits in drawn} == {80}
