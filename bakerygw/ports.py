@@ -9,13 +9,14 @@ from bakerygw.core.http import BodySource, Pairs, RequestHead
 from bakerygw.core.limits import Bucket, Level
 from bakerygw.core.outcome import Outcome, Trace
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
+from bakerygw.core.values import value
 
 
 class StoreUnavailable(Exception):
     """The shared state could not be asked, or did not answer in time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class AdmissionAsk:
     """All that one request wants from the shared state, in one round trip."""
 
@@ -25,7 +26,7 @@ class AdmissionAsk:
     """Tenants whose flags are wanted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class AdmissionState:
     """The answer to an `AdmissionAsk`."""
 
@@ -97,7 +98,7 @@ class UpstreamFailed(Exception):
         self.code, self.error, self.cause = code, error, cause
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class UpstreamRequest:
     """One request as it goes to a service."""
 
@@ -111,7 +112,7 @@ class UpstreamRequest:
     """`None`: the configured one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class UpstreamResponse:
     """A final response (never 1xx); its body must be started, taken whole or stopped."""
 

@@ -1,8 +1,9 @@
 """One HTTP message as data: the request's head, the reply, and bodies that move at the reader's pace."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from bakerygw.core.values import value
 
 Pairs = tuple[tuple[bytes, bytes], ...]
 """Header fields in order: (name, value). Names keep the case in which they were sent."""
@@ -44,7 +45,7 @@ class BodySource(Protocol):
         """The reader has gone: release everything. The sink is not called again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class RequestHead:
     """A request whose framing, target and host are known to be sound (RFC 9112)."""
 
@@ -77,7 +78,7 @@ class RequestHead:
         return values[0] if values else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Reply:
     """What the client is to get. Framing headers are added on delivery, never here."""
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bakerygw.core.http import Pairs
+from bakerygw.core.values import value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class LimitRule:
         return self.requests * self.cost_us
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Bucket:
     """One subject under one rule."""
 
@@ -43,7 +44,7 @@ class Bucket:
     rule: LimitRule
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Level:
     """How a bucket stands after it was asked for one token."""
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from bakerygw.core.values import value
+
 
 @dataclass(slots=True, kw_only=True)
 class Trace:
@@ -30,7 +32,7 @@ class Trace:
     """The name of the policy whose limit was exceeded, shadow policies included."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Outcome:
     """How it ended."""
 

@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.problem import refuse
+from bakerygw.core.values import value
 
 Kind = Literal["proxy", "local", "later"]
 
@@ -76,7 +77,7 @@ class Route:
     """Spends nobody's budget."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Match:
     """Where a path leads."""
 

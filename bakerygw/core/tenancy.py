@@ -9,6 +9,7 @@ from urllib.parse import quote
 from bakerygw.core.claims import MAX_UNIX_S, TIERS, Claims, Subscription, TenantAccess, is_id
 from bakerygw.core.http import Pairs
 from bakerygw.core.problem import Problem, Refused, refuse
+from bakerygw.core.values import value
 
 WRITING_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 GRACE_HEADER: Final = b"X-Subscription-Grace"
@@ -28,7 +29,7 @@ class ReadOnly:
     by: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class TenantFlags:
     """What the shared state says about one tenant."""
 
@@ -38,7 +39,7 @@ class TenantFlags:
     demo: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class TenantView:
     """The tenant that a request is for, as its user may see it."""
 

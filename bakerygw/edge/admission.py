@@ -1,6 +1,5 @@
 """The steps between a request's head and its handler, each one decision; `Gateway` puts them in order."""
 
-from dataclasses import dataclass
 from typing import Final
 
 from bakerygw.core.claims import Claims, bearer_token, is_id
@@ -20,13 +19,14 @@ from bakerygw.core.tenancy import (
     check_writable,
     effective_tenant,
 )
+from bakerygw.core.values import value
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import AdmissionAsk, AdmissionState, AdmissionStore, StoreUnavailable, Telemetry, TokenRefused
 
 RETRY_AFTER_STATE_S: Final = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Caller:
     """Who seems to ask, before anything is decided."""
 
@@ -37,7 +37,7 @@ class Caller:
     """The same, or what an unverified token says of itself: fit for choosing what to read, nothing else."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Grant:
     """A request that may go to its handler."""
 

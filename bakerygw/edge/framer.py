@@ -19,6 +19,7 @@ from httptools.parser.errors import (
 from bakerygw.core.heads import TrustedProxies, bad_method, read_head
 from bakerygw.core.http import RequestHead
 from bakerygw.core.problem import Refused, refuse
+from bakerygw.core.values import value
 from bakerygw.edge.body import RequestBody
 
 TRAILER_BYTES: Final = 4096
@@ -45,7 +46,7 @@ class ChannelLimits:
     linger_s: float = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Framing:
     """What the reply needs to know of the request's framing."""
 
