@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,9 +14,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from bakerygw import __version__
 from bakerygw.config.settings import ALGORITHMS, ConfigError, Settings, load_settings
+from bakerygw.core.claims import ClaimsError, claims_from, is_id
 from bakerygw.core.routing import Route
 
-_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TIERS: Final = ("starter", "professional", "enterprise")
 _DEFAULT_VALIDITY: Final = timedelta(days=30)
 _MIN_EXPIRY_S, _MAX_EXPIRY_S = -31_536_000, 31_536_000
@@ -73,7 +72,7 @@ def _add_token(command: argparse.ArgumentParser) -> None:
     command.add_argument("--user", type=_id, default="dev-user", help="user id; default: dev-user")
     command.add_argument("--email", help="default: the user id at example.com")
     command.add_argument("--tenant", type=_id, required=True, help="tenant id")
-    command.add_argument("--role", default="owner", help="role in the tenant; default: owner")
+    command.add_argument("--role", type=_id, default="owner", help="role in the tenant; default: owner")
     command.add_argument("--tier", default="professional", choices=_TIERS, help="default: professional")
     command.add_argument("--status", default="active", help="status of the subscription; default: active")
     command.add_argument("--valid-until", metavar="TIME", type=_moment, help="ISO 8601; default: in 30 days")
@@ -89,7 +88,7 @@ def _add_token(command: argparse.ArgumentParser) -> None:
 
 
 def _id(text: str) -> str:
-    if _ID.fullmatch(text) is None:
+    if not is_id(text):
         raise argparse.ArgumentTypeError(f"{text!r}: 1 to 64 letters, digits and . _ -")
     return text
 
@@ -111,7 +110,7 @@ def _expiry(text: str) -> int:
 
 def _access(text: str) -> dict[str, str]:
     tenant, *rest = text.split(":")
-    if _ID.fullmatch(tenant) is None or len(rest) != 2 or not rest[0] or rest[1] not in _TIERS:
+    if not is_id(tenant) or len(rest) != 2 or not is_id(rest[0]) or rest[1] not in _TIERS:
         raise argparse.ArgumentTypeError(f"{text!r}: TENANT:ROLE:TIER, the tier one of {', '.join(_TIERS)}")
     return {"id": tenant, "role": rest[0], "tier": rest[1]}
 
@@ -140,6 +139,10 @@ def mint(options: argparse.Namespace, *, now: float) -> str:
         claims["aud"] = options.audience
     if options.demo_session:
         claims |= {"is_demo": True, "demo_session_id": options.demo_session}
+    try:
+        claims_from(claims)
+    except ClaimsError as error:
+        raise _UserError(f"the gateway would refuse this token for its {error.reason}") from None
     return _signed(claims, options.private_key, options.algorithm)
 
 

@@ -7,29 +7,28 @@ import re
 import secrets
 import signal
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from bakerygw import __version__
+from bakerygw.config.listening import ListenFailed, listen_on
 from bakerygw.config.routes import ConfigError
+from bakerygw.config.secrecy import secret_values
 from bakerygw.config.settings import Settings
+from bakerygw.config.token_file import TokenFile, token_folder
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.demo.banner import banner
 from bakerygw.demo.services import DemoServices
 from bakerygw.edge.site import EdgeSite
 from bakerygw.telemetry.logs import LogSystem
 
-TOKEN_FILE: Final = "bakerygw-admin-token"  # noqa: S105  a file's name
 FIRST_CONTACT_S: Final = 1.0
 """How long the start waits for Redis to answer for the first time; after that it serves without."""
 POLL_S: Final = 0.05
@@ -67,8 +66,8 @@ class House(Protocol):
     async def seed(self, flags: Mapping[str, TenantFlags]) -> None:
         """Put the demo's flags into the embedded store."""
 
-    def swap(self, settings: Settings) -> Callable[[], None]:
-        """Put another configuration in force; what is returned ends the old one."""
+    def swap(self, settings: Settings) -> None:
+        """Put another configuration in force for requests to come; raises, with nothing changed, if it is unfit."""
 
 
 class GatewayService(Service):
@@ -94,7 +93,7 @@ class GatewayService(Service):
         self._log = logs.logger("bakerygw.lifecycle")
         self.state: Literal["starting", "running", "draining"] = "starting"
         self._demo = demo
-        self._token_file: Path | None = None
+        self._token_file: TokenFile | None = None
         self._house: House | None = None if self._demo else self._build(settings)
         self._ports: list[IListeningPort] = []
         self._admin_port: IListeningPort | None = None
@@ -139,11 +138,11 @@ class GatewayService(Service):
         before = house.settings
         try:
             settings = self._read_settings()
-            close_old = house.swap(settings)
-        except (ConfigError, ValueError, OSError) as error:
-            self._log.error("reload.failed", problems=getattr(error, "problems", [str(error)]))
+            self._logs.redactor.learn(secret_values(settings))
+            house.swap(settings)
+        except Exception as error:  # whatever a parser or TLS comes up with: what runs must go on
+            self._log.error("reload.failed", problems=_problems(error))
             return
-        self._reactor.callLater(settings.drain_timeout_seconds, close_old)
         if settings.log_level != before.log_level:
             self._logs.level = settings.log_level
         self._settings = settings
@@ -155,18 +154,14 @@ class GatewayService(Service):
     # starting
 
     def _build(self, settings: Settings) -> House:
-        token = settings.admin_token.get_secret_value() if settings.admin_token else self._make_token()
+        if settings.admin_token is not None:
+            token = settings.admin_token.get_secret_value()
+        else:
+            token = secrets.token_urlsafe(32)
+            # The folder is taken as it is here: twistd changes the working directory later
+            self._token_file = TokenFile(token_folder(os.environ), token)
+        self._logs.redactor.learn([token])
         return self._build_house(self, settings, token)
-
-    def _make_token(self) -> str:
-        """A token for this run, readable by this user alone."""
-        token = secrets.token_urlsafe(32)
-        path = Path(os.environ.get("XDG_RUNTIME_DIR") or ".").absolute() / TOKEN_FILE
-        path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(token + "\n")
-        self._token_file = path
-        return token
 
     def _begin(self) -> None:
         for number, act in (
@@ -193,10 +188,14 @@ class GatewayService(Service):
         if self._demo is not None:
             await house.seed(self._demo.flags)
         await self._at_most(FIRST_CONTACT_S, house.open())
-        admin = listener(self._reactor, settings.admin_listen, settings.admin_host, settings.admin_port)
-        self._admin_port = await admin.listen(house.admin_site)
-        public = listener(self._reactor, settings.listen, settings.host, settings.port)
-        self._ports.append(await public.listen(house.public_site))
+        self._admin_port = await listen_on(
+            self._reactor, settings.admin_listen, settings.admin_host, settings.admin_port, house.admin_site
+        )
+        self._ports.append(
+            await listen_on(self._reactor, settings.listen, settings.host, settings.port, house.public_site)
+        )
+        if self._token_file is not None:
+            self._token_file.write()  # not before both ports are ours: another gateway's file may be there
         # What is here stays: kept out of later collections, whose pauses it made up (p99 29 ms -> 12 ms under load)
         gc.collect()
         gc.freeze()
@@ -207,7 +206,7 @@ class GatewayService(Service):
             environment=settings.environment,
             public=_address(self._ports[0]),
             admin=_address(self._admin_port),
-            admin_token_file=str(self._token_file) if self._token_file else None,
+            admin_token_file=self._token_path,
             services=sorted(settings.services),
             redis=house.store_status,
         )
@@ -217,17 +216,13 @@ class GatewayService(Service):
     def _start_failed(self, failure: Failure) -> None:
         if failure.check(CancelledError):
             return
-        if failure.check(CannotListenError):
-            error: Any = failure.value
-            where = f"{error.interface or '*'}:{error.port}" if error.port is not None else str(error.interface)
-            self._log.error(
-                "listen.failed",
-                address=where,
-                error=str(error.socketError),
-                help="Another process has this port; stop it, or set PORT, ADMIN_PORT or LISTEN.",
-            )
+        error: Any = failure.value
+        if isinstance(error, ListenFailed):
+            self._log.error("listen.failed", address=error.address, error=error.error, help=error.remedy)
+        elif isinstance(error, ConfigError | OSError):
+            self._log.error("start.failed", error=str(error))
         else:
-            self._log.error("start.failed", error=failure.getErrorMessage(), exc_info=failure.value)
+            self._log.error("start.failed", error=failure.getErrorMessage(), exc_info=error)
         self._reactor.addSystemEventTrigger("after", "shutdown", self._exit_failed)
         self._hurry = True
         self.drain()
@@ -237,11 +232,15 @@ class GatewayService(Service):
         self._logs.writer.flush_now()
         atexit.register(os._exit, 1)
 
+    @property
+    def _token_path(self) -> str | None:
+        return str(self._token_file.path) if self._token_file is not None else None
+
     def _banner(self, demo: DemoServices) -> str:
         return banner(
             public_url=f"http://{_address(self._ports[0])}",
             admin_url=f"http://{_address(self._admin_port)}",
-            admin_token_file=str(self._token_file) if self._token_file else None,
+            admin_token_file=self._token_path,
             accounts=demo.accounts,
             tenants=demo.tenants,
             services=demo.urls,
@@ -279,7 +278,7 @@ class GatewayService(Service):
             await maybeDeferred(self._admin_port.stopListening)
             await self._finish(house.admin_site, 1.0)
         if self._token_file is not None:
-            self._token_file.unlink(missing_ok=True)
+            self._token_file.remove()
         self._log.info("gateway.stopped")
         self._logs.writer.flush_now()
 
@@ -312,6 +311,13 @@ class GatewayService(Service):
         await done
 
 
+def _problems(error: Exception) -> list[str]:
+    """What is wrong with a configuration, one line each."""
+    if isinstance(error, ConfigError):
+        return error.problems
+    return [" ".join(f"{type(error).__name__}: {error}".split())]
+
+
 def _demo_settings(settings: Settings, demo: DemoServices) -> Settings:
     """The settings with the demo's services and key."""
     own = {name: (url,) for name, url in demo.urls.items() if not name.startswith("demo:")}
@@ -324,16 +330,6 @@ def _demo_settings(settings: Settings, demo: DemoServices) -> Settings:
             "jwt_algorithm": "RS256",
         }
     )
-
-
-def listener(reactor: Any, endpoint: str | None, host: str, port: int) -> IStreamServerEndpoint:
-    """Where to listen: the endpoint string if there is one, else the address."""
-    if endpoint is not None:
-        described: IStreamServerEndpoint = serverFromString(reactor, endpoint)
-        return described
-    kind = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
-    listening: IStreamServerEndpoint = kind(reactor, port, backlog=1024, interface=host)
-    return listening
 
 
 def _address(port: IListeningPort | None) -> str:

@@ -130,8 +130,8 @@ class Upstreams(Protocol):
     def has(self, service: str) -> bool:
         """Whether a URL is configured."""
 
-    def authorities(self, service: str) -> Collection[str]:
-        """host[:port] of the service at all its URLs, which no `Location` may show outside."""
+    def all_authorities(self) -> Collection[str]:
+        """host[:port] of every service at all its URLs."""
 
     async def request(self, service: str, request: UpstreamRequest) -> UpstreamResponse:
         """Send to one of the service's URLs. Raises `UpstreamFailed`; cancelling ends the exchange at once."""

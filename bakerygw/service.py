@@ -30,9 +30,10 @@ from bakerygw.edge.conversation import UNREADABLE
 from bakerygw.edge.framer import ChannelLimits
 from bakerygw.edge.gateway import Gateway, LocalPage
 from bakerygw.edge.healthpages import HealthPages
+from bakerygw.edge.kernel import connections_allowed
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.site import EdgeSite, connections_allowed
+from bakerygw.edge.site import EdgeSite
 from bakerygw.lifecycle import GatewayService
 from bakerygw.ports import AdmissionStore, StoreLink, StoreTelemetry, TenantStore
 from bakerygw.stores.memory import MemoryStore
@@ -64,6 +65,12 @@ class Edition:
     health: HealthChecks
     health_pages: HealthPages
     pages: Mapping[str, LocalPage]
+
+    def retire(self) -> None:
+        """Stop probing and keep no connection to services; requests under way go on."""
+        self.health.stop()
+        self.probe.close()
+        self.upstreams.retire()
 
     def close(self) -> None:
         """Stop probing and end every connection to services."""
@@ -172,8 +179,8 @@ class House:
             if its.read_only is not None:
                 await store.set_read_only(tenant_id, its.read_only)
 
-    def swap(self, settings: Settings) -> Callable[[], None]:
-        """Put another configuration in force for requests to come; call what is returned to end the old one."""
+    def swap(self, settings: Settings) -> None:
+        """Put another configuration in force for requests to come; those under way end under the old one, uncut."""
         edition = self._make_edition(settings)
         old, self.edition = self.edition, edition
         self.metrics.allow(routes=_templates(settings), services=_service_names(settings))
@@ -181,8 +188,8 @@ class House:
         self.gateway.policies = edition.policies
         self.public_site.proxies = TrustedProxies(settings.trusted_proxies)
         edition.health.start()
-        old.health.stop()
-        return old.close
+        old.retire()
+        self.metrics.forget_services()
 
     def _make_edition(self, settings: Settings) -> Edition:
         reactor = self._reactor
@@ -250,7 +257,7 @@ class House:
         for name, health in self.edition.health.services().items():
             self.metrics.service_health(name, health.status)
         for name, urls in self.edition.upstreams.stats().items():
-            idle, active = sum(url.idle for url in urls), sum(url.in_flight for url in urls)
+            idle, active = sum(url.idle for url in urls), sum(url.in_use for url in urls)
             self.metrics.pool_connections(name, idle=idle, active=active)
 
 

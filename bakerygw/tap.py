@@ -4,12 +4,14 @@ import os
 import sys
 import time
 
+from OpenSSL import SSL, crypto
 from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.python import usage
 
 from bakerygw import cli
 from bakerygw.config.routes import ConfigError
+from bakerygw.config.secrecy import secret_values
 from bakerygw.config.settings import Settings, load_settings
 from bakerygw.service import build
 from bakerygw.telemetry.logs import configure_logging
@@ -54,11 +56,11 @@ def makeService(options: Options) -> IService:
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     # twistd redirects standard output into the log from here on, so the log takes the descriptor itself
     writer = LogWriter(sys.stdout.fileno(), reactor)
-    secrets = [
-        secret.get_secret_value()
-        for secret in (settings.admin_token, settings.redis_password, settings.token_cache_secret)
-        if secret is not None
-    ]
     pretty = settings.structlog_pretty_print or (settings.demo and writer.isatty)
-    logs = configure_logging(writer, level=settings.log_level, pretty=pretty, secrets=secrets)
-    return build(settings, reactor, logs, read_settings)
+    logs = configure_logging(writer, level=settings.log_level, pretty=pretty, secrets=secret_values(settings))
+    try:
+        return build(settings, reactor, logs, read_settings)
+    except (ValueError, OSError, crypto.Error, SSL.Error) as error:
+        reason = " ".join(str(error).split())
+        sys.stderr.write(f"bakerygw: cannot be built: {type(error).__name__}: {reason}\n")
+        raise SystemExit(1) from None

@@ -174,6 +174,8 @@ def test_a_key_that_cannot_sign_is_told_in_one_line(
         ["--tenant", "a b"],
         ["--user", "x" * 65],
         ["--tier", "gold"],
+        ["--role", "head baker"],
+        ["--access", "t:head baker:starter"],
         ["--valid-until", "tomorrow"],
         ["--expires-in", "1h"],
         ["--expires-in", "99999999999999999999"],
@@ -187,6 +189,15 @@ def test_a_misused_option_is_told_with_the_usage(
 ) -> None:
     assert invoke("token", "--key", str(key_file), "--tenant", "t", *wrong)[0] == 2
     assert f"argument {wrong[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "claim"), [(["--status", "past due"], "subscription"), (["--email", "a\nb@example.com"], "email")]
+)
+def test_a_token_that_the_gateway_would_refuse_is_not_minted(key_file: Path, wrong: list[str], claim: str) -> None:
+    status, out, err = invoke("token", "--key", str(key_file), "--tenant", "t", *wrong)
+    assert (status, out) == (1, "")
+    assert err == f"bakerygw token: the gateway would refuse this token for its {claim}\n"
 
 
 def test_main_reads_the_processs_own_environment(

@@ -1,5 +1,6 @@
 """The order in which the gateway starts, reloads and stops: time by hand, ports in memory, parts that take notes."""
 
+import errno
 import gc
 import os
 import signal
@@ -13,6 +14,7 @@ import orjson
 import pytest
 import structlog
 from minting import Issuer
+from OpenSSL import crypto
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -21,7 +23,8 @@ from twisted.internet.testing import MemoryReactorClock
 
 from bakerygw.config.routes import ConfigError
 from bakerygw.config.settings import Settings, load_settings
-from bakerygw.lifecycle import FIRST_CONTACT_S, TOKEN_FILE, GatewayService, House
+from bakerygw.config.token_file import TOKEN_FILE
+from bakerygw.lifecycle import FIRST_CONTACT_S, GatewayService, House
 from bakerygw.telemetry.logs import LogWriter, configure_logging
 
 PUBLIC_PEM = Issuer().public_pem
@@ -37,16 +40,21 @@ class Reactor(MemoryReactorClock):  # type: ignore[misc]
 
     def __init__(self, notes: list[str]) -> None:
         super().__init__()
-        self.notes, self.taken = notes, set[int]()
+        self.notes, self.taken, self.why = notes, set[int](), errno.EADDRINUSE
         self.after_shutdown: list[Callable[[], None]] = []
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> IListeningPort:
         if port in self.taken:
-            raise CannotListenError(interface, port, OSError(98, "Address already in use"))
+            raise CannotListenError(interface, port, OSError(self.why, os.strerror(self.why)))
         self.notes.append(f"listen {port}")
         listening = super().listenTCP(port, factory, backlog, interface)
         listening.stopListening = lambda: self.notes.append(f"stop listening {port}")
         return listening
+
+    def listenUNIX(self, address: str, *args: Any, **options: Any) -> IListeningPort:
+        if not Path(address).parent.is_dir():  # as the real one's lock file finds
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), address)
+        return super().listenUNIX(address, *args, **options)
 
     def addSystemEventTrigger(self, phase: str, event: str, act: Callable[[], None], *_: object) -> None:
         assert (phase, event) == ("after", "shutdown")
@@ -95,11 +103,10 @@ class Parts:
         self.notes.append("close state")
         return succeed(None)
 
-    def swap(self, settings: Settings) -> Callable[[], None]:
+    def swap(self, settings: Settings) -> None:
         if self.unfit is not None:
             raise self.unfit
         self.settings = settings
-        return lambda: self.notes.append("close the old")
 
 
 class Life:
@@ -207,6 +214,42 @@ class TestStarting:
         assert len(born.reactor.after_shutdown) == 1
         assert born.service.state == "draining"
 
+    @pytest.mark.parametrize(
+        ("why", "word"),
+        [
+            (errno.EADDRINUSE, "Another process"),
+            (errno.EADDRNOTAVAIL, "no such address"),
+            (errno.EACCES, "privileges"),
+            (errno.ENOBUFS, "Look at"),
+        ],
+    )
+    def test_and_its_help_goes_by_the_reason(self, life: Make, why: int, word: str) -> None:
+        born = life(port="8001")
+        born.reactor.taken.add(8001)
+        born.reactor.why = why
+        born.start()
+        born.advance(6)
+
+        (line,) = born.said("listen.failed")
+        assert word in line["help"]
+        assert "exception" not in line
+
+    @pytest.mark.parametrize("kind", ["systemd", "unix"])
+    def test_an_endpoint_that_cannot_be_had_is_told_without_a_stack(
+        self, life: Make, tmp_path: Path, kind: str
+    ) -> None:
+        folder = tmp_path / "sockets"
+        folder.mkdir()
+        born = life(listen="systemd:domain=INET:index=7" if kind == "systemd" else f"unix:{folder}/s")
+        folder.rmdir()
+        born.start()
+        born.advance(6)
+
+        (line,) = born.said("listen.failed")
+        assert line["address"].startswith(kind)
+        assert line["help"]
+        assert "exception" not in line
+
     def test_a_good_life_ends_with_no_failing_status(self, life: Make) -> None:
         born = life(drain_grace_seconds="0").start()
         born.service.drain()
@@ -244,15 +287,63 @@ class TestAdminToken:
         file.write_text("left by an earlier run")
         file.chmod(0o644)
 
-        born = life(admin_token="", drain_grace_seconds="0").start()
+        born = life(admin_token="", drain_grace_seconds="0")
+        assert file.read_text() == "left by an earlier run"
+        born.start()
 
         assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
         assert [file.read_text().strip()] == born.tokens
         assert len(born.tokens[0]) >= 32
         assert born.said("gateway.started")[0]["admin_token_file"] == str(file)
         assert born.tokens[0] not in born.path.read_text()
+        assert born.logs.redactor.text(f"seen {born.tokens[0]}") == "seen ***"
         born.service.drain()
-        assert not file.exists()
+        assert list(tmp_path.glob("*token*")) == []
+
+    @pytest.mark.parametrize("taken", [8001, 9001])
+    def test_a_start_without_ports_leaves_the_file_of_another_gateway_alone(
+        self, life: Make, tmp_path: Path, *, monkeypatch: pytest.MonkeyPatch, taken: int
+    ) -> None:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        file = tmp_path / TOKEN_FILE
+        file.write_text("of another gateway")
+
+        born = life(admin_token="", port="8001", admin_port="9001")
+        born.reactor.taken.add(taken)
+        born.start()
+        born.advance(2)
+
+        assert born.is_over()
+        assert file.read_text() == "of another gateway"
+
+    def test_a_file_that_another_gateway_has_replaced_stays(
+        self, life: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        born = life(admin_token="", drain_grace_seconds="0").start()
+        (tmp_path / TOKEN_FILE).write_text("of another gateway")
+
+        born.service.drain()
+
+        assert born.is_over()
+        assert (tmp_path / TOKEN_FILE).read_text() == "of another gateway"
+
+    def test_a_folder_that_cannot_be_written_to_ends_the_start_in_one_line(
+        self, life: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "runtime"
+        folder.mkdir()
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+        born = life(admin_token="")
+        folder.rmdir()
+
+        born.start()
+        born.advance(2)
+
+        (line,) = born.said("start.failed")
+        assert str(folder) in line["error"]
+        assert "exception" not in line
+        assert len(born.reactor.after_shutdown) == 1
 
 
 class TestStopping:
@@ -353,18 +444,22 @@ class TestStopping:
 
 
 class TestReloading:
-    def test_what_changed_is_in_force_and_told_and_the_old_is_closed_later(self, life: Make) -> None:
-        born = life(drain_timeout_seconds="10").start()
-        born.next = settings_with(rate_limit_requests="7", port="8002", log_level="WARNING", drain_timeout_seconds="10")
+    def test_what_changed_is_in_force(self, life: Make) -> None:
+        born = life().start()
+        born.next = settings_with(rate_limit_requests="7", port="8002", log_level="WARNING")
 
         born.service.reload()
 
         assert born.parts.settings.rate_limit_requests == 7
         assert born.logs.level == "WARNING"
-        born.advance(9.9)
-        assert "close the old" not in born.notes
-        born.advance(0.2)
-        assert "close the old" in born.notes
+
+    def test_a_secret_that_is_new_is_masked_from_there_on(self, life: Make) -> None:
+        born = life(token_cache_secret="first-secret").start()
+        born.next = settings_with(token_cache_secret="second-secret")
+
+        born.service.reload()
+
+        assert born.logs.redactor.text("second-secret") == "***"
 
     def test_what_waits_for_a_restart_is_told_apart(self, life: Make) -> None:
         born = life().start()
@@ -384,7 +479,7 @@ class TestReloading:
 
         assert born.is_over()
 
-    @pytest.mark.parametrize("fault", ["unreadable", "does not fit"])
+    @pytest.mark.parametrize("fault", ["unreadable", "does not fit", "TLS"])
     def test_a_bad_configuration_changes_nothing_and_says_why(self, life: Make, fault: str) -> None:
         born = life().start()
         before = born.parts.settings
@@ -392,12 +487,16 @@ class TestReloading:
             born.next = ConfigError(["PORT: got 'x'", "LOG_LEVEL: got 'y'"])
         else:
             born.next = settings_with(rate_limit_requests="7", log_level="ERROR")
-            born.parts.unfit = ValueError("no such key")
+            born.parts.unfit = ValueError("no such key") if fault == "does not fit" else crypto.Error("no\nPEM")
 
         born.service.reload()
 
-        expected = ["PORT: got 'x'", "LOG_LEVEL: got 'y'"] if fault == "unreadable" else ["no such key"]
-        assert born.said("reload.failed")[0]["problems"] == expected
+        expected = {
+            "unreadable": ["PORT: got 'x'", "LOG_LEVEL: got 'y'"],
+            "does not fit": ["ValueError: no such key"],
+            "TLS": ["Error: no PEM"],
+        }
+        assert born.said("reload.failed")[0]["problems"] == expected[fault]
         assert born.parts.settings is before
         assert (born.logs.level, born.service.state) == ("INFO", "running")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from bakerygw.config.values import endpoint_is_local, is_loopback
@@ -81,7 +81,7 @@ def _unfit(pem: str, algorithm: str) -> str:
         fits = isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == curve
         return "" if fits else f"an EC key on {curve}"
     if algorithm == "EdDSA":
-        return "" if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey) else "an Ed25519 or Ed448 key"
+        return "" if isinstance(key, ed25519.Ed25519PublicKey) else "an Ed25519 key"
     fits = isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA_BITS
     return "" if fits else f"an RSA key of at least {_MIN_RSA_BITS} bits"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -26,6 +26,8 @@ from bakerygw.config.routes import (
     merge_routes,
     taken_prefix,
 )
+from bakerygw.config.secrecy import masked, shown_value
+from bakerygw.config.surroundings import surrounding_findings
 from bakerygw.config.values import (
     ALGORITHMS,
     Algorithm,
@@ -57,10 +59,7 @@ from bakerygw.core.routing import Route
 __all__ = ["ALGORITHMS", "ConfigError", "Settings", "load_settings", "masked"]
 
 _SERVICE_URL: Final = re.compile(r"([A-Z][A-Z0-9_]*)_SERVICE_URL")
-_USERINFO: Final = re.compile(r"//[^,\s]*@")
 _NOT_VARIABLES: Final = frozenset({"services", "demo_services", "routes", "demo"})
-_SECRET: Final = frozenset({"admin_token", "redis_password", "token_cache_secret", "jwt_public_key"})
-"""Never shown as given: the public key is among them because a private one may have been pasted."""
 _FILES: Final = ("redis_ca_file", "upstream_ca_file", "jwt_public_key_file")
 
 
@@ -202,7 +201,7 @@ class _Draft:
     def wrong(self, name: str, allowed: str) -> None:
         """Note a problem, in one line, with the value masked where it is secret."""
         self.bad.add(name)
-        self.problems.append(f"{name.upper()}: {_shown(name, self.given.get(name))}; {allowed}")
+        self.problems.append(f"{name.upper()}: {shown_value(name, self.given.get(name))}; {allowed}")
 
 
 def load_settings(environ: Mapping[str, str], config_file: str | None = None, *, demo: bool = False) -> Settings:
@@ -220,30 +219,11 @@ def load_settings(environ: Mapping[str, str], config_file: str | None = None, *,
     _take_files(draft)
     settings = _validated(draft)
     if readable:
-        _cross_check(draft, settings)
+        _cross_check(draft, settings, environ)
     routes = _routes(draft, settings)
     if draft.problems:
         raise ConfigError(draft.problems)
     return settings.model_copy(update={"routes": routes})
-
-
-def masked(settings: Settings) -> dict[str, object]:
-    """The settings for people to look at: JSON types only, secrets as `***`; without the route table."""
-    shown = settings.model_dump(mode="json", exclude={"routes", "services", "demo_services"})
-    for name in _SECRET & shown.keys():
-        if isinstance(getattr(settings, name), SecretStr):
-            shown[name] = "***"
-    for name in ("services", "demo_services"):
-        shown[name] = {service: list(urls) for service, urls in getattr(settings, name).items()}
-    return shown
-
-
-def _shown(name: str, value: str | None) -> str:
-    if value is None:
-        return "not set"
-    if name in _SECRET:
-        return "got ***"
-    return f"got {_USERINFO.sub('//***@', value)!a:.120}"
 
 
 def _take_file(draft: _Draft, path: str) -> bool:
@@ -342,9 +322,11 @@ def _routes(draft: _Draft, settings: Settings) -> tuple[Route, ...]:
     return builtin
 
 
-def _cross_check(draft: _Draft, settings: Settings) -> None:
-    """Note what is wrong between fields, unless one of them is already known to be wrong by itself."""
+def _cross_check(draft: _Draft, settings: Settings, environ: Mapping[str, str]) -> None:
+    """Note what is wrong between fields or on this machine, unless one of them is known to be wrong by itself."""
     wrong_before = frozenset(draft.bad)
-    for names, allowed in findings(settings):
+    if environ.get("XDG_RUNTIME_DIR"):
+        draft.given["xdg_runtime_dir"] = environ["XDG_RUNTIME_DIR"]
+    for names, allowed in (*findings(settings), *surrounding_findings(settings, environ)):
         if wrong_before.isdisjoint(names):
             draft.wrong(names[0], allowed)

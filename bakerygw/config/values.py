@@ -9,9 +9,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic.fields import FieldInfo
 
-_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
-_URL: Final = re.compile(r"(https?)://([a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", re.I)
-_HOST_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
+# A dot that no other follows: no label of a name is empty (RFC 1035 section 2.3.1).
+_NAME: Final = r"[a-z0-9](?:(?:[a-z0-9_-]|\.(?!\.))*[a-z0-9])?"
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:(?:[a-z0-9_-]|\.(?!\.))+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_URL: Final = re.compile(rf"(https?)://({_NAME}|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?/?", re.I)
+_HOST_NAME: Final = re.compile(r"[a-z0-9](?:(?:[a-z0-9-]|\.(?!\.))*[a-z0-9])?|\[[0-9a-f:.]+\]")
 _ENDPOINTS: Final = frozenset({"tcp", "ssl", "unix", "systemd"})
 
 
@@ -60,7 +62,7 @@ def _host_name(value: str) -> str:
 
 
 def _endpoint(value: str) -> str:
-    kind, *parts = _endpoint_parts(value)
+    kind, *parts = endpoint_parts(value)
     if kind not in _ENDPOINTS or not parts or not parts[0]:
         raise ValueError("not an endpoint")
     if kind in {"tcp", "ssl"}:
@@ -70,14 +72,14 @@ def _endpoint(value: str) -> str:
     return value
 
 
-def _endpoint_parts(value: str) -> list[str]:
+def endpoint_parts(value: str) -> list[str]:
     """Split a Twisted endpoint description at the colons that no backslash escapes."""
     return [re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:\\.|[^:\\])+", value)]
 
 
 def endpoint_is_local(value: str) -> bool:
     """Whether a Twisted endpoint description surely listens on this machine alone."""
-    kind, *parts = _endpoint_parts(value)
+    kind, *parts = endpoint_parts(value)
     interface = next((part[10:] for part in parts if part.startswith("interface=")), "")
     try:
         return kind == "unix" or (kind in {"tcp", "ssl"} and is_loopback(interface))

@@ -1,5 +1,6 @@
 """Which header fields cross the gateway: to the service, and back to the client. Hot path: one pass over each list."""
 
+import re
 from collections.abc import Collection
 from typing import Final
 
@@ -24,25 +25,41 @@ _HOP_BY_HOP: Final = frozenset(
 """RFC 9110 section 7.6.1, and what old clients send in the same role."""
 
 _NEVER_TO_SERVICE: Final = _HOP_BY_HOP | {
+    b"cf-connecting-ip",
+    b"cf-connecting-ipv6",
+    b"client-ip",
     b"content-length",
     b"expect",
+    b"fastly-client-ip",
     b"forwarded",
     b"host",
     b"proxy",
+    b"remote-user",
     b"traceparent",
+    b"true-client-ip",
     b"via",
+    b"x-api-key",
+    b"x-client-ip",
+    b"x-cluster-client-ip",
+    b"x-forwarded",
+    b"x-host",
     b"x-http-method",
     b"x-http-method-override",
     b"x-is-demo",
     b"x-method-override",
+    b"x-proxyuser-ip",
     b"x-real-ip",
+    b"x-remote-user",
     b"x-request-id",
+    b"x-tenant",
     b"x-user-email",
     b"x-user-id",
     b"x-user-role",
 }
-_NEVER_TO_SERVICE_UNLESS_TRUSTED: Final = _NEVER_TO_SERVICE | {b"tracestate"}
+"""Hop by hop, the gateway's to write, or the word of some proxy for who asks, from where, and by which method."""
+_NEVER_TO_SERVICE_NOR_TRACESTATE: Final = _NEVER_TO_SERVICE | {b"tracestate"}
 _IDENTITY_PREFIXES: Final = (
+    b"x-authenticated-",
     b"x-demo-",
     b"x-forwarded-",
     b"x-gateway-",
@@ -54,12 +71,20 @@ _IDENTITY_PREFIXES: Final = (
 )
 """Whole families that services take for the gateway's word."""
 
+_TRACE_ID: Final = slice(3, 35)
+"""Where a `traceparent` has its trace id (W3C Trace Context section 3.2.2)."""
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
 _NEVER_TO_CLIENT: Final = _HOP_BY_HOP | {
     b"content-length",
     b"server",
+    # Of two such fields the first counts (RFC 6797 section 8.1), and the gateway's own would come second.
+    b"strict-transport-security",
     b"x-content-type-options",
     b"x-powered-by",
     b"x-request-id",
+    # The gateway's finding alone. `Proxy-Status` passes: each hop adds its own entry to it (RFC 9209 section 2).
+    b"x-subscription-grace",
 }
 _NEVER_TO_CLIENT_PREFIXES: Final = (b"access-control-", b"ratelimit", b"x-internal-", b"x-ratelimit-")
 
@@ -72,7 +97,7 @@ def forward_headers(head: RequestHead, owed: Pairs, *, via: bytes) -> Pairs:
     gateway's own entry, e.g. `1.1 bakerygw` (RFC 9110 section 7.6.3). Host and framing are the connection's affair.
     A name with `_` never passes: many frameworks read `X_User_Id` and `X-User-Id` as the same variable.
     """
-    dropped = _NEVER_TO_SERVICE if head.trusted else _NEVER_TO_SERVICE_UNLESS_TRUSTED
+    dropped = _NEVER_TO_SERVICE if _continues_trace(head, owed) else _NEVER_TO_SERVICE_NOR_TRACESTATE
     fields = head.fields
     if b"connection" in fields:
         dropped = dropped | _options(fields[b"connection"])
@@ -95,8 +120,9 @@ def forward_headers(head: RequestHead, owed: Pairs, *, via: bytes) -> Pairs:
 def reply_headers(headers: Pairs, *, authorities: Collection[str]) -> Pairs:
     """The header fields of a service's response as the client is to get them.
 
-    `authorities` are the service's own, as `host[:port]`; a `Location` that names one of them becomes relative.
-    Framing, CORS, rate limit, request id and `X-Content-Type-Options` are the gateway's to write.
+    `authorities` are those of all services, as `host[:port]`: behind the gateway they share one space of paths, so a
+    `Location` or `Content-Location` that names any of them becomes relative. Framing, CORS, rate limit, request id,
+    grace, HSTS and `X-Content-Type-Options` are the gateway's to write.
     """
     dropped: Collection[bytes] = _NEVER_TO_CLIENT
     named = [value for name, value in headers if len(name) == 10 and name.lower() == b"connection"]
@@ -107,7 +133,7 @@ def reply_headers(headers: Pairs, *, authorities: Collection[str]) -> Pairs:
         name = pair[0].lower()
         if name in dropped or name.startswith(_NEVER_TO_CLIENT_PREFIXES):
             continue
-        if name == b"location":
+        if name in (b"location", b"content-location"):
             kept.append((pair[0], _relative(pair[1], authorities)))
         else:
             kept.append(pair)
@@ -117,6 +143,20 @@ def reply_headers(headers: Pairs, *, authorities: Collection[str]) -> Pairs:
 def _options(values: Collection[bytes]) -> frozenset[bytes]:
     """The names that `Connection` fields list, in lower case."""
     return frozenset(option.strip(b" \t").lower() for value in values for option in value.split(b","))
+
+
+def _continues_trace(head: RequestHead, owed: Pairs) -> bool:
+    """Whether a trusted peer's `tracestate` belongs to the trace that the gateway goes on with.
+
+    Its `traceparent` must be the only one, and sound: only then has the gateway's own the same trace id (W3C Trace
+    Context section 3.3: without a valid parent, the state is not to be used).
+    """
+    if not head.trusted or b"tracestate" not in head.fields:
+        return False
+    parents = head.fields.get(b"traceparent", ())
+    return len(parents) == 1 and any(
+        name == b"traceparent" and value[_TRACE_ID] == parents[0][_TRACE_ID] for name, value in owed
+    )
 
 
 def _without_session(cookies: bytes) -> bytes:
@@ -129,16 +169,22 @@ def _append_forwarding(kept: list[tuple[bytes, bytes]], head: RequestHead, via: 
     """Add where the request came from; only a trusted proxy's own account of that is carried on."""
     fields = head.fields
     peer = head.peer.encode()
-    host = fields.get(b"host")
+    host = fields[b"host"][0] if b"host" in fields else b""
     if head.trusted:
         peer = b", ".join((*fields.get(b"x-forwarded-for", ()), peer))
         via = b", ".join((*fields.get(b"via", ()), via))
-        host = fields.get(b"x-forwarded-host") or host
+        host = _nearest_host(fields.get(b"x-forwarded-host", ())) or host
     kept.append((b"X-Forwarded-For", peer))
     kept.append((b"X-Forwarded-Proto", b"https" if head.secure else b"http"))
     if host:
-        kept.append((b"X-Forwarded-Host", host[0]))
+        kept.append((b"X-Forwarded-Host", host))
     kept.append((b"Via", via))
+
+
+def _nearest_host(values: tuple[bytes, ...]) -> bytes:
+    """The host that the nearest hop names, the last of all; empty if that is none."""
+    host = values[-1].rpartition(b",")[2].strip(b" \t") if values else b""
+    return host if _HOST.fullmatch(host) is not None else b""
 
 
 def _relative(location: bytes, authorities: Collection[str]) -> bytes:

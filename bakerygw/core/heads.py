@@ -22,21 +22,27 @@ _METHOD_TOKEN = re.compile(rb"[A-Za-z!#$%&'*+.^_`|~0-9-]{1,32}(?: |\Z)")
 
 Network = IPv4Network | IPv6Network
 
+UNKNOWN: Final = "unknown"
+"""The address of a peer that has none, behind a UNIX socket (RFC 7239 section 6.2)."""
+
 
 class TrustedProxies:
-    """The networks whose forwarding headers are believed."""
+    """The networks whose forwarding headers are believed.
+
+    So is whoever may open a UNIX socket that we listen on: the permissions of its file decide.
+    """
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self._networks = tuple(networks)
         self.trusts = lru_cache(4096)(self._trusts)
 
     def _trusts(self, address: str) -> bool:
+        if address == UNKNOWN:
+            return True
         try:
-            parsed = ip_address(address)
+            parsed = ip_address(plain_address(address))
         except ValueError:
             return False
-        if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
-            parsed = parsed.ipv4_mapped
         return any(parsed in network for network in self._networks)
 
     def client(self, peer: str, forwarded_for: tuple[bytes, ...]) -> str:
@@ -69,11 +75,18 @@ def _forwarded_address(entry: bytes) -> str | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        address = ip_address(text.partition("%")[0])
+        return plain_address(str(ip_address(text.partition("%")[0])))
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return str(mapped or address)
+
+
+@lru_cache(8192)
+def plain_address(address: str) -> str:
+    """An IPv4 address that came mapped into IPv6 (RFC 4291 section 2.5.5.2) as itself; others as they are."""
+    if not address.lower().startswith("::ffff:"):
+        return address
+    mapped = IPv6Address(address.partition("%")[0]).ipv4_mapped
+    return address if mapped is None else str(mapped)
 
 
 @lru_cache(8192)
@@ -137,7 +150,11 @@ def read_head(
     tls: bool,
     proxies: TrustedProxies,
 ) -> RequestHead:
-    """The head as one sound value. Raises `Refused`, always with `close`, where it is not."""
+    """The head as one sound value. Raises `Refused`, always with `close`, where it is not.
+
+    Where nothing but Host or target is wrong, the refusal knows the head, so that its
+    answer can carry what every answer to such a request does.
+    """
     if version not in ("1.0", "1.1"):
         raise refuse("bad-request", "Speak HTTP/1.1.", reason="version", close=True)
     sound_method = _sound_method(method)
@@ -148,15 +165,21 @@ def read_head(
         fields[key] = (value,) if held is None else (*held, value)
     length = body_length(fields, version)
     hosts = fields.get(b"host", ())
+    fault: Refused | None = None
+    path, query = target.partition(b"?")[0], None
     if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
-        raise refuse("bad-request", "Send exactly one valid Host header.", reason="host", close=True)
-    path, query = (target, None) if target == b"*" and sound_method == "OPTIONS" else _sound_target(target)
+        fault = refuse("bad-request", "Send exactly one valid Host header.", reason="host", close=True)
+    elif target != b"*" or sound_method != "OPTIONS":
+        try:
+            path, query = check_target(target)
+        except Refused as refusal:
+            fault = _final(refusal)
     trusted = proxies.trusts(peer)
     client, secure = peer, tls
     if trusted:
         client = proxies.client(peer, fields.get(b"x-forwarded-for", ()))
         secure = secure or _nearest(fields.get(b"x-forwarded-proto", ())).lower() == b"https"
-    return RequestHead(
+    head = RequestHead(
         method=sound_method,
         target=target,
         path=path,
@@ -169,11 +192,13 @@ def read_head(
         trusted=trusted,
         secure=secure,
     )
+    if fault is not None:
+        fault.head = head
+        raise fault
+    return head
 
 
-def _sound_target(target: bytes) -> tuple[bytes, bytes | None]:
-    try:
-        return check_target(target)
-    except Refused as refusal:
-        problem = refusal.problem
-        raise refuse(problem.code, problem.detail, reason=problem.reason or "target", close=True) from None
+def _final(refusal: Refused) -> Refused:
+    """The same refusal, as the last on its connection."""
+    problem = refusal.problem
+    return refuse(problem.code, problem.detail, reason=problem.reason or "target", close=True)

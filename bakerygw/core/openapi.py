@@ -20,7 +20,7 @@ EVERYWHERE: Final = (400, 403, 404, 405, 408, 413, 414, 417, 429, 431, 500, 501,
 PAGES: Final[Mapping[str, tuple[str, str, str | None]]] = {
     "/health": ("Health in one word for each service", "application/json", "Health"),
     "/api/v1/health": (
-        "Health of each service with latency, since when, and breaker",
+        "Health of each service with latency and since when",
         "application/json",
         "HealthDetails",
     ),
@@ -145,7 +145,7 @@ def _rules(route: Route, method: str) -> str:
     if route.min_tier is not None:
         rules.append(f"Needs the subscription tier `{route.min_tier}` or a higher one.")
     if method in route.critical:
-        rules.append("A critical operation: refused with 503 while the subscription cannot be checked.")
+        rules.append("A critical operation: refused to demo sessions (403 `demo-isolation`).")
     if route.limit is not None:
         rules.append(f"Limited to {route.limit.requests} requests in {route.limit.window_s} s.")
     if route.auth_limit:
@@ -238,12 +238,11 @@ def _health_schemas() -> Json:
     time: Json = {"type": "string", "format": "date-time"}
     row: Json = {
         "type": "object",
-        "required": ["status", "latency_ms", "since", "breaker"],
+        "required": ["status", "latency_ms", "since"],
         "properties": {
             "status": word,
             "latency_ms": {"type": ["number", "null"]},
             "since": {**time, "type": ["string", "null"]},
-            "breaker": {"type": ["string", "null"]},
         },
     }
     schemas: Json = {}

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Final
 
-from bakerygw.core.http import Pairs, Reply
+from bakerygw.core.http import Pairs, Reply, RequestHead
 
 TYPE_BASE: Final = "https://bakery-ia.example/problems/"
 
@@ -84,6 +84,8 @@ class Refused(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.code)
         self.problem = problem
+        self.head: RequestHead | None = None
+        """The request's head, where a refusal that comes before everything else knows it."""
 
 
 def refuse(code: str, detail: str, *, reason: str = "", close: bool = False, **members: object) -> Refused:

@@ -20,6 +20,7 @@ WILDCARD: Final = "{id}"
 _BELOW_TENANTS: Final = TENANTS.encode() + b"/"
 _WILD_TENANT: Final = _BELOW_TENANTS + WILDCARD.encode()
 _ID_AT: Final = len(_BELOW_TENANTS)
+_PARAMETERS: Final = re.compile(rb";[^/]*")
 _TENANT_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 # The path of nearly every request: nothing encoded, no segment that begins with a dot, no parameters.
@@ -53,7 +54,7 @@ class Route:
     """For logs and metrics: the prefix with `/**` behind it, or the path itself where `exact`."""
     kind: Kind
     exact: bool = False
-    """Only the path itself, nothing below."""
+    """Only the path itself, nothing below. To a service and with a token, also the path with a slash at its end."""
     service: str | None = None
     """For `proxy`: the service's name, lower case with `_`, e.g. `ai_insights`."""
     auth: bool = True
@@ -110,7 +111,15 @@ class Router:
             raise ValueError(f"{route.prefix}: {WILDCARD} is only known directly behind {TENANTS}")
         if key in self._exact or key in self._prefixes:
             raise ValueError(f"{route.prefix}: two routes with this prefix")
-        (self._exact if route.exact else self._prefixes)[key] = Match(route=route, tenant_id=None)
+        match = Match(route=route, tenant_id=None)
+        if not route.exact:
+            self._prefixes[key] = match
+            return
+        self._exact[key] = match
+        if route.auth and route.kind == "proxy":
+            # Many services read a path with a slash at its end as the one without, so its policies hold there too.
+            # A public path stays the one that is written: what resembles it needs a token.
+            self._exact[key + b"/"] = match
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -120,11 +129,20 @@ class Router:
     def match(self, path: bytes) -> Match | None:
         """The route of a path that `check_target` has passed; `None` where there is none.
 
-        Raises `Refused` (bad-request) if the path names a tenant by what cannot be an id.
+        Raises `Refused` (bad-request) if the path names a tenant by what cannot be an id, or belongs to another
+        route once its percent-encoding and its parameters (RFC 3986 3.3) are taken away, as services may do: that
+        route's policies would be passed by.
         """
-        if path.startswith(_BELOW_TENANTS):
-            return self._match_tenant(path)
-        return self._longest(path)
+        found = self._match(path)
+        if b"%" in path or b";" in path:
+            plain = self._match(unquote_to_bytes(_PARAMETERS.sub(b"", path)))
+            if (plain and plain.route) is not (found and found.route):
+                detail = "Spell the path plainly: decoded and without parameters it belongs to another route."
+                raise refuse("bad-request", detail, reason="path-spelling")
+        return found
+
+    def _match(self, path: bytes) -> Match | None:
+        return self._match_tenant(path) if path.startswith(_BELOW_TENANTS) else self._longest(path)
 
     def _match_tenant(self, path: bytes) -> Match | None:
         end = path.find(b"/", _ID_AT)

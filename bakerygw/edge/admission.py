@@ -115,9 +115,11 @@ class Admission:
         return match
 
     def authenticate(self, head: RequestHead, caller: Caller, policies: Policies, trace: Trace) -> Claims:
-        """Claims that hold: signature once per token, time every time (`known` has checked it)."""
+        """Claims that hold: signature once per token, time every time (`known` has checked it).
+
+        Counts the attempt if it fails; else `tenant_of` does, which finds out whether the token is stale.
+        """
         if caller.known is not None:
-            self._telemetry.auth_attempt("ok")
             return caller.known
         try:
             token = caller.token or bearer_token(head.fields.get(b"authorization", ()))
@@ -128,31 +130,23 @@ class Admission:
         except Refused as refusal:
             self._telemetry.auth_attempt(refusal.problem.code)
             raise
-        self._telemetry.auth_attempt("ok")
         trace.user_id = claims.user_id
         return claims
 
     def tenant_of(
         self, head: RequestHead, match: Match, claims: Claims, state: AdmissionState, trace: Trace
     ) -> TenantView:
-        """The tenant that the request is for: fresh, open to this user, and not across the demo border."""
-        own_flags = state.flags.get(claims.tenant_id)
-        if own_flags is not None:
-            self._check_fresh(claims, own_flags.changed_at)
-        if match.route.tenant:
-            view = effective_tenant(claims, match.tenant_id, head.fields.get(b"x-tenant-id", ()))
-        else:
-            view = effective_tenant(claims, None, ())
-        trace.tenant_id = view.tenant_id
-        if claims.is_demo and head.method in match.route.critical:
-            detail = "A demo session may not do this; sign in with an account."
-            raise refuse("demo-isolation", detail, reason="critical")
-        flags = state.flags.get(view.tenant_id)
-        if (flags is None or own_flags is None) and head.method in WRITES:
-            raise state_unavailable("flags")
-        if flags is not None:
-            self._check_fresh(claims, flags.changed_at)
-            check_demo(claims, flags.demo)
+        """The tenant that the request is for: fresh, open to this user, and not across the demo border.
+
+        Counts the attempt to authenticate: any refusal but that of a stale token is of somebody who is known.
+        """
+        try:
+            view = _tenant_of(head, match, claims, state, trace)
+        except Refused as refusal:
+            stale = refusal.problem.code == "token-stale"
+            self._telemetry.auth_attempt(refusal.problem.code if stale else "ok")
+            raise
+        self._telemetry.auth_attempt("ok")
         return view
 
     def check_subscription(self, route: Route, view: TenantView, now: float, policies: Policies) -> Pairs:
@@ -168,13 +162,6 @@ class Admission:
         flags = state.flags.get(view.tenant_id)
         if flags is not None and route.tenant and not route.read_only_exempt:
             check_writable(head.method, flags.read_only)
-
-    def _check_fresh(self, claims: Claims, changed_at: float | None) -> None:
-        try:
-            check_fresh(claims.iat, changed_at)
-        except Refused as refusal:
-            self._telemetry.auth_attempt(refusal.problem.code)
-            raise
 
 
 _TOKEN_DETAILS: Final = {
@@ -193,6 +180,27 @@ def state_unavailable(reason: str) -> Refused:
             reason=reason,
         )
     )
+
+
+def _tenant_of(head: RequestHead, match: Match, claims: Claims, state: AdmissionState, trace: Trace) -> TenantView:
+    own_flags = state.flags.get(claims.tenant_id)
+    if own_flags is not None:
+        check_fresh(claims.iat, own_flags.changed_at)
+    if match.route.tenant:
+        view = effective_tenant(claims, match.tenant_id, head.fields.get(b"x-tenant-id", ()))
+    else:
+        view = effective_tenant(claims, None, ())
+    trace.tenant_id = view.tenant_id
+    if claims.is_demo and head.method in match.route.critical:
+        detail = "A demo session may not do this; sign in with an account."
+        raise refuse("demo-isolation", detail, reason="critical")
+    flags = state.flags.get(view.tenant_id)
+    if (flags is None or own_flags is None) and head.method in WRITES:
+        raise state_unavailable("flags")
+    if flags is not None:
+        check_fresh(claims.iat, flags.changed_at)
+        check_demo(claims, flags.demo)
+    return view
 
 
 def _buckets(head: RequestHead, match: Match | None, caller: Caller, policies: Policies) -> tuple[Bucket, ...]:

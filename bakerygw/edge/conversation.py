@@ -102,22 +102,20 @@ class Conversation:
 
     def unreadable(self, refusal: Refused, peer: str) -> Reply:
         """The answer to what could not be read as a request."""
-        trace = Trace(request_id=str(uuid4()), started=self._clock.seconds(), client=peer, route=UNREADABLE)
-        reply = self.refused(refusal, trace).with_headers(standing_headers(trace))
+        head = refusal.head
+        if head is None:
+            trace = Trace(request_id=str(uuid4()), started=self._clock.seconds(), client=peer, route=UNREADABLE)
+            standing = standing_headers(trace)
+        else:
+            trace = self._trace(head)
+            trace.route = UNREADABLE
+            standing = self._standing(head, trace)
+        reply = self.refused(refusal, trace).with_headers(standing)
         self._tell(trace, reply.status, 0, len(reply.body) if isinstance(reply.body, bytes) else 0)
         return reply
 
     async def _serve(self, exchange: Exchange) -> None:
-        head = exchange.head
-        request_id, traceparent = identify(head, self._entropy.digits())
-        trace = Trace(
-            request_id=request_id,
-            started=self._clock.seconds(),
-            traceparent=traceparent,
-            method=head.method,
-            path=printable(head.path),
-            client=head.client,
-        )
+        trace = self._trace(exchange.head)
         status = CLIENT_LEFT
         try:
             reply = await self._answer(exchange, trace)
@@ -127,8 +125,19 @@ class Conversation:
                 trace.reason = trace.reason or "cut"
                 trace.cause = cut
         except CancelledError:
-            trace.reason = "client-left"
+            trace.reason = exchange.lost_by
         self._tell(trace, status, exchange.body.received, exchange.bytes_out)
+
+    def _trace(self, head: RequestHead) -> Trace:
+        request_id, traceparent = identify(head, self._entropy.digits())
+        return Trace(
+            request_id=request_id,
+            started=self._clock.seconds(),
+            traceparent=traceparent,
+            method=head.method,
+            path=printable(head.path),
+            client=head.client,
+        )
 
     async def _answer(self, exchange: Exchange, trace: Trace) -> Reply:
         standing = self._standing(exchange.head, trace)

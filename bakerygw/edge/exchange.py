@@ -56,6 +56,8 @@ class ReplyWriter:
         self.ended = False
         self.bytes_out = 0
         self.source: BodySource | None = None
+        self.lost_by = "client-left"
+        """Why the connection was lost, if it was."""
 
     @property
     def gone(self) -> bool:

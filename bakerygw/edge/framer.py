@@ -202,7 +202,7 @@ class Framer:
             framing = Framing(
                 version=version,
                 persistent=version == "1.1" and parser.should_keep_alive(),
-                expects_continue=_expects_continue(head.fields.get(b"expect"), version),
+                expects_continue=_expects_continue(head, version),
             )
         except Refused as refusal:
             self._leave(refusal)
@@ -243,9 +243,12 @@ class Framer:
         return refuse("headers-too-large", detail, close=True)
 
 
-def _expects_continue(values: tuple[bytes, ...] | None, version: str) -> bool:
+def _expects_continue(head: RequestHead, version: str) -> bool:
+    values = head.fields.get(b"expect")
     if values is None or version == "1.0":
         return False
-    if len(values) != 1 or values[0].lower() != b"100-continue":
-        raise refuse("expectation-failed", "Only `Expect: 100-continue` is understood.", close=True)
-    return True
+    if len(values) == 1 and values[0].lower() == b"100-continue":
+        return True
+    refusal = refuse("expectation-failed", "Only `Expect: 100-continue` is understood.", close=True)
+    refusal.head = head
+    raise refusal

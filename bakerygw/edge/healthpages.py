@@ -40,7 +40,7 @@ class HealthPages:
     """`GET /health` and `GET /api/v1/health`: always 200, the `status` member tells.
 
     `services` are the names of all services with a URL; those that were not probed yet are "unknown". `now` is Unix
-    seconds. `breaker`, if given, tells the breaker state of a service.
+    seconds.
     """
 
     def __init__(
@@ -51,11 +51,9 @@ class HealthPages:
         services: Collection[str],
         version: str,
         now: Callable[[], float],
-        breaker: Callable[[str], str | None] | None = None,
     ) -> None:
         self._health, self._link, self._version, self._now = health, link, version, now
         self._names = tuple(sorted(services))
-        self._breaker = breaker
 
     def reply_to(self, head: RequestHead) -> Reply:
         """The page at the head's path; a HEAD request gets the whole reply, whose body is dropped on delivery.
@@ -75,11 +73,9 @@ class HealthPages:
         return json_reply({**self._summary(seen), "services": {_shown(name): it.status for name, it in seen.items()}})
 
     def detailed(self) -> Reply:
-        """For each service also latency, since when, and breaker; never an address or the text of an error."""
+        """For each service also latency and since when; never an address or the text of an error."""
         seen = self._seen()
-        return json_reply(
-            {**self._summary(seen), "services": {_shown(name): self._row(name, seen[name]) for name in seen}}
-        )
+        return json_reply({**self._summary(seen), "services": {_shown(name): _row(it) for name, it in seen.items()}})
 
     def _seen(self) -> dict[str, ServiceHealth]:
         cached = self._health.services()
@@ -94,13 +90,13 @@ class HealthPages:
             "timestamp": iso_time(self._now()),
         }
 
-    def _row(self, name: str, it: ServiceHealth) -> dict[str, object]:
-        return {
-            "status": it.status,
-            "latency_ms": None if it.latency_ms is None else round(it.latency_ms, 2),
-            "since": iso_time(it.since),
-            "breaker": self._breaker(name) if self._breaker else None,
-        }
+
+def _row(it: ServiceHealth) -> dict[str, object]:
+    return {
+        "status": it.status,
+        "latency_ms": None if it.latency_ms is None else round(it.latency_ms, 2),
+        "since": iso_time(it.since),
+    }
 
 
 def _overall(statuses: list[str], *, store_up: bool) -> str:

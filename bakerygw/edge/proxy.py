@@ -60,7 +60,7 @@ class Proxy:
             raise _refusal(failed, trace) from None
         finally:
             trace.upstream_s = self._clock.seconds() - asked
-        return _reply(head.method, response, policies.upstreams.authorities(service))
+        return _reply(head.method, response, policies.upstreams.all_authorities())
 
     def _service(self, route: Route, grant: Grant, policies: Policies) -> str:
         service = route.service or ""

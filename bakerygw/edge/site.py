@@ -1,6 +1,5 @@
 """The factory of client connections: how many there may be, and their deadlines on one coarse timer."""
 
-import resource
 from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
@@ -12,7 +11,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from bakerygw.core.heads import TrustedProxies, client_subject
+from bakerygw.core.heads import UNKNOWN, TrustedProxies, client_subject, plain_address
 from bakerygw.core.http import Reply
 from bakerygw.core.problem import Refused
 from bakerygw.edge.channel import EdgeChannel
@@ -85,7 +84,7 @@ class EdgeSite(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """A channel, or `None` (which closes the connection) where there are too many."""
-        peer = str(getattr(addr, "host", "") or "unix")
+        peer = plain_address(str(getattr(addr, "host", "") or UNKNOWN))
         if self._full(peer):
             self.refused_connections += 1
             return None
@@ -99,7 +98,7 @@ class EdgeSite(Factory):
     def _full(self, peer: str) -> bool:
         if self._max is not None and len(self._channels) >= self._max:
             return True
-        if self._max_per_client is None or peer == "unix" or self.proxies.trusts(peer):
+        if self._max_per_client is None or self.proxies.trusts(peer):
             return False
         return self._per_client[client_subject(peer)] >= self._max_per_client
 
@@ -124,18 +123,18 @@ class EdgeSite(Factory):
         return self._date[1]
 
     def shutdown(self) -> None:
-        """Close idle connections now and the others after their reply."""
+        """Close idle connections now and the others after their reply; all are `busy` until they are gone."""
         for channel in list(self._channels):
             channel.shutdown()
 
     def abort(self) -> None:
         """End every connection at once."""
         for channel in list(self._channels):
-            channel.abort()
+            channel.abort("drained")
 
     @property
     def busy(self) -> int:
-        """Connections with a reply under way."""
+        """Connections with a reply under way or not yet taken."""
         return sum(1 for channel in self._channels if channel.busy)
 
     def connections(self) -> dict[str, object]:
@@ -165,20 +164,3 @@ class EdgeSite(Factory):
             except Exception:  # one connection's trouble must not stop the others' deadlines
                 _LOG.failure("sweeping a connection failed")
                 channel.abort()
-
-
-def connections_allowed(*, reserve: int) -> int:
-    """How many client connections the limit of open files leaves room for, that limit raised as far as allowed.
-
-    A quarter, or `reserve` if that is more, is kept for connections to services, Redis and the admin port.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = max(soft, 1_048_576)
-    if soft < hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-        except (ValueError, OSError):
-            pass
-    return max(16, soft - max(soft // 4, reserve))

@@ -168,6 +168,14 @@ class Metrics:
         self._routes.allow(routes)
         self._services.allow(services)
 
+    def forget_services(self) -> None:
+        """Drop the gauges of all services; those that are still there appear again at the next scrape.
+
+        Counters and histograms stay: a counter that goes away and comes back looks like a restart.
+        """
+        for gauge in (self._health, self._pool, self._breaker):
+            gauge.clear()
+
     def ended(self, outcome: Outcome) -> None:
         """Count one request. Takes about 1 us."""
         trace = outcome.trace
@@ -205,7 +213,7 @@ class Metrics:
             self._health.labels(name, state).set(state == now)
 
     def pool_connections(self, service: str, *, idle: int, active: int) -> None:
-        """Set how many connections a service's pools hold."""
+        """Set how many connections a service's pools hold: ready for use, and in use."""
         name = self._services.of(service)
         for state, number in zip(POOL_STATES, (idle, active), strict=True):
             self._pool.labels(name, state).set(number)

@@ -96,8 +96,15 @@ class Redactor:
     """Makes values fit for a log. `secrets` are known values, masked wherever they stand; short ones are ignored."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        known = sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+        self._secrets: frozenset[str] = frozenset()
+        self._known: re.Pattern[str] | None = None
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Mask these values too, from here on; what was known stays so, for an old secret may still be in use."""
+        self._secrets |= {secret for secret in secrets if len(secret) >= 6}
+        longest_first = sorted(self._secrets, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
     def knows(self, value: str) -> bool:
         """Whether one of the known values stands in this text."""

@@ -22,6 +22,8 @@ class UrlStats:
     url: str
     idle: int
     """Connections ready for use."""
+    in_use: int
+    """Connections with an exchange under way."""
     in_flight: int
     """Requests without a complete response, those waiting for a connection included."""
     requests: int
@@ -75,17 +77,15 @@ class UpstreamClient:
             for name, urls in services.items()
             if urls
         }
-        self._authorities = {
-            name: frozenset(target.pool.authority for target in targets) for name, targets in self._targets.items()
-        }
+        self._authorities = frozenset(target.pool.authority for targets in self._targets.values() for target in targets)
 
     def has(self, service: str) -> bool:
         """Whether a URL is configured."""
         return service in self._targets
 
-    def authorities(self, service: str) -> frozenset[str]:
-        """The authorities, `host[:port]`, of all URLs of a service: those that a `Location` may not show outside."""
-        return self._authorities.get(service, frozenset())
+    def all_authorities(self) -> frozenset[str]:
+        """The authorities, `host[:port]`, of all URLs of all services."""
+        return self._authorities
 
     async def request(self, service: str, request: UpstreamRequest) -> UpstreamResponse:
         """Send to one of the service's URLs, once more where that can't do harm. Raises `UpstreamFailed`.
@@ -119,6 +119,7 @@ class UpstreamClient:
                 UrlStats(
                     url=target.pool.url,
                     idle=target.pool.idle,
+                    in_use=target.pool.in_use,
                     in_flight=target.pool.outstanding,
                     requests=target.pool.requests,
                     failures=target.failures,
@@ -127,6 +128,12 @@ class UpstreamClient:
             ]
             for name, targets in self._targets.items()
         }
+
+    def retire(self) -> None:
+        """Keep no connection: idle ones end, the others when their exchange is over. Nothing is cut or refused."""
+        for targets in self._targets.values():
+            for target in targets:
+                target.pool.retire()
 
     def close(self) -> None:
         """End every connection; requests under way fail, later ones are refused."""

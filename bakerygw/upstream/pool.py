@@ -56,6 +56,7 @@ class Pool:
         self._queue: deque[Deferred[UpstreamConnection | None]] = deque()
         self._sweep: IDelayedCall | None = None
         self._closed = False
+        self._retired = False
         self.requests = 0
         """Exchanges begun."""
 
@@ -63,6 +64,11 @@ class Pool:
     def outstanding(self) -> int:
         """Requests given to this pool whose response is not complete."""
         return len(self._busy) + self._opening + len(self._queue)
+
+    @property
+    def in_use(self) -> int:
+        """Connections with an exchange under way."""
+        return len(self._busy)
 
     @property
     def idle(self) -> int:
@@ -77,12 +83,20 @@ class Pool:
         self.requests += 1
         return await connection.send(request)
 
+    def retire(self) -> None:
+        """Keep no connection: the idle ones end here, each other one when its exchange is over.
+
+        Nothing is cut and nobody refused: a request that was admitted before may ask later, and still gets its answer.
+        """
+        self._retired = True
+        self._stop_sweeping()
+        for connection in list(self._idle):
+            connection.close()
+
     def close(self) -> None:
         """End every connection at once, cut what is under way, and refuse whatever comes later."""
         self._closed = True
-        if self._sweep is not None:
-            self._sweep.cancel()
-            self._sweep = None
+        self._stop_sweeping()
         while self._queue:
             self._queue.popleft().errback(_unavailable("closing"))
         for connection in list(self._idle):
@@ -98,7 +112,7 @@ class Pool:
             connection.close()
         elif self._queue:
             self._queue.popleft().callback(connection)
-        elif len(self._idle) >= self._max_idle:
+        elif self._retired or len(self._idle) >= self._max_idle:
             connection.close()
         else:
             self._busy.discard(connection)
@@ -174,6 +188,11 @@ class Pool:
         return UpstreamConnection(clock=self._clock, authority=self.authority, deadlines=self._deadlines, owner=self)
 
     # Growing old.
+
+    def _stop_sweeping(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
 
     def _sweep_idle(self) -> None:
         self._sweep = None

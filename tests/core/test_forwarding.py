@@ -7,6 +7,8 @@ from bakerygw.core.forwarding import forward_headers, reply_headers
 from bakerygw.core.http import Pairs
 
 VIA = b"1.1 bakerygw"
+PARENT = b"00-" + b"a" * 32 + b"-" + b"1" * 16 + b"-01"
+CONTINUED = ((b"traceparent", b"00-" + b"a" * 32 + b"-" + b"2" * 16 + b"-01"),)
 AUTHORITIES = ("sales:8000", "stock")
 
 HOP_BY_HOP = [
@@ -17,6 +19,9 @@ OURS = [
     *("Host", "Content-Length", "Expect", "X-Request-ID", "traceparent", "tracestate", "Via", "Proxy"),
     *("X-User-Id", "X-User-Email", "X-User-Role", "X-Tenant-Id", "X-Subscription-Tier", "X-Subscription-Status"),
     *("X-Is-Demo", "X-Demo-Session-Id", "X-Gateway-Anything", "X-Internal-Anything", "X-Real-IP", "Forwarded"),
+    *("X-Client-IP", "True-Client-IP", "Client-IP", "X-Cluster-Client-IP", "CF-Connecting-IP", "Fastly-Client-IP"),
+    *("X-Host", "X-Tenant", "X-Forwarded", "X-Original-Host", "X-ProxyUser-Ip", "X-Api-Key", "X-Authenticated-User"),
+    *("Remote-User", "X-Remote-User", "X-Forwarded-User", "CF-Connecting-IPv6"),
     *("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port"),
     *("X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method", "X-HTTP-Method-Override", "X-Method-Override"),
 ]
@@ -89,17 +94,56 @@ def test_a_trusted_proxy_is_believed_and_appended_to() -> None:
         (b"X-Forwarded-For", b"5.6.7.8"),
         (b"X-Forwarded-Host", b"bakery.example"),
         (b"Via", b"2 edge"),
+        (b"traceparent", PARENT),
         (b"tracestate", b"a=b"),
         trusted=True,
         secure=True,
+        owed=CONTINUED,
     )
     assert pairs == (
         (b"tracestate", b"a=b"),
+        *CONTINUED,
         (b"X-Forwarded-For", b"1.2.3.4, 5.6.7.8, 10.0.0.9"),
         (b"X-Forwarded-Proto", b"https"),
         (b"X-Forwarded-Host", b"bakery.example"),
         (b"Via", b"2 edge, 1.1 bakerygw"),
     )
+
+
+@pytest.mark.parametrize(
+    ("parents", "trusted", "kept"),
+    [
+        ([PARENT], True, [b"a=b"]),
+        ([PARENT], False, []),
+        ([], True, []),
+        ([b"nonsense"], True, []),
+        ([PARENT, PARENT], True, []),
+        ([PARENT.replace(b"a", b"c")], True, []),
+    ],
+)
+def test_tracestate_goes_with_the_one_trace_that_is_continued(
+    parents: list[bytes], trusted: bool, kept: list[bytes]
+) -> None:
+    sent = [(b"traceparent", parent) for parent in parents]
+    pairs = forwarded(*sent, (b"tracestate", b"a=b"), owed=CONTINUED, trusted=trusted)
+    assert values(pairs, b"tracestate") == kept
+    assert values(pairs, b"traceparent") == [CONTINUED[0][1]]
+
+
+@pytest.mark.parametrize(
+    ("told", "host"),
+    [
+        ([b"far.example", b"near.example:8443"], b"near.example:8443"),
+        ([b"far.example, near.example"], b"near.example"),
+        ([b"far.example, [::1]:80"], b"[::1]:80"),
+        ([b"far.example, "], b"inner"),
+        ([b"near.example/path"], b"inner"),
+        ([b"a b"], b"inner"),
+    ],
+)
+def test_the_nearest_forwarded_host_counts_if_it_is_one(told: list[bytes], host: bytes) -> None:
+    sent = [(b"X-Forwarded-Host", value) for value in told]
+    assert values(forwarded((b"Host", b"inner"), *sent, trusted=True), b"X-Forwarded-Host") == [host]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +205,8 @@ def test_every_other_field_arrives_as_sent(fields: list[tuple[bytes, bytes]]) ->
         "X-RateLimit-Remaining",
         "X-Request-ID",
         "X-Content-Type-Options",
+        "Strict-Transport-Security",
+        "X-Subscription-Grace",
     ],
 )
 def test_what_a_service_may_not_tell_the_client_is_dropped(name: str) -> None:
@@ -169,7 +215,13 @@ def test_what_a_service_may_not_tell_the_client_is_dropped(name: str) -> None:
 
 
 def test_other_response_headers_pass_as_they_are_cookies_one_by_one() -> None:
-    sent = ((b"Vary", b"Accept"), (b"Set-Cookie", b"a=1"), (b"set-cookie", b"b=2, c"), (b"ETag", b'"x"'))
+    sent = (
+        (b"Vary", b"Accept"),
+        (b"Set-Cookie", b"a=1"),
+        (b"set-cookie", b"b=2, c"),
+        (b"ETag", b'"x"'),
+        (b"Proxy-Status", b"svc; error=x"),
+    )
     assert reply_headers(sent, authorities=AUTHORITIES) == sent
 
 
@@ -200,4 +252,5 @@ def test_response_connection_options_are_dropped() -> None:
     ],
 )
 def test_a_location_on_the_service_itself_becomes_relative(sent: bytes, shown: bytes) -> None:
-    assert reply_headers(((b"Location", sent),), authorities=AUTHORITIES) == ((b"Location", shown),)
+    for name in (b"Location", b"Content-Location"):
+        assert reply_headers(((name, sent),), authorities=AUTHORITIES) == ((name, shown),)

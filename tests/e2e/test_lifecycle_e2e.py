@@ -4,6 +4,7 @@ import contextlib
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ import pytest
 
 from tests.e2e.calling import SALES, Load, code_of, until
 from tests.e2e.harness import (
+    REPOSITORY,
     TWISTD,
+    Answer,
     Gateway,
     Recorded,
     RecordingUpstream,
@@ -215,6 +218,65 @@ class TestStarting:
                 assert f'"address":"127.0.0.1:{port}"' in line
                 assert "Address already in use" in line
                 assert "Traceback" not in ended.stdout
+
+    def test_an_endpoint_that_cannot_be_had_ends_it_with_1_and_one_clear_line(self, issuer: Issuer) -> None:
+        ended = run_twistd(
+            env={
+                "JWT_PUBLIC_KEY": issuer.public_pem,
+                "ADMIN_PORT": str(free_ports(1)[0]),
+                "LISTEN": "systemd:domain=INET:index=0",
+                "DRAIN_GRACE_SECONDS": "30",
+            }
+        )
+
+        assert ended.returncode == 1
+        (line,) = [line for line in ended.stdout.splitlines() if '"level":"error"' in line]
+        assert '"event":"listen.failed"' in line
+        assert '"address":"systemd:domain=INET:index=0"' in line
+        assert "frames" not in ended.stdout
+        assert "Traceback" not in ended.stdout
+
+    def test_a_second_gateway_on_the_same_ports_does_no_harm_to_the_first(
+        self, start_gateway: StartGateway, issuer: Issuer
+    ) -> None:
+        first = start_gateway({"ADMIN_TOKEN": None})
+        file = first.folder / "bakerygw-admin-token"
+        token = file.read_text().strip()
+
+        second = run_twistd(
+            env={
+                "JWT_PUBLIC_KEY": issuer.public_pem,
+                "HOST": "127.0.0.1",
+                "PORT": str(first.port),
+                "ADMIN_PORT": str(first.admin_port),
+                "XDG_RUNTIME_DIR": str(first.folder),
+            }
+        )
+
+        assert second.returncode == 1
+        assert file.read_text().strip() == token
+        with httpx.Client(
+            base_url=first.admin_url, headers={"Authorization": f"Bearer {token}"}, trust_env=False
+        ) as admin:
+            assert admin.get("/api/config").status_code == 200
+
+    def test_what_cannot_be_built_is_told_in_one_line(self, issuer: Issuer, tmp_path: Path) -> None:
+        program = (
+            "from OpenSSL import crypto\nfrom bakerygw import tap\n"
+            "def build(*_): raise crypto.Error('no\\nway')\n"
+            "tap.build = build\noptions = tap.Options()\noptions.parseOptions([])\ntap.makeService(options)\n"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env={**clean_environment({"JWT_PUBLIC_KEY": issuer.public_pem}, tmp_path), "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            timeout=15,
+            check=False,
+        )
+
+        assert (ended.returncode, ended.stderr) == (1, "bakerygw: cannot be built: Error: no way\n")
 
     def test_every_problem_of_the_configuration_is_told_at_once_without_secrets(self, issuer: Issuer) -> None:
         ended = run_twistd(
@@ -453,6 +515,58 @@ class TestReloading:
             assert isinstance(outcome[0], httpx.Response)
             assert outcome[0].json() == {"late": True}
             assert len(other.requests) == 1
+
+    def test_a_download_arrives_whole_however_long_it_takes(
+        self, start_gateway: StartGateway, files: Path, issuer: Issuer, upstream: RecordingUpstream
+    ) -> None:
+        settings = {"JWT_PUBLIC_KEY": None, "SALES_SERVICE_URL": None, "DRAIN_TIMEOUT_SECONDS": "0"}
+        gateway = start_gateway(settings, config=files / "gateway.toml")
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n"
+        upstream.next(Answer(pieces=(head, *[b"0123456789"] * 4), between_s=0.3))
+
+        with gateway.client(issuer.token()) as client, client.stream("GET", SALES) as response:
+            pieces = response.iter_raw()
+            body = next(pieces)
+            self.configure(files, upstream, "rate_limit_requests = 50")
+            self.reload(gateway)
+            body += b"".join(pieces)
+
+        assert body == b"0123456789" * 4
+        assert gateway.wait_for_event("request.done")["status"] == 200
+
+    def test_a_malformed_file_to_trust_keeps_the_old_configuration(
+        self, gateway: Gateway, files: Path, issuer: Issuer, upstream: RecordingUpstream
+    ) -> None:
+        (files / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nbm8=\n-----END CERTIFICATE-----\n")
+        self.configure(files, upstream, f'upstream_ca_file = "{files}/ca.pem"', "rate_limit_requests = 7")
+
+        told = self.reload(gateway, "reload.failed")
+
+        problems = told["problems"]
+        assert isinstance(problems, list)
+        assert [problem.partition(":")[0] for problem in problems] == ["UPSTREAM_CA_FILE"]
+        with gateway.client(issuer.token()) as client:
+            assert client.get(SALES).headers["x-ratelimit-limit"] == "300"
+
+    def test_gauges_of_a_service_that_is_gone_go_too(
+        self, gateway: Gateway, files: Path, issuer: Issuer, upstream: RecordingUpstream
+    ) -> None:
+        with gateway.client(issuer.token()) as client, gateway.admin() as admin:
+            client.get(SALES)
+            assert 'gateway_service_health{service_name="sales"' in admin.get("/metrics").text
+            self.configure(files, upstream, f'orders_service_url = "{upstream.url}"')
+            text = (files / "gateway.toml").read_text().replace("\nsales_service_url", "\n# sales_service_url")
+            (files / "gateway.toml").write_text(text)
+
+            self.reload(gateway)
+
+            gauges = [
+                line
+                for line in admin.get("/metrics").text.splitlines()
+                if line.startswith(("gateway_service_health{", "gateway_upstream_pool_connections{"))
+            ]
+        assert [line for line in gauges if '"orders"' in line]
+        assert [line for line in gauges if '"sales"' in line] == []
 
     def test_many_reloads_under_load_fail_no_request(
         self, gateway: Gateway, files: Path, issuer: Issuer, upstream: RecordingUpstream

@@ -174,8 +174,9 @@ class TestOwnTls:
 
         assert ended.returncode == 1
         assert "Traceback (most recent" not in ended.stdout
-        (line,) = [line for line in ended.stdout.splitlines() if '"level":"error"' in line]
-        assert f"No such file or directory: '{tmp_path}/cert.pem'" in line
+        (line,) = ended.stdout.splitlines()
+        assert line.startswith("bakerygw: LISTEN: ")
+        assert line.endswith(f"{tmp_path}/key.pem: cannot be read: No such file or directory")
 
 
 class TestProduction:

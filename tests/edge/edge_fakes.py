@@ -193,6 +193,12 @@ class Client:
             self.channel.dataReceived(piece)
         return self
 
+    def turns(self, number: int) -> "Client":
+        """So many turns of the reactor, without time passing."""
+        for _ in range(number):
+            self.clock.advance(0)  # type: ignore[attr-defined]
+        return self
+
     def leave(self) -> None:
         self.channel.connectionLost(Failure(ConnectionDone()))
 

@@ -166,8 +166,8 @@ class Services:
     def has(self, service: str) -> bool:
         return service in self.names
 
-    def authorities(self, service: str) -> frozenset[str]:
-        return frozenset({"10.0.0.9:8000", f"{service}.internal:8000"}) if service in self.names else frozenset()
+    def all_authorities(self) -> frozenset[str]:
+        return frozenset({"10.0.0.9:8000", *(f"{service}.internal:8000" for service in self.names)})
 
     async def request(self, service: str, request: UpstreamRequest) -> UpstreamResponse:
         self.requests.append((service, request))

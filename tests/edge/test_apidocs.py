@@ -96,7 +96,13 @@ def test_a_routes_rules_are_told(document):
     assert [parameter["name"] for parameter in item["parameters"]] == ["id", "path"]
     told = item["delete"]["description"]
     assert all(part in told for part in ("professional", "critical", "5 requests in 60 s", "1000 bytes"))
+    assert "A critical operation: refused to demo sessions (403 `demo-isolation`)." in told
     assert "critical" not in item["get"]["description"]
+
+
+def test_health_details_have_the_members_that_are_told(document):
+    row = document["components"]["schemas"]["HealthDetails"]["properties"]["services"]["additionalProperties"]
+    assert set(row["properties"]) == set(row["required"]) == {"status", "latency_ms", "since"}
 
 
 def test_routes_still_to_come_are_marked_as_answering_503(document):

@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from bakerygw.core.http import Reply
 from bakerygw.core.problem import Problem, problem_reply
 from bakerygw.edge.body import MAX_UNREAD_BYTES
-from bakerygw.edge.channel import READ_AHEAD_BYTES
+from bakerygw.edge.channel import PIECE_BYTES, READ_AHEAD_BYTES, SERVED_A_TURN
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 EXPECTING = request(b"POST", b"/", b"Expect: 100-continue", b"Content-Length: 5")
@@ -488,3 +488,30 @@ def test_abort_resets_every_connection():
     assert site.busy == 1
     site.abort()
     assert [client.wire.aborted for client in clients] == [True, True]
+
+
+def test_one_client_has_few_requests_answered_in_a_turn():
+    client = Client().send(request() * 40)
+    assert len(client.answers()) == SERVED_A_TURN
+    assert len(client.turns(5).answers()) == 40
+
+
+def test_unanswered_requests_are_kept_as_the_bytes_they_came_in():
+    client = waiting().send(request() * 2000)
+    assert len(client.channel._queue) * len(request()) <= PIECE_BYTES
+
+
+def test_a_turn_that_is_due_when_the_client_leaves_does_nothing():
+    client = Client().send(request() * 40)
+    answered = len(client.answers())
+    client.leave()
+    assert len(client.turns(5).answers()) == answered
+
+
+def test_a_reply_that_was_not_taken_keeps_the_connection_busy():
+    client = Client().send(request(b"GET", b"/", b"Connection: close"))
+    assert client.wire.closed
+    assert client.channel.busy
+    assert client.site.busy == 1
+    client.leave()
+    assert client.site.busy == 0

@@ -93,6 +93,28 @@ def test_what_cannot_be_read_has_an_outcome_too():
     assert outcome.trace.reason == "bad-request"
     assert outcome.trace.cause == "path-dot-segment"
     assert outcome.bytes_out == len(answer.body)
+    assert (outcome.trace.method, outcome.trace.path) == ("GET", "/a/../b")
+
+
+def test_a_sound_head_with_a_bad_target_is_answered_as_every_other_request():
+    stage = Stage()
+    lines = (b"X-Request-ID: my-request-1", b"Origin: https://app.example")
+    answer = stage.client(request(b"GET", b"/a//b?token=secret", *lines)).only()
+    assert answer.problem()["request_id"] == "my-request-1"
+    assert answer.problem()["instance"] == "/a//b"
+    assert answer.headers[b"vary"] == [b"Origin"]
+
+
+def test_a_refused_expectation_keeps_the_callers_id():
+    stage = Stage()
+    lines = (b"X-Request-ID: my-request-1", b"Expect: the-moon", b"Content-Length: 1")
+    answer = stage.client(request(b"POST", b"/x", *lines)).only()
+    assert answer.status == 417
+    assert answer.problem()["request_id"] == "my-request-1"
+
+
+def test_a_head_that_is_not_understood_gets_no_body():
+    assert Stage().client(request(b"HEAD", b"/a//b")).wire.written.endswith(b"\r\n\r\n")
 
 
 def test_an_outcome_tells_what_became_of_the_request():

@@ -29,14 +29,13 @@ class Link:
         self.status = status
 
 
-def make_pages(*, link="connected", names=None, breaker=None, **seen):
+def make_pages(*, link="connected", names=None, **seen):
     return HealthPages(
         health=Cached(**seen),
         link=Link(link),
         services=list(seen) if names is None else names,
         version="1.2.3",
         now=lambda: NOW,
-        breaker=breaker,
     )
 
 
@@ -79,17 +78,13 @@ def test_a_service_not_probed_yet_is_unknown_and_one_without_url_is_left_out():
     assert told["status"] == "degraded"
 
 
-def test_details_tell_latency_since_and_breaker_and_nothing_internal():
-    reply = make_pages(auth=UP, sales=DOWN, breaker={"auth": "closed", "sales": "open"}.get).detailed()
+def test_details_tell_latency_and_since_when_and_nothing_internal():
+    reply = make_pages(auth=UP, sales=DOWN).detailed()
     assert document(reply)["services"] == {
-        "auth": {"status": "healthy", "latency_ms": 3.14, "since": "2023-11-14T22:12:20.250Z", "breaker": "closed"},
-        "sales": {"status": "unhealthy", "latency_ms": None, "since": "2023-11-14T22:13:15.250Z", "breaker": "open"},
+        "auth": {"status": "healthy", "latency_ms": 3.14, "since": "2023-11-14T22:12:20.250Z"},
+        "sales": {"status": "unhealthy", "latency_ms": None, "since": "2023-11-14T22:13:15.250Z"},
     }
     assert b"10.1.2.3" not in reply.body
-
-
-def test_breaker_is_null_where_none_is_known():
-    assert document(make_pages(auth=UP).detailed())["services"]["auth"]["breaker"] is None
 
 
 def test_pages_are_read_anew_from_the_cache_each_time():

@@ -81,6 +81,18 @@ def test_an_answer_comes_back_as_it_is_less_what_is_the_gateways():
     assert b"connection" not in answer.headers
 
 
+def test_a_location_on_any_service_becomes_relative():
+    stage = Stage()
+    stage.services.response = response(302, ((b"Location", b"http://orders.internal:8000/api/v1/orders/7"),))
+    assert stage.ask(SALES, token=b"good").headers[b"location"] == [b"/api/v1/orders/7"]
+
+
+def test_a_slash_behind_a_tenants_path_reaches_the_service_as_sent():
+    stage = Stage()
+    stage.ask(b"/api/v1/tenants/t-own/", method=b"DELETE", token=b"good")
+    assert (stage.forwarded.method, stage.forwarded.target) == ("DELETE", b"/api/v1/tenants/t-own/")
+
+
 @pytest.mark.parametrize(
     ("method", "status", "headers", "length"),
     [

@@ -119,7 +119,7 @@ def test_the_peer_and_its_proxy_are_told_apart():
     assert seen == [
         ("10.0.0.1", "203.0.113.7", True, True),
         ("192.0.2.1", "192.0.2.1", False, False),
-        ("unix", "unix", False, False),
+        ("unknown", "203.0.113.7", True, True),
     ]
 
 

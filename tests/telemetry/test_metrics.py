@@ -183,3 +183,19 @@ def test_two_gateways_in_one_process_share_nothing() -> None:
     one, two = Metrics(CollectorRegistry(), routes=ROUTES), Metrics(CollectorRegistry(), routes=ROUTES)
     one.ended(done())
     assert not any(name == "gateway_requests_total" for name, _ in series(two))
+
+
+def test_gauges_of_services_that_are_gone_go_too(metrics: Metrics) -> None:
+    asked = iter(["sales", "auth", "auth", "auth"])
+    metrics.before_scrape(lambda: metrics.pool_connections("auth", idle=1, active=2))
+    metrics.before_scrape(lambda: metrics.service_health(next(asked), "healthy"))
+    metrics.breaker_state("sales", "open")
+    metrics.pool_connections("sales", idle=1, active=0)
+    assert value(metrics, "gateway_service_health", service_name="sales", status="healthy") == 1
+
+    metrics.forget_services()
+
+    left = {labels for name, labels in series(metrics) if name.startswith(("gateway_service", "gateway_upstream_pool"))}
+    assert not [labels for labels in left if ("service", "sales") in labels or ("service_name", "sales") in labels]
+    assert ("gateway_breaker_state", (("service", "sales"),)) not in series(metrics)
+    assert value(metrics, "gateway_upstream_pool_connections", service="auth", state="active") == 2

@@ -109,3 +109,10 @@ def test_a_record_has_a_bounded_number_of_values() -> None:
     for _ in range(6):
         wide = [wide] * 100
     assert len(repr(Redactor().record({"wide": wide}))) < 100_000
+
+
+def test_values_learnt_later_are_masked_beside_those_known_before() -> None:
+    redactor = Redactor(["sesame-99"])
+    redactor.learn(["poppy-100", "short"])
+    assert redactor.text("sesame-99 poppy-100 short") == "*** *** short"
+    assert redactor.knows("poppy-100")

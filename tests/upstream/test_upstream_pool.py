@@ -13,7 +13,7 @@ from bakerygw.core.http import BodySource
 from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
 from bakerygw.upstream.client import UpstreamClient
 from bakerygw.upstream.connection import Unanswered
-from bakerygw.upstream.pool import Pool
+from bakerygw.upstream.pool import MAX_CONNECTIONS, Pool
 
 PART = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nh"
 
@@ -382,10 +382,9 @@ def test_the_less_busy_url_is_preferred() -> None:
     assert Counter(net.attempts) == {"127.0.0.1:1": 10, "127.0.0.1:2": 10}
 
 
-def test_the_authorities_of_a_service_are_known() -> None:
+def test_the_authorities_of_all_services_are_known() -> None:
     client = client_on(Net(), "http://127.0.0.1:1", "http://127.0.0.1:2/")
-    assert client.authorities("demo:sales") == {"127.0.0.1:1", "127.0.0.1:2"}
-    assert client.authorities("other") == frozenset()
+    assert client.all_authorities() == {"127.0.0.1:1", "127.0.0.1:2"}
 
 
 def test_cancelling_a_request_aborts_its_connection_at_once() -> None:
@@ -417,3 +416,74 @@ def test_closing_ends_everything_and_lets_nothing_begin() -> None:
     assert late.transport.disconnecting
     failure_of(via(client), UpstreamFailed)
     assert len(net.attempts) == 4
+
+
+# Retiring.
+
+
+def test_a_retired_pool_ends_idle_connections_at_once_and_busy_ones_when_they_are_free() -> None:
+    net = Net()
+    pool = pool_on(net)
+    quick, slow = through(pool), through(pool)
+    peers = [net.accept(0), net.accept(1)]
+    peers[0].answer()
+    assert success_of(quick).status == 200
+    peers[1].answer(PART)
+    sink = read(success_of(slow))
+
+    pool.retire()
+
+    assert (peers[0].transport.disconnecting, peers[1].transport.disconnecting) == (True, False)
+    net.reactor.advance(10)
+    assert sink.end is None
+    peers[1].answer(b"i")
+    assert (sink.data, sink.end) == (b"hi", "done")
+    assert peers[1].transport.disconnecting
+    assert (pool.idle, pool.in_use, pool.outstanding) == (0, 0, 0)
+
+
+def test_a_retired_pool_still_serves_who_waits_and_who_comes_late_and_keeps_nothing() -> None:
+    net = Net()
+    pool = pool_on(net, max_connections=1)
+    first, waiting = through(pool), through(pool)
+    peer = net.accept()
+    pool.retire()
+
+    peer.answer()
+    peer.answer()
+    late = through(pool)
+    last = net.accept(1)
+    last.answer()
+
+    assert [success_of(answer).status for answer in (first, waiting, late)] == [200, 200, 200]
+    assert peer.transport.disconnecting
+    assert last.transport.disconnecting
+    assert pool.idle == 0
+
+
+def test_connections_in_use_do_not_count_who_waits() -> None:
+    net = Net()
+    client = client_on(net, "http://127.0.0.1:8000")
+    answers = [via(client) for _ in range(MAX_CONNECTIONS + 3)]
+    for number in range(MAX_CONNECTIONS):
+        net.accept(number)
+
+    [stats] = client.stats()["demo:sales"]
+
+    assert (stats.in_use, stats.in_flight) == (MAX_CONNECTIONS, len(answers))
+    client.close()
+    for answer in answers:
+        failure_of(answer, UpstreamFailed)
+
+
+def test_a_retired_client_retires_every_pool() -> None:
+    net = Net()
+    client = client_on(net, "http://127.0.0.1:8000")
+    answer = via(client)
+    peer = net.accept()
+    peer.answer()
+    assert success_of(answer).status == 200
+
+    client.retire()
+
+    assert peer.transport.disconnecting
