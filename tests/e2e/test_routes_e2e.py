@@ -103,7 +103,7 @@ class TestServices:
         "target",
         [
             *(b"/api/v1/auth/login/", b"/api/v1/auth/login.json", b"/api/v1/auth/login/x", b"/api/v1/auth/Login"),
-            *(b"/api/v1/auth/login;a=b", b"/api/v1/auth/logi%6e", b"/api/v1/auth/logout", b"/api/v1/auth"),
+            *(b"/api/v1/auth/logout", b"/api/v1/auth"),
         ],
     )
     def test_what_only_looks_like_signing_in_does(self, stage: Stage, target: bytes) -> None:
@@ -175,7 +175,7 @@ class TestPaths:
         "target",
         [
             *(b"/", b"/api", b"/api/v1", b"/api/v1/", b"/api/v1/unknown", b"/api/v1/salesx", b"/api/v1/sales.evil"),
-            *(b"/api/v1/sales;x=1/y", b"/API/V1/sales", b"/api/v1/Sales", b"/api/v2/sales", b"/api/v1/%73ales"),
+            *(b"/API/V1/sales", b"/api/v1/Sales", b"/api/v2/sales"),
             *(b"/healthz", b"/health/x", b"/api/v1/loyalty_cards", b"/sales"),
         ],
     )
@@ -198,6 +198,7 @@ class TestPaths:
             ),
             *(b"/api/v1/sales/%00", b"/api/v1/sales/%0d%0aX:1", b"/api/v1/sales/x%0A", b"/api/v1//auth", b"//evil/x"),
             *(b"/api/v1/sales/%zz", b"/api/v1/sales/%2", b"/api/v1/sales/caf\xc3\xa9", b"/api/v1/sales/\x7f"),
+            *(b"/api/v1/sales;x=1/y", b"/api/v1/%73ales", b"/api/v1/auth/logi%6e", b"/api/v1/auth/login;a=b"),
             *(b"/api/v1/sales/x#y", b"/api/v1/sales/%25252e%25252e/x", b"/api/v1/sales/%2e%2e%3b/x"),
         ],
     )
