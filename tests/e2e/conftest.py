@@ -28,6 +28,13 @@ def upstream() -> Iterator[RecordingUpstream]:
         yield service
 
 
+@pytest.fixture(scope="module")
+def service() -> Iterator[RecordingUpstream]:
+    """A recording service for all tests of a module."""
+    with RecordingUpstream() as shared:
+        yield shared
+
+
 @pytest.fixture(scope="session")
 def issuer() -> Issuer:
     """Mints the tokens that the gateways of `start_gateway` believe."""

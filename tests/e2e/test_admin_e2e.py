@@ -46,12 +46,6 @@ OPEN = ("/metrics", "/health", "/live", "/ready")
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[RecordingUpstream]:
-    with RecordingUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
 def gateway(issuer: Issuer, service: RecordingUpstream) -> Iterator[Gateway]:
     settings = {
         "JWT_PUBLIC_KEY": issuer.public_pem,

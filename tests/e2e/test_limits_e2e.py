@@ -20,12 +20,6 @@ LIMIT_HEADERS = ("ratelimit-policy", "ratelimit", "x-ratelimit-limit", "x-rateli
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[RecordingUpstream]:
-    with RecordingUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
 def pair(issuer: Issuer, service: RecordingUpstream, shared_redis: RedisServer) -> Iterator[tuple[Gateway, Gateway]]:
     """Two instances that share one Redis."""
     settings = {

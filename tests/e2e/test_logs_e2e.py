@@ -22,12 +22,6 @@ StartGateway = Callable[..., Gateway]
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[RecordingUpstream]:
-    with RecordingUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
 def gateway(issuer: Issuer, service: RecordingUpstream) -> Iterator[Gateway]:
     settings = {
         "JWT_PUBLIC_KEY": issuer.public_pem,

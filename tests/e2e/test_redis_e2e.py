@@ -22,12 +22,6 @@ SLOWEST_S = 0.25
 """No answer may take longer, whatever Redis does."""
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[RecordingUpstream]:
-    with RecordingUpstream() as upstream:
-        yield upstream
-
-
 def settings_for(server: RedisServer, issuer: Issuer, service: RecordingUpstream, **more: str | None) -> dict[str, Any]:
     return {
         "JWT_PUBLIC_KEY": issuer.public_pem,

@@ -22,12 +22,6 @@ HSTS = "strict-transport-security"
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[RecordingUpstream]:
-    with RecordingUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
 
