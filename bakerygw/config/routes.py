@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bakerygw.core.http import WRITING_METHODS
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.routing import TENANTS, WILDCARD, Route, Router, routes_by_prefix
 
@@ -37,7 +38,6 @@ _PLURAL: Final = {"notification": "notifications", "tenant": "tenants"}
 """Services whose path is not their name."""
 
 READING: Final = frozenset({"GET", "HEAD"})
-WRITING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 _PREFIX: Final = re.compile(r"(?:/(?:\.?[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\{id\}))+")
 _MAX_PREFIX: Final = 200
@@ -80,7 +80,11 @@ def _tenant_routes() -> Iterator[Route]:
     yield _below(TENANTS, service="tenant")
     yield _exact(one, service="tenant", critical=frozenset({"DELETE"}))
     yield _below(
-        f"{one}/subscription", service="tenant", critical=WRITING, subscription_exempt=True, read_only_exempt=True
+        f"{one}/subscription",
+        service="tenant",
+        critical=WRITING_METHODS,
+        subscription_exempt=True,
+        read_only_exempt=True,
     )
 
 
@@ -230,7 +234,7 @@ def _route(entry: _FileRoute, builtin: tuple[Route, ...]) -> Route:
         base = replace(base, prefix=entry.prefix, template=f"{entry.prefix}/**")
     auth = base.auth if entry.auth is None else entry.auth == "required"
     tenant = (base.tenant and auth) if entry.tenant is None else entry.tenant == "required"
-    critical = base.critical if entry.critical is None else WRITING if entry.critical else frozenset[str]()
+    critical = base.critical if entry.critical is None else WRITING_METHODS if entry.critical else frozenset[str]()
     return replace(
         base,
         service=base.service if entry.service is None else entry.service,

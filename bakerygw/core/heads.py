@@ -11,7 +11,6 @@ from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.routing import check_target
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 
 MAX_LENGTH_DIGITS: Final = 15

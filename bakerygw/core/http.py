@@ -1,12 +1,15 @@
 """One HTTP message as data: the request's head, the reply, and bodies that move at the reader's pace."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from bakerygw.core.values import value
 
 Pairs = tuple[tuple[bytes, bytes], ...]
 """Header fields in order: (name, value). Names keep the case in which they were sent."""
+
+WRITING_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+"""Methods that change something at a service."""
 
 
 class BodySink(Protocol):

@@ -7,11 +7,10 @@ from typing import Final
 from urllib.parse import quote
 
 from bakerygw.core.claims import MAX_UNIX_S, TIERS, Claims, Subscription, TenantAccess, is_id
-from bakerygw.core.http import Pairs
+from bakerygw.core.http import WRITING_METHODS, Pairs
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.values import value
 
-WRITING_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 GRACE_HEADER: Final = b"X-Subscription-Grace"
 DAY_S: Final = 86_400
 

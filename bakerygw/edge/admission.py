@@ -3,8 +3,8 @@
 from typing import Final
 
 from bakerygw.core.claims import Claims, bearer_token, is_id
-from bakerygw.core.heads import WRITES, client_subject
-from bakerygw.core.http import Pairs, RequestHead
+from bakerygw.core.heads import client_subject
+from bakerygw.core.http import WRITING_METHODS, Pairs, RequestHead
 from bakerygw.core.limits import Bucket, Level, refusing, whole_seconds
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
@@ -195,7 +195,7 @@ def _tenant_of(head: RequestHead, match: Match, claims: Claims, state: Admission
         detail = "A demo session may not do this; sign in with an account."
         raise refuse("demo-isolation", detail, reason="critical")
     flags = state.flags.get(view.tenant_id)
-    if (flags is None or own_flags is None) and head.method in WRITES:
+    if (flags is None or own_flags is None) and head.method in WRITING_METHODS:
         raise state_unavailable("flags")
     if flags is not None:
         check_fresh(claims.iat, flags.changed_at)

@@ -6,7 +6,6 @@ import pytest
 
 from bakerygw.config.routes import (
     KNOWN_SERVICES,
-    WRITING,
     ConfigError,
     build_router,
     builtin_routes,
@@ -14,6 +13,7 @@ from bakerygw.config.routes import (
     merge_routes,
 )
 from bakerygw.config.settings import load_settings
+from bakerygw.core.http import WRITING_METHODS
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.routing import Match, Route, Router
 
@@ -73,8 +73,8 @@ def test_a_customer_can_always_sign_in_and_pay() -> None:
 
 def test_deleting_a_tenant_and_subscription_writes_are_critical() -> None:
     assert at("/api/v1/tenants/t").critical == at("/api/v1/tenants/t/").critical == {"DELETE"}
-    assert at("/api/v1/tenants/t/subscription").critical == WRITING
-    assert at("/api/v1/tenants/t/subscription/plan").critical == WRITING
+    assert at("/api/v1/tenants/t/subscription").critical == WRITING_METHODS
+    assert at("/api/v1/tenants/t/subscription/plan").critical == WRITING_METHODS
     assert at("/api/v1/tenants/t/sales").critical == frozenset()
 
 
@@ -123,7 +123,7 @@ def test_a_file_adds_longer_prefixes_that_take_after_the_built_in_ones(tmp_path:
     assert reports.limit == LimitRule(name="/api/v1/sales/reports", requests=5, window_s=30, shadow=True)
     assert (reports.first_byte_timeout_s, reports.max_body) == (60.0, 1000)
     invoices = at("/api/v1/tenants/t/subscription/invoices", router)
-    assert (invoices.subscription_exempt, invoices.critical) == (True, WRITING)
+    assert (invoices.subscription_exempt, invoices.critical) == (True, WRITING_METHODS)
     assert at("/api/v1/auth/sessions", router).subscription_exempt
     assert at("/api/v1/sales/other", router) == at("/api/v1/sales")
 
@@ -148,7 +148,7 @@ def test_a_file_replaces_a_built_in_route_of_the_same_prefix(tmp_path: Path) -> 
     login = at("/api/v1/auth/login", router)
     assert (login.exact, login.auth, login.auth_limit, login.first_byte_timeout_s) == (True, False, True, 5.0)
     sales = at("/api/v1/sales/1", router)
-    assert (sales.service, sales.critical, sales.read_only_exempt) == ("loyalty_cards", WRITING, True)
+    assert (sales.service, sales.critical, sales.read_only_exempt) == ("loyalty_cards", WRITING_METHODS, True)
     assert at("/api/v1/tenants/t/subscription", router).critical == frozenset()
     assert len(router.routes) == len(ROUTER.routes)
 
@@ -236,7 +236,7 @@ def test_the_example_holds_what_it_says() -> None:
     router = build_router(load_settings({"ROUTES_FILE": str(EXAMPLE)}, demo=True))
     assert at("/api/v1/sales/reports/x", router).limit is not None
     assert at("/webhooks/payments", router).auth is False
-    assert at("/api/v1/procurement/orders", router).critical == WRITING
+    assert at("/api/v1/procurement/orders", router).critical == WRITING_METHODS
     register = router.match(b"/api/v1/tenants/register")
     assert register is not None
     assert register.tenant_id is None
