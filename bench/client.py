@@ -8,7 +8,7 @@ import re
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -131,29 +131,30 @@ class Tally:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
-async def paced_load(
-    port: int,
-    plan: Iterator[Planned],
-    *,
-    rate: float,
-    seconds: float,
-    connections: int,
-    stop: Callable[[], bool] = lambda: False,
-) -> Tally:
-    """Send `rate` requests a second, evenly, whatever the gateway does; each waits for a free connection.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """`rate` requests a second, evenly, over so many connections."""
 
-    Ends early if `stop()` says so or too many wait. Lost connections are counted as wrong and opened anew.
+    port: int
+    rate: float
+    connections: int
+
+
+async def paced_load(load: Load, plan: Iterator[Planned], *, seconds: float) -> Tally:
+    """Send at the load's rate, whatever the gateway does; each request waits for a free connection.
+
+    Ends early if too many wait. Lost connections are counted as wrong and opened anew.
     """
     tally = Tally()
     due: asyncio.Queue[tuple[float, Planned]] = asyncio.Queue()
-    workers = [asyncio.ensure_future(_work(port, due, tally)) for _ in range(connections)]
+    workers = [asyncio.ensure_future(_work(load.port, due, tally)) for _ in range(load.connections)]
     try:
         began, sent = time.perf_counter(), 0
-        while (passed := time.perf_counter() - began) < seconds and not stop():
-            wanted = int(passed * rate)
-            tally.latest_tick_ms = max(tally.latest_tick_ms, (wanted - sent) / rate * 1000)
+        while (passed := time.perf_counter() - began) < seconds:
+            wanted = int(passed * load.rate)
+            tally.latest_tick_ms = max(tally.latest_tick_ms, (wanted - sent) / load.rate * 1000)
             for number in range(sent, wanted):
-                due.put_nowait((began + number / rate, next(plan)))
+                due.put_nowait((began + number / load.rate, next(plan)))
             sent = wanted
             if due.qsize() > MAX_WAITING:
                 tally.wrong["too many requests wait: overloaded"] += 1
