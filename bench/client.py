@@ -50,7 +50,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self.lost is not None:
             raise ConnectionError(self.lost or "not connected")
         loop = asyncio.get_running_loop()
-        answer = self._answer = loop.create_future()
+        answer: asyncio.Future[int] = loop.create_future()
+        self._answer = answer
         late = loop.call_later(timeout_s, self._fail, TimeoutError("no answer in time"))
         self._transport.write(request)
         try:

@@ -7,7 +7,9 @@ Needs nginx, wrk, redis-server and haproxy; the Python peers need what `bench/re
 that PEERS_PYTHON names (this one, if it names none). Every system verifies the same RS256 tokens of 200 users and
 limits each user, the limit set out of reach. The slow peers, aiohttp and seed, take part in every third round only.
 Each round gives one pair with bakerygw for each system, and what counts is the median of the pairs' ratios. The raw
-figures are left in `bench/results/compare.json`, from which `page.py` makes the table and the picture.
+figures are left in `bench/results/compare.json`, from which `page.py` makes the table and the picture. "disturbed" is
+the share of the time in which the system could have run and other processes had its core: a few per cent are the
+machine's own, with more the figures are worth little.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import wrk
+from procfs import waited_seconds
 from rig import (
     ANSWER,
     HERE,
@@ -108,15 +111,31 @@ def measure(rig: Rig, options: argparse.Namespace) -> Runs:
         for name in order(options.systems, number):
             port = free_port()
             command, environ = peer(rig, name, port)
-            with rig.running(name, command, environ, port):
+            with rig.running(name, command, environ, port) as pid:
                 check(rig, port, name)
                 wrk.load(port, requests, connections=options.connections, seconds=options.warm_up)
+                waited = waited_seconds(pid)
                 run = wrk.load(port, requests, connections=options.connections, seconds=options.seconds)
+                waiting = (waited_seconds(pid) - waited) / run["seconds"]
             (rig.folder / f"{name}.log").unlink(missing_ok=True)
-            runs[name].append({"round": number, **run})
+            runs[name].append({"round": number, "waiting": waiting, **run})
             shown = " ".join(f"{figure} {run[figure]:9.2f}" for figure in ("rps", "p50", "p99", "p99.9"))
-            print(f"round {number + 1} {name:9} {shown} errors {run['broken'] + run['not_2xx']:g}", flush=True)
+            errors = run["broken"] + run["not_2xx"]
+            print(f"round {number + 1} {name:9} {shown} errors {errors:g} disturbed {waiting:.0%}", flush=True)
     return runs
+
+
+def require_peers(systems: Sequence[str]) -> None:
+    """Raise `Unusable`, with what to do, if the Python of the peers lacks what they import."""
+    needed = {"seed": "fastapi, httpx, redis, uvicorn, uvloop", "aiohttp": "aiohttp, redis, uvloop"}
+    modules = ", ".join(needed[name] for name in systems if name in needed)
+    python = os.environ.get("PEERS_PYTHON", sys.executable)
+    if modules and subprocess.run([python, "-c", f"import {modules}"], capture_output=True, check=False).returncode:
+        raise Unusable(
+            f"{python} cannot import all of: {modules}\n`make bench` makes an environment for the peers; or: "
+            "python -m venv peers && peers/bin/pip install -r bench/requirements.txt; "
+            "export PEERS_PYTHON=$PWD/peers/bin/python"
+        )
 
 
 def check(rig: Rig, port: int, name: str) -> None:
@@ -175,6 +194,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no such system: {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
     require("nginx", "wrk", "redis-server", *(["haproxy"] if "haproxy" in options.systems else []))
+    require_peers(options.systems)
     about = machine()
     with Rig() as rig:
         rig.start_service()

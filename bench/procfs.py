@@ -38,6 +38,11 @@ def stat_seconds(text: str) -> tuple[float, float]:
     return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
 
 
+def waited_seconds(pid: int) -> float:
+    """Seconds so far in which its main thread could have run and had to wait for a core, as others were on it."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+
+
 class PeakMemory:
     """As a context manager: the highest resident memory of a process while the block runs, looked at often."""
 

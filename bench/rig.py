@@ -213,17 +213,21 @@ class Rig:
 
     @contextlib.contextmanager
     def gateway(
-        self, settings: Mapping[str, str] | None = None, *, output: int | None = None, inside: Path | None = None
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        output: int | None = None,
+        inside: Mapping[str, str] | None = None,
     ) -> Iterator[tuple[int, int]]:
         """A gateway of this checkout: its process id and port. `settings` add to those of every run.
 
-        With `inside` it also writes there, each second, what only the process itself knows (see `inside.py`).
+        With `inside`, the variables of `inside.py`, it also tells what only the process itself knows.
         """
         port = free_port()
         environ = {**self.gateway_settings(port), **(settings or {})}
         command = gateway_command()
         if inside is not None:
-            environ["INSIDE_FILE"] = str(inside)
+            environ |= inside
             command = [sys.executable, str(HERE / "inside.py"), *command[1:]]
         with self.running("bakerygw", command, environ, port, output=output) as pid:
             yield pid, port

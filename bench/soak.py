@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 
 import wrk
 from client import Load, Planned, Tally, paced_load
-from procfs import cpu_seconds, open_files, rss_bytes
+from procfs import cpu_seconds, open_files, rss_bytes, waited_seconds
 from rig import Issuer, Rig, arguments, http_request, machine, require, save, verdict
 
 CONNECTIONS: Final = 50
@@ -33,6 +33,8 @@ PLANNED: Final = 2_000
 MIX: Final = {"read": 60, "write": 25, "unknown route": 3, "unknown sale": 2, "no good token": 5, "unpaid": 5}
 """Per cent."""
 SAMPLE_S: Final = 1.0
+BUSY: Final = 0.85
+"""Of its core; with less, what was measured is not the gateway's capacity."""
 
 ALLOWED: Final = {
     # A page kept here and there is not a leak. In five minutes at 3,000 requests a second 600,000 of them lie between
@@ -40,9 +42,10 @@ ALLOWED: Final = {
     "rss": 2 * 1024 * 1024,
     # Memory blocks of Python: far sharper. One left behind by each three hundredth request makes 2,000.
     "blocks": 2_000,
-    # Connections to the service and timers come and go by a few; one left behind by each thousandth request makes 600.
-    "files": 10,
-    "timers": 10,
+    # A burst has the pool open connections to the service, each with a timer, and keep up to 100 of them for seconds.
+    # One left behind by each thousandth request makes 600.
+    "files": 150,
+    "timers": 150,
 }
 """What the last third may have more than the first."""
 FAULTS: Final = (
@@ -209,6 +212,8 @@ def capacity(port: int, pid: int, rig: Rig, planned: Sequence[Planned], seconds:
     run = wrk.load(port, requests, connections=CONNECTIONS, seconds=seconds)
     busy = (sum(cpu_seconds(pid)) - before) / (time.monotonic() - began)
     print(f"capacity: {run['rps']:.0f} requests/s, the gateway on its core for {busy:.0%} of the time", flush=True)
+    if busy < BUSY:
+        print("that is not all that it can do: something else had its core, or the load was too slow")
     return run["rps"], busy
 
 
@@ -227,21 +232,32 @@ def main() -> int:
         rig.start_redis()
         planned = mixture(rig.tokens, rig.issuer, random.Random(1))
         inside = rig.folder / "inside"
-        with rig.gateway(output=log.write, inside=inside) as (pid, port):
+        with rig.gateway(output=log.write, inside={"INSIDE_FILE": str(inside)}) as (pid, port):
             most, busy = capacity(port, pid, rig, planned, 2.0 if given.quick else 10.0)
             rate = given.share * most
             load = Load(port=port, rate=rate, connections=CONNECTIONS)
             samples = Samples(pid, inside)
-            began, own = time.monotonic(), time.process_time()
+            began, own, waited = time.monotonic(), time.process_time(), waited_seconds(pid)
             tally = asyncio.run(soak(load, planned, warm_s=warm_s, seconds=seconds, samples=samples))
-            load_busy = (time.process_time() - own) / (time.monotonic() - began)
+            took = time.monotonic() - began
+            load_busy, waiting = (time.process_time() - own) / took, (waited_seconds(pid) - waited) / took
             samples.read_inside()
-    print(f"{rate:.0f} requests/s for {seconds:.0f} s; the load was on its core for {load_busy:.0%} of the time")
+    print(
+        f"{rate:.0f} requests/s for {seconds:.0f} s; the load was on its core for {load_busy:.0%} of the time, ", end=""
+    )
+    print(f"and the gateway had to wait for its own, because of others, for {waiting:.0%}")
     found = report(tally, samples, log, seconds)
     mib = growth(samples.series["rss"]) / 1024 / 1024
     promise = f"<= {ALLOWED['rss'] // 1024 // 1024} MiB, {seconds / 60:g} min at {given.share:.0%} without an error"
     told = verdict("soak_growth", mib, "MiB", promise, not found["wrong"])
-    figures = {"capacity": most, "gateway_busy": busy, "rate": rate, "load_busy": load_busy, "seconds": seconds}
+    figures = {
+        "capacity": most,
+        "gateway_busy": busy,
+        "rate": rate,
+        "load_busy": load_busy,
+        "waiting": waiting,
+        "seconds": seconds,
+    }
     save("soak", given.quick, {"machine": about, "verdicts": [told], **figures, **found})
     return int(bool(found["wrong"]))
 
