@@ -8,11 +8,13 @@ nothing there, and its figures say only that all of it works. Exits with 1 if an
 
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Final
 
 from rig import HERE, RESULTS, arguments, require
 
 SCRIPTS: Final = ("compare", "one_connection", "idle", "slow_reader", "upload", "flame", "soak")
+STOP_S: Final = 20.0
 
 
 def run(script: str, quick: bool) -> int:
@@ -22,9 +24,10 @@ def run(script: str, quick: bool) -> int:
     with subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command]) as process:
         try:
             return process.wait()
-        except BaseException:
+        except KeyboardInterrupt:  # the script had the same Ctrl-C, and is ending what it started
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_S)
             process.terminate()
-            process.wait()
             raise
 
 
