@@ -22,6 +22,8 @@ BARS: Final = (96.0, 330.0)
 PLOT: Final = (460.0, 790.0, 66.0, 286.0)
 """Left, right, top and bottom of the lines' axes."""
 LABEL_STEP: Final = 15.0
+LEAST_MS: Final = 0.001
+"""What wrk can tell."""
 
 Rows = Mapping[str, Mapping[str, float]]
 
@@ -58,14 +60,14 @@ def position(share: float) -> float:
 
 def decades(rows: Rows) -> tuple[int, int]:
     """The powers of ten between which all latencies are."""
-    values = [row[name] for row in rows.values() for name in LATENCIES]
-    low, high = math.floor(math.log10(max(min(values), 1e-3))), math.ceil(math.log10(max(values)))
+    values = [max(row[name], LEAST_MS) for row in rows.values() for name in LATENCIES]
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     return low, max(high, low + 1)
 
 
 def _height(value: float, rows: Rows) -> float:
     low, high = decades(rows)
-    return PLOT[3] - (PLOT[3] - PLOT[2]) * (math.log10(max(value, 1e-3)) - low) / (high - low)
+    return PLOT[3] - (PLOT[3] - PLOT[2]) * (math.log10(max(value, LEAST_MS)) - low) / (high - low)
 
 
 def _axes(rows: Rows) -> Iterator[str]:

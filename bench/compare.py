@@ -72,6 +72,7 @@ def summary(runs: Runs) -> dict[str, dict[str, float]]:
             **medians,
             "rounds": len(its),
             "errors": sum(run["broken"] + run["not_2xx"] for run in its),
+            "waiting": max(run["waiting"] for run in its),
             "ratio": statistics.median(pairs) if pairs else float("nan"),
             "ratio_low": min(pairs, default=float("nan")),
             "ratio_high": max(pairs, default=float("nan")),
@@ -201,14 +202,14 @@ def main() -> int:
         rig.start_redis()
         runs = measure(rig, options)
     rows = summary(runs)
-    errors = sum(row["errors"] for row in rows.values())
-    if errors:
-        print(f"{errors:.0f} answers were errors: the figures are worth nothing")
+    wrong = {name: row["errors"] for name, row in rows.items() if row["errors"]}
+    for name, errors in wrong.items():
+        print(f"{name}: {errors:.0f} answers were errors, its figures are worth nothing")
     verdicts = report(rows)
     kept = {name: getattr(options, name) for name in ("rounds", "seconds", "warm_up", "connections")}
     told = {"machine": about, "versions": versions(options.systems), "options": kept, "verdicts": verdicts}
     save("compare", options.quick, {**told, "systems": rows, "runs": runs})
-    return int(errors > 0 or not all(it["kept"] for it in verdicts))
+    return int(bool(wrong) or not all(it["kept"] for it in verdicts))
 
 
 if __name__ == "__main__":

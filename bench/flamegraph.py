@@ -141,13 +141,11 @@ def tree(stacks: Mapping[Stack, int]) -> Node:
     return root
 
 
-def _boxes(
-    node: Node, above: tuple[Frame, ...], start: int, least: float
-) -> Iterator[tuple[tuple[Frame, ...], int, int]]:
-    """(stack, first sample, samples) of each frame that is wide enough."""
+def _boxes(node: Node, above: Stack, start: int, least: float) -> Iterator[tuple[Stack, int, Node]]:
+    """(stack, first sample, node) of each frame that is wide enough."""
     for frame, below in sorted(node.below.items(), key=lambda pair: -pair[1].samples):
         if below.samples >= least:
-            yield (*above, frame), start, below.samples
+            yield (*above, frame), start, below
             yield from _boxes(below, (*above, frame), start, least)
         start += below.samples
 
@@ -160,9 +158,9 @@ def draw(stacks: Mapping[Stack, int], title: str) -> str:
     legend = list(_legend())
     top = 44 + ROW * len(legend)
     parts = [svg.text(MARGIN, 26, title), *legend]
-    for stack, start, samples in boxes:
+    for stack, start, node in boxes:
         corner = (MARGIN + start * scale, top + ROW * (len(stack) - 1))
-        parts.append(_box(stack, corner, samples * scale, samples / root.samples))
+        parts.append(_box(stack, corner, node.samples * scale, _colour(stack, node), node.samples / root.samples))
     deepest = max((len(stack) for stack, _, _ in boxes), default=0)
     style = "\n    ".join(
         f".{colour} rect {{ fill: var(--{colour}); fill-opacity: 0.28; }}" for colour, _ in PARTS.values()
@@ -182,9 +180,15 @@ def _legend() -> Iterator[str]:
         )
 
 
-def _box(stack: Stack, corner: tuple[float, float], width: float, share: float) -> str:
+def _colour(stack: Stack, node: Node) -> str:
+    """That of the frame's part; what mostly calls others is not in the kernel, whatever else it does there."""
+    calls = sum(below.samples for below in node.below.values()) > node.samples / 2
+    part = part_of(stack)
+    return PARTS[REACTOR if part == KERNEL and calls else part][0]
+
+
+def _box(stack: Stack, corner: tuple[float, float], width: float, colour: str, share: float) -> str:
     frame, (x, y) = stack[-1], corner
-    colour, _ = PARTS[part_of(stack)]
     room = int((width - 4) / CHARACTER)
     label = frame.name if len(frame.name) <= room else frame.name[: room - 1] + "…"
     words = f'<text x="{x + 3:.1f}" y="{y + 12:.1f}">{escape(label)}</text>' if room >= 4 else ""

@@ -83,9 +83,11 @@ def peers(result: Mapping[str, Any]) -> str:
         rows.append([DOES[name].format(version=version), figure(row["rps"]), *latencies, ratio, rounds])
     head = ("system", "requests/s", "p50", "p99", "p99.9", "bakerygw's throughput to it", "rounds")
     runs = f"{used['warm_up']:g} s of warm-up and {used['seconds']:g} s measured for each run"
+    disturbed = max(row["waiting"] for row in result["systems"].values())
     told = (
         f"{whereabouts(result)}. {used['connections']} connections; {runs}; medians of the rounds, and of the pairs' "
-        f"ratios (lowest to highest). `RATE_LIMIT_REQUESTS={LIMIT}`; all other policies are at their defaults."
+        f"ratios (lowest to highest). Other processes had the core of a system for {disturbed:.0%} of a run at most. "
+        f"`RATE_LIMIT_REQUESTS={LIMIT}`; all other policies are at their defaults."
     )
     return f"![Throughput and latency of bakerygw and its peers](img/peers.svg)\n\n{table(head, rows)}\n\n{told}"
 
@@ -145,11 +147,12 @@ def main() -> int:
     if quick or not results:
         print("\n\n".join(blocks.values()))
         return 0
+    drawn = dict(pictures(results))
     page = PAGE.read_text(encoding="utf-8")
     for name, text in blocks.items():
         page = replaced(page, name, text)
     PAGE.write_text(page, encoding="utf-8")
-    for name, picture in pictures(results):
+    for name, picture in drawn.items():
         (IMAGES / name).write_text(picture, encoding="utf-8")
     print(f"written: {PAGE.relative_to(ROOT)} and {IMAGES.relative_to(ROOT)}")
     return 0

@@ -10,6 +10,8 @@ from typing import Final
 from rig import HERE
 
 PERCENTILES: Final = ("p50", "p75", "p90", "p95", "p99", "p99.5", "p99.9")
+TIMEOUT: Final = "10s"
+"""After which an answer counts as broken; slow systems take seconds when they are full."""
 _MARK: Final = "wrk-result "
 
 
@@ -33,7 +35,16 @@ def parse(output: str) -> dict[str, float]:
 
 def load(port: int, requests: Path, *, connections: int, seconds: float) -> dict[str, float]:
     """One run, on this process's core; gives what `parse` does."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(HERE / "requests.lua")]
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds:g}s",
+        "--timeout",
+        TIMEOUT,
+        "-s",
+        str(HERE / "requests.lua"),
+    ]
     done = subprocess.run(
         ["setpriv", "--pdeathsig", "KILL", *command, f"http://127.0.0.1:{port}"],
         env={**os.environ, "REQUESTS": str(requests)},
