@@ -123,6 +123,8 @@ class Tally:
     """Anything but the right answer, by what it was."""
     latencies_ms: "array[float]" = field(default_factory=lambda: array("f"))
     """From the moment at which each was due: waiting for a free connection counts."""
+    seconds: float = 0.0
+    """How long it lasted."""
     latest_tick_ms: float = 0.0
     """How far the load itself was behind at worst."""
 
@@ -149,8 +151,8 @@ async def paced_load(load: Load, plan: Iterator[Planned], *, seconds: float) -> 
     tally = Tally()
     due: asyncio.Queue[tuple[float, Planned]] = asyncio.Queue()
     workers = [asyncio.ensure_future(_work(load.port, due, tally)) for _ in range(load.connections)]
+    began, sent = time.perf_counter(), 0
     try:
-        began, sent = time.perf_counter(), 0
         while (passed := time.perf_counter() - began) < seconds:
             wanted = int(passed * load.rate)
             tally.latest_tick_ms = max(tally.latest_tick_ms, (wanted - sent) / load.rate * 1000)
@@ -168,6 +170,7 @@ async def paced_load(load: Load, plan: Iterator[Planned], *, seconds: float) -> 
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
+    tally.seconds = time.perf_counter() - began
     return tally
 
 

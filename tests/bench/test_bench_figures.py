@@ -1,6 +1,7 @@
 """What the bench scripts make of what they read: wrk's result, answers, /proc, rounds and ratios, growth."""
 
 import math
+import os
 import random
 from pathlib import Path
 
@@ -165,14 +166,22 @@ def test_what_grows_beyond_its_allowance_is_named() -> None:
     assert list(grown({name: values for name, values in flat.items() if name != "timers"})) == ["timers"]
 
 
-def test_faults_in_the_log_are_counted() -> None:
-    watch = LogWatch()
-    watch.look(b'{"level":"info","event":"request.done"}\n')
-    assert not watch.faults
+def test_faults_in_the_log_are_counted_and_lines_may_come_in_pieces() -> None:
+    with LogWatch() as watch:
+        for piece in (b'{"level":"info","event":"request.done"}\nUnhandled er', b"ror in Deferred:\n", b"Traceback "):
+            os.write(watch.write, piece)
+        os.write(watch.write, b'(most recent call last):\n  File "x"\n')
 
-    watch.look(b'{"level":"info"}\nUnhandled error in Deferred:\nTraceback (most recent call last):\n  File "x"\n')
     assert dict(watch.faults) == {"Unhandled error": 1, "Traceback (most recent call last)": 1}
     assert watch.first_fault.startswith(b"Unhandled error")
+    assert watch.lines == 4
+
+
+def test_an_ordinary_log_has_no_faults() -> None:
+    with LogWatch() as watch:
+        os.write(watch.write, b'{"level":"info","event":"request.done","status":404}\n' * 100)
+
+    assert (watch.lines, dict(watch.faults)) == (100, {})
 
 
 def test_the_mix_holds_every_kind_of_answer() -> None:
