@@ -18,7 +18,7 @@ REACTOR: Final = "reactor and transports"
 REST: Final = "everything else"
 PARTS: Final = {
     KERNEL: ("red", ()),
-    REACTOR: ("yellow", ("twisted/internet/", "twisted/python/", "selectors.py")),
+    REACTOR: ("yellow", ("twisted/internet/", "twisted/python/", "bakerygw/runtime/")),
     "client side: channel, parser, answer": (
         "orange",
         tuple(f"bakerygw/edge/{name}.py" for name in ("channel", "framer", "body", "exchange", "deliver", "site")),
@@ -40,11 +40,17 @@ SYSTEM_CALLS: Final = frozenset(
         "Connection._dataReceived",
         "Connection.writeSomeData",
         "untilConcludes",
+        "TurnPoller.doRead",
+        "TurnPoller._watch",
+        "_Plain.doRead",
+        "_Plain.writeSomeData",
     }
 )
-"""Functions of Twisted which, when they are innermost, wait for the kernel to do what it was asked."""
+"""Functions of the reactor's part which, when they are innermost, wait for the kernel to do what it was asked."""
 LOOP: Final = "ReactorBase.mainLoop"
-_PLUMBING: Final = ("twisted/internet/defer.py", "twisted/python/log.py", "twisted/python/context.py")
+_CONTEXTS: Final = ("twisted/python/log.py", "twisted/python/context.py")
+_WAITS: Final = {"twisted/internet/defer.py": "Deferred", "bakerygw/runtime/task.py": "Task"}
+_PLUMBING: Final = frozenset({*_CONTEXTS, *_WAITS})
 """Passes calls on: what runs below it belongs to who called."""
 _FRAME: Final = re.compile(r"(?P<name>.+) \((?P<file>[^()]*?)(?::\d+)?\)")
 
@@ -87,7 +93,7 @@ def _frame(text: str) -> Frame:
 
 def part_of(stack: Sequence[Frame]) -> str:
     """The part that a sample's time belongs to: that of its innermost frame, plumbing and libraries left out."""
-    if stack[-1].name in SYSTEM_CALLS and stack[-1].file.startswith("twisted/"):
+    if stack[-1].name in SYSTEM_CALLS and stack[-1].file.startswith(PARTS[REACTOR][1]):
         return KERNEL
     for frame in reversed(stack):
         if frame.file not in _PLUMBING:
@@ -107,17 +113,15 @@ def costs(stacks: Mapping[Stack, int]) -> dict[str, float]:
 
 
 def condensed(stack: Sequence[Frame]) -> Stack:
-    """The stack without Twisted's logging contexts, and with each row of `Deferred` frames as one."""
+    """The stack without Twisted's logging contexts, and with each row of `Deferred` or `Task` frames as one."""
     kept: list[Frame] = []
     for frame in stack:
-        if frame.file in _PLUMBING[1:]:
+        if frame.file in _CONTEXTS:
             continue
-        if frame.file == _PLUMBING[0]:
-            if kept and kept[-1].file == frame.file:
-                continue
-            kept.append(Frame("Deferred", frame.file))
-        else:
+        if frame.file not in _WAITS:
             kept.append(frame)
+        elif not kept or kept[-1].file != frame.file:
+            kept.append(Frame(_WAITS[frame.file], frame.file))
     return tuple(kept)
 
 

@@ -1,7 +1,7 @@
 """`twistd`, with its arguments, in a process that tells what cannot be seen from outside.
 
-INSIDE_FILE names a file that gets a line `{"timers": …, "blocks": …, "files": …}` each second: timers that wait in the
-reactor (the one that counts is among them), memory blocks that Python holds, and descriptors the reactor watches.
+INSIDE_FILE names a file that gets a line `{"timers": …, "blocks": …}` each second: timers that wait in the reactor (the
+one that counts is among them), and memory blocks that Python holds.
 
 STACKS_FILE names a file that gets sampled stacks, as `flamegraph.py` reads them: SIGUSR2 begins, another one ends.
 """
@@ -25,7 +25,7 @@ SAMPLE_S: Final = 0.004
 def tell(path: str) -> None:
     """One line."""
     loop: Any = reactor
-    now = {"timers": len(loop.getDelayedCalls()), "blocks": sys.getallocatedblocks(), "files": len(loop.getReaders())}
+    now = {"timers": len(loop.getDelayedCalls()), "blocks": sys.getallocatedblocks()}
     with open(path, "a", encoding="ascii") as file:
         file.write(json.dumps(now) + "\n")
 

@@ -176,6 +176,9 @@ def test_time_belongs_to_the_innermost_frame_that_is_no_plumbing() -> None:
         (Frame("f", "bakerygw/telemetry/series.py"), "metrics"),
         (Frame("f", "bakerygw/tokens/verifier.py"), "decisions: routes, tokens, tenants"),
         (Frame("f", "json/encoder.py"), REST),
+        (Frame("_Plain.doRead", "bakerygw/runtime/sockets.py"), KERNEL),
+        (Frame("TurnPoller._serve", "bakerygw/runtime/poller.py"), REACTOR),
+        (Frame("Task.step", "bakerygw/runtime/task.py"), REST),
         (Frame("Connection.doRead", "bakerygw/upstream/pool.py"), "service side: pool, connection"),
     ],
 )
