@@ -148,7 +148,7 @@ ROLES: Final = {
 """All kinds of people, by name; the names are those of the `roles` of accounts."""
 
 PEOPLE: Final = sum(role.weight for role in ROLES.values())
-"""Signed in at the peaks, if nothing else is said. The demo's limits leave room for about twice as many."""
+"""Signed in at the peaks, if nothing else is said. The demo's limits leave room for 60 or so."""
 
 SALES: Final = "/api/v1/sales"
 INVENTORY: Final = "/api/v1/inventory"
@@ -211,8 +211,8 @@ DEEDS: Final = (
 HAMMER_AT_MOST: Final = 600
 """Requests in one go. Where the limit is higher, nobody tries to reach it."""
 
-KEPT: Final = 40
-"""Records that one person leaves in a service: the oldest is deleted for each further one, the rest at the end."""
+KEPT: Final = 1000
+"""Records that all people together leave in the services until the end of the day. The demo takes 2,000 of a kind."""
 
 
 def hour_at(elapsed_s: float, day_s: float) -> float:
@@ -227,6 +227,11 @@ def crowd_at(hour: float, people: int) -> int:
             share = low + (high - low) * (hour - before) / (after - before)
             return max(1, round(people * share))
     return 1
+
+
+def kept_by_each(people: int) -> int:
+    """Records that one person leaves until the end: the oldest is deleted for each further one, the rest on leaving."""
+    return max(2, KEPT // people)
 
 
 def phase_at(hour: float) -> str:

@@ -33,8 +33,15 @@ def add_options(parser: ArgumentParser) -> None:
 
 @events.test_start.add_listener
 def open_house(environment: Environment, **_: object) -> None:
-    """Begin a day; in every worker and in the master, each with a clock of its own."""
-    houses[environment] = House(environment)
+    """Begin a day; in every worker and in the master, each with a clock of its own. Without accounts there is none."""
+    try:
+        houses[environment] = House(environment)
+    except day.BadAccounts as error:
+        log.error("%s", error)
+        environment.process_exit_code = 2
+        if environment.runner is not None:
+            environment.runner.quit()
+        return
     # People who go home first sign out and clear up.
     environment.stop_timeout = max(environment.stop_timeout or 0, 20)
 
@@ -58,9 +65,9 @@ class Day(LoadTestShape):
         if self.get_run_time() >= house.day_s:
             return None
         hour = day.hour_at(self.get_run_time(), house.day_s)
-        # A whole crowd within a quarter of an hour of the day, whatever a day takes.
+        # A whole crowd within a quarter of an hour of the day, whatever a day takes; locust warns of 100 and more.
         rate = house.people * 4 * (day.LAST_HOUR - day.FIRST_HOUR) / house.day_s
-        return day.crowd_at(hour, house.people), max(1.0, rate)
+        return day.crowd_at(hour, house.people), min(max(1.0, rate), 99.0)
 
 
 class Cashier(Person):
@@ -243,7 +250,7 @@ class Visitor(Person):
 
     def on_stop(self) -> None:
         """Sign out."""
-        if getattr(self, "session", None) is not None and self.session.access:
+        if not self.at_home:
             self.leave()
 
 

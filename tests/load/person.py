@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -19,7 +20,6 @@ from answers import Answer, Level, Wanted, complaints, levels
 from gevent.lock import RLock
 from locust import FastHttpUser, task
 from locust.env import Environment
-from locust.exception import StopUser
 
 RESERVE: Final = 0.15
 """Share of a limit at which people slow down; what they share with others must do until all have noticed."""
@@ -28,6 +28,10 @@ REFRESH_EVERY_S: Final = 45
 MANNERS: Final = ("rate-limited",)
 
 log = logging.getLogger("bakery")
+
+
+class NotSignedIn(Exception):
+    """Signing in or refreshing failed for good; the report has the answer."""
 
 
 @dataclass(kw_only=True)
@@ -67,6 +71,7 @@ class House:
         sessions = [Session(account=account) for account in accounts]
         self.day_s = 60 * float(options.day_minutes)
         self.people = int(options.people)
+        self.kept = day.kept_by_each(self.people)
         self.started_at = time.monotonic()
         self.waits: dict[str, float] = {}
         self.hammering = RLock()
@@ -111,30 +116,37 @@ class Person(FastHttpUser):
         self.house = houses[self.environment]
         self.chance = Random()
         self.made: dict[str, deque[str]] = {}
+        self.at_home = True
         session = self.house.session(self.role)
         if session is None:
-            log.info("no account for %s: left out", self.role)
-            raise StopUser
+            log.info("no account for a %s, who stays at home", self.role)
+            return
         self.session = session
-        self.sign_in(session)
+        with suppress(NotSignedIn):
+            self.sign_in(session)
+            self.at_home = False
 
     def on_stop(self) -> None:
         """Leave nothing behind."""
-        for path, ids in getattr(self, "made", {}).items():
+        for path, ids in self.made.items():
             while ids:
                 self.delete(path, ids.popleft())
 
     def wait_time(self) -> float:
-        """The pause of the hour's shift; off duty, until the next look at the clock."""
+        """Seconds: the pause of the hour's shift; off duty, until the next look at the clock."""
         shift = day.ROLES[self.role].shift(day.phase_at(self.house.hour))
-        return 1.0 if shift is None else self.chance.uniform(*shift.pause_s)
+        return 1.0 if shift is None or self.at_home else self.chance.uniform(*shift.pause_s)
 
     @task
     def work(self) -> None:
         """One thing out of the hour's shift."""
         shift = day.ROLES[self.role].shift(day.phase_at(self.house.hour))
-        if shift is not None:
+        if shift is None or self.at_home:
+            return
+        try:
             getattr(self, day.chosen(shift, self.chance))()
+        except NotSignedIn:
+            self.at_home = True
 
     # Asking
 
@@ -242,8 +254,8 @@ class Person(FastHttpUser):
             if answer.status == 200:
                 return answer
             if answer.status != 429:
-                log.error("%s answers %s %s: this person stays at home", path, answer.status, answer.code)
-                raise StopUser
+                log.error("%s answers %s %s: a %s stays at home", path, answer.status, answer.code, self.role)
+                raise NotSignedIn
             self.wait_for(f"{path}: Retry-After", answer.retry_after_s)
 
     def refresh(self) -> None:
@@ -265,7 +277,7 @@ class Person(FastHttpUser):
             return None
         ids = self.made.setdefault(path, deque())
         ids.append(record_id)
-        if len(ids) > day.KEPT:
+        if len(ids) > self.house.kept:
             self.delete(path, ids.popleft())
         return record_id
 

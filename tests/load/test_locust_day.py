@@ -2,10 +2,13 @@
 
 import ast
 import json
+import re
+import tomllib
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from textwrap import dedent
 
 import pytest
 
@@ -16,6 +19,7 @@ from bakerygw.demo.data import COLLECTIONS
 from tests.load import day
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+HANDBOOK = Path(__file__).parents[2] / "docs" / "operators.md"
 NOW = 1_750_000_000.0
 SHIFTS = [
     (role, phase, shift)
@@ -48,6 +52,11 @@ def test_breakfast_and_lunch_are_the_peaks_and_the_afternoon_is_quiet() -> None:
 @pytest.mark.parametrize("hour", [2.0, 3.0, 21.0, 22.0])
 def test_somebody_is_always_there(hour: float) -> None:
     assert day.crowd_at(hour, 1) == 1
+
+
+@pytest.mark.parametrize(("people", "each"), [(24, 41), (100, 10), (5000, 2)])
+def test_people_leave_less_the_more_they_are(people: int, each: int) -> None:
+    assert day.kept_by_each(people) == each
 
 
 def test_phases_begin_in_order_and_with_the_day() -> None:
@@ -162,6 +171,15 @@ def test_a_file_of_accounts_is_read_as_toml_or_json(tmp_path: Path) -> None:
     assert (first.email, first.password, first.tenant, first.in_grace) == ("a@b.example", "p", None, False)
     assert (second.roles, second.tenant, second.in_grace) == (("purchaser",), "t-2", True)
     assert [account.password for account in day.accounts_in(as_json)] == ["q"]
+
+
+def test_the_example_of_the_handbook_is_accepted() -> None:
+    text = HANDBOOK.read_text(encoding="utf-8")
+    (example,) = re.findall(r"^    password = .*?(?=^\S)", text, re.MULTILINE | re.DOTALL)
+
+    accounts = day.accounts_from(tomllib.loads(dedent(example)))
+
+    assert [account.roles for account in accounts] == [("cashier",), ("owner", "baker", "purchaser")]
 
 
 @pytest.mark.parametrize(
