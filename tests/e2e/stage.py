@@ -61,15 +61,17 @@ class Stage:
     def __init__(self, gateway: Gateway, services: dict[str, RecordingUpstream], issuer: Issuer) -> None:
         self.gateway, self.services, self.issuer = gateway, services, issuer
         self.token = issuer.token()
+        self.here = b"/api/v1/sales/x"
+        """The target of requests that name none."""
 
     @property
     def upstream(self) -> RecordingUpstream:
         """The sales service."""
         return self.services["sales"]
 
-    def head(self, target: bytes = b"/api/v1/sales/x", *fields: tuple[bytes, bytes], method: bytes = b"GET") -> bytes:
+    def head(self, target: bytes = b"", *fields: tuple[bytes, bytes], method: bytes = b"GET") -> bytes:
         """A request's head with Host and a good token, these fields behind them."""
-        lines = [method + b" " + target + b" HTTP/1.1", b"Host: gateway.example"]
+        lines = [method + b" " + (target or self.here) + b" HTTP/1.1", b"Host: gateway.example"]
         lines += [b"Authorization: Bearer " + self.token.encode(), *(name + b": " + value for name, value in fields)]
         return b"\r\n".join([*lines, b"", b""])
 
@@ -78,7 +80,7 @@ class Stage:
         first = data if isinstance(data, bytes) else data[0]
         return Received(self.gateway.raw(data, timeout_s, **how), to_head=first.startswith(b"HEAD "))
 
-    def get(self, target: bytes = b"/api/v1/sales/x", *fields: tuple[bytes, bytes]) -> Received:
+    def get(self, target: bytes = b"", *fields: tuple[bytes, bytes]) -> Received:
         """The answer to a good GET."""
         return self.ask(self.head(target, *fields))
 

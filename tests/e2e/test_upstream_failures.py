@@ -20,22 +20,32 @@ TIMEOUTS = {
     "UPSTREAM_CONNECT_TIMEOUT": str(CONNECT_S),
 }
 SLACK_S = 0.5
+MAX_CASES = 150
+"""Tests of this module that may use its stage."""
 
 
 @pytest.fixture(scope="module")
 def shared_stage(issuer: Issuer) -> Iterator[Stage]:
-    with (
-        silent_port() as silent,
-        staged(
-            issuer, {**TIMEOUTS, "EXTERNAL_SERVICE_URL": f"http://127.0.0.1:{silent}"}, services=("sales", "orders")
-        ) as it,
-    ):
-        yield it
+    """A gateway with one recording service under many names, each of which has a breaker of its own."""
+    with silent_port() as silent, RecordingUpstream() as sales:
+        names = {f"CASE_{number}_SERVICE_URL": sales.url for number in range(MAX_CASES)}
+        settings = {**TIMEOUTS, **names, "SALES_SERVICE_URL": sales.url, "HEALTH_CHECK_INTERVAL": "60"}
+        settings["EXTERNAL_SERVICE_URL"] = f"http://127.0.0.1:{silent}"
+        with staged(issuer, settings, services=("orders",)) as it:
+            it.services["sales"] = sales
+            yield it
+
+
+@pytest.fixture(scope="module")
+def cases() -> Iterator[int]:
+    return iter(range(MAX_CASES))
 
 
 @pytest.fixture
-def stage(shared_stage: Stage) -> Stage:
+def stage(shared_stage: Stage, cases: Iterator[int]) -> Stage:
+    """The module's stage, with a service that has no failures yet: many of them would open its breaker."""
     shared_stage.reset()
+    shared_stage.here = b"/api/v1/case-%d/x" % next(cases)
     return shared_stage
 
 
@@ -137,7 +147,7 @@ class TestCutBodies:
         stage.upstream.always(Answer(pieces=pieces, between_s=0.05, close=True, reset=reset))
 
         with stage.gateway.client(stage.token) as client, pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-            client.get("/api/v1/sales/x")
+            client.get(stage.here.decode())
         received = stage.gateway.raw(stage.head(), answers=None)
 
         assert not received.endswith(b"\r\n0\r\n\r\n")
@@ -151,7 +161,7 @@ class TestCutBodies:
         )
 
         with stage.gateway.client(stage.token) as client, pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-            client.get("/api/v1/sales/x")
+            client.get(stage.here.decode())
 
     def test_a_body_that_ends_with_its_connection_is_whole(self, stage: Stage) -> None:
         stage.upstream.next(
@@ -168,16 +178,16 @@ class TestCutBodies:
         )
 
         with stage.gateway.client(stage.token) as client, pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-            client.get("/api/v1/sales/x")
+            client.get(stage.here.decode())
 
     def test_a_cut_is_logged_as_one(self, stage: Stage) -> None:
         stage.upstream.next(
             Answer(pieces=(raw("HTTP/1.1 200 OK", "Content-Length: 9"), b"x"), between_s=0.05, close=True)
         )
 
-        stage.gateway.raw(stage.head(b"/api/v1/sales/cut"), answers=None)
+        stage.gateway.raw(stage.head(), answers=None)
 
-        done = stage.gateway.wait_for_event("request.done", lambda event: event["path"] == "/api/v1/sales/cut")
+        done = stage.gateway.wait_for_event("request.done", lambda event: event["path"] == stage.here.decode())
         assert done["reason"] == "cut"
 
 
@@ -220,7 +230,7 @@ class TestSurplus:
     def test_a_body_behind_the_answer_to_head_answers_nobody(self, stage: Stage) -> None:
         stage.upstream.next(Answer(pieces=(raw("HTTP/1.1 200 OK", "Content-Length: 4", body=b"evil"),)))
 
-        one = stage.ask(stage.head(b"/api/v1/sales/x", (b"Connection", b"close"), method=b"HEAD"), answers=None)
+        one = stage.ask(stage.head(b"", (b"Connection", b"close"), method=b"HEAD"), answers=None)
 
         assert (one.status, one.rest) == (200, b"")
         assert stage.get().body == b'{"ok": true}'
@@ -287,7 +297,7 @@ class TestDeadlines:
         began = time.monotonic()
 
         received = stage.ask(
-            stage.head(b"/api/v1/sales/x", (b"Content-Length", b"%d" % size), method=b"POST") + bytes(size),
+            stage.head(b"", (b"Content-Length", b"%d" % size), method=b"POST") + bytes(size),
             answers=None,
         )
 

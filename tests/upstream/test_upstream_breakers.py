@@ -407,6 +407,21 @@ def test_requests_from_before_it_opened_do_not_open_it_again() -> None:
     assert house.states() == ["closed"]
 
 
+def test_an_answer_from_before_it_opened_does_not_speak_for_the_probe() -> None:
+    house = House()
+    straggler = house.send()
+    early = house.net.accept()
+    house.open()
+    house.net.reactor.advance(5)
+    probe = house.send()
+    early.answer(LAST)
+    assert success_of(straggler).status == 200
+    assert house.states() == ["half-open"]
+    house.net.accept().answer(LAST)
+    assert success_of(probe).status == 200
+    assert house.states() == ["closed"]
+
+
 # Several URLs.
 
 
@@ -452,6 +467,37 @@ def test_where_health_is_looked_at_the_probe_waits_for_an_answer_there() -> None
     assert house.states() == ["half-open", "closed"], "health alone closes no breaker"
     assert house.served() == "127.0.0.1:1"
     assert house.states() == ["closed", "closed"]
+
+
+def test_the_probe_waits_as_long_as_the_url_is_ailing() -> None:
+    house = House(ONE, TWO)
+    kill(house, 1)
+    look(house, ONE, ill=False)
+    look(house, ONE, ill=True, times=2)
+    house.net.reactor.advance(60)
+    assert asked(house) == {"2"}
+    look(house, ONE, ill=False)
+    assert house.served() == "127.0.0.1:1"
+
+
+def test_a_second_try_is_not_spent_on_a_url_with_an_open_breaker() -> None:
+    house = House(ONE, TWO)
+    kill(house, 1)
+    before = len(house.net.attempts)
+    answer = house.send()
+    house.net.fail(ConnectionRefusedError())
+    failure_of(answer, UpstreamFailed)
+    assert house.net.attempts[before:] == ["127.0.0.1:2"]
+
+
+def test_a_second_try_goes_to_an_ailing_url_where_there_is_no_other() -> None:
+    house = House(ONE, TWO)
+    look(house, TWO, ill=True, times=2)
+    answer = house.send()
+    house.net.fail(ConnectionRefusedError())
+    house.net.accept().answer(LAST)
+    assert success_of(answer).status == 200
+    assert house.net.attempts == ["127.0.0.1:1", "127.0.0.1:2"]
 
 
 def test_a_url_that_answers_at_health_alone_costs_one_request_for_each_look() -> None:
@@ -510,6 +556,29 @@ def test_where_all_are_open_a_failure_makes_room_for_the_next_at_once() -> None:
         assert house.refuse().code == "upstream-unreachable"
     house.served()
     assert "closed" in house.states()
+
+
+def test_where_all_are_open_a_second_try_may_close_a_breaker() -> None:
+    house = both_dead()
+    answer = house.send()
+    house.net.fail(ConnectionRefusedError())
+    house.net.accept().answer(LAST)
+    assert success_of(answer).status == 200
+    assert sorted(house.states()) == ["closed", "open"]
+
+
+def test_where_all_are_open_a_second_try_that_is_cancelled_leaves_its_place() -> None:
+    house = both_dead()
+    answer = house.send()
+    house.net.fail(ConnectionRefusedError())
+    answer.cancel()
+    failure_of(answer, CancelledError)
+    before = len(house.net.attempts)
+    held = [house.send(), house.send()]
+    assert sorted(house.net.attempts[before:]) == ["127.0.0.1:1", "127.0.0.1:2"]
+    for waiting in held:
+        waiting.cancel()
+        failure_of(waiting, CancelledError)
 
 
 def test_where_all_are_open_the_log_is_not_flooded(told: list[LogEvent]) -> None:
