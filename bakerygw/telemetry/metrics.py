@@ -1,7 +1,7 @@
 """What Prometheus is told. Labels come from fixed sets and the configuration, never from a request's bytes."""
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version as installed
 from typing import Final
 
@@ -18,14 +18,13 @@ from prometheus_client.core import CounterMetricFamily, Metric
 
 from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
-from bakerygw.ports import HealthSource
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NO_ROUTE: Final = "(none)"
 AUTH_STATUSES: Final = ("ok", *sorted(code for code in PROBLEMS if code.startswith("token-")))
 HEALTH_STATES: Final = ("healthy", "unhealthy", "unknown")
-BREAKER_STATES: Final = {"closed": 0, "half-open": 1, "open": 2}
+BREAKER_STATES: Final = ("closed", "half-open", "open")
 POOL_STATES: Final = ("idle", "active")
 REDIS_FAILURES: Final = ("timeout", "disconnected", "error", "open")
 EVENT_DROPS: Final = ("slow", "invalid", "too-large", "store", "closed")
@@ -154,8 +153,8 @@ class Metrics:
         )
         self._breaker = Gauge(
             "gateway_breaker_state",
-            "A service's breaker: 0 closed, 1 half-open, 2 open.",
-            ("service",),
+            "How many of a service's URLs have a breaker in that state.",
+            ("service_name", "state"),
             registry=registry,
         )
         build = Gauge(
@@ -218,18 +217,11 @@ class Metrics:
         for state, number in zip(POOL_STATES, (idle, active), strict=True):
             self._pool.labels(name, state).set(number)
 
-    def breaker_state(self, service: str, state: str) -> None:
-        """`closed`, `half-open` or `open`; of several URLs' breakers the worst."""
-        self._breaker.labels(self._services.of(service)).set(BREAKER_STATES.get(state, 2))
-
-    def watch_health(self, source: HealthSource) -> None:
-        """Show the health of these services at each scrape."""
-
-        def refresh() -> None:
-            for service, health in source.services().items():
-                self.service_health(service, health.status)
-
-        self.before_scrape(refresh)
+    def breaker_state(self, service: str, states: Sequence[str]) -> None:
+        """Set the states of the breakers of a service's URLs, one each: closed, half-open or open."""
+        name = self._services.of(service)
+        for state in BREAKER_STATES:
+            self._breaker.labels(name, state).set(states.count(state))
 
     def before_scrape(self, refresh: Callable[[], None]) -> None:
         """Call `refresh` before each exposition, to bring gauges up to date."""

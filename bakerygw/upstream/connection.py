@@ -26,6 +26,10 @@ class Unanswered(UpstreamFailed):
     """The connection ended before any byte of a response."""
 
 
+class Blameless(UpstreamFailed):
+    """The exchange ended early, and not for a fault of the service: the client's body, or the gateway's own will."""
+
+
 class ConnectionOwner(Protocol):
     """Whoever keeps connections. Exactly one of the two ends an exchange."""
 
@@ -109,7 +113,7 @@ class UpstreamConnection(TwistedProtocol):
 
     def abort(self) -> None:
         """End the connection at once, whatever it is doing. A body under way is cut, a waiting request fails."""
-        self._fail(UpstreamFailed("upstream-unreachable", "connection_terminated", "closed by the gateway"), "aborted")
+        self._fail(Blameless("upstream-unreachable", "connection_terminated", "closed by the gateway"), "aborted")
 
     def _stream(self, body: BodySource) -> None:
         pump = self._pump = RequestBodyPump(body, self)
@@ -139,7 +143,7 @@ class UpstreamConnection(TwistedProtocol):
 
     def request_cut(self, reason: str) -> None:
         """Without its end the request must never look complete, so the connection goes too."""
-        self._fail(UpstreamFailed("upstream-unreachable", "http_request_error", f"request body {reason}"), reason)
+        self._fail(Blameless("upstream-unreachable", "http_request_error", f"request body {reason}"), reason)
 
     # The response's body, as `ResponseBody` sees the connection.
 
@@ -297,5 +301,8 @@ class UpstreamConnection(TwistedProtocol):
             failure = UpstreamFailed("upstream-timeout", "http_response_timeout", "no response head in time")
             self._fail(failure, "upstream idle")
         else:
-            stalled = "service stopped reading" if self._pump and self._pump.paused else "request body stalled"
-            self._fail(UpstreamFailed("upstream-timeout", "connection_write_timeout", stalled), stalled)
+            kind: type[UpstreamFailed] = Blameless
+            stalled = "request body stalled"
+            if self._pump is not None and self._pump.paused:
+                kind, stalled = UpstreamFailed, "service stopped reading"
+            self._fail(kind("upstream-timeout", "connection_write_timeout", stalled), stalled)
