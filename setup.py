@@ -1,7 +1,9 @@
 """Packaging of bakerygw: what it needs, what it installs, and the twistd plugin that makes it a command."""
 
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 from setuptools import find_packages, setup
 
@@ -50,6 +52,40 @@ EXTRAS = {
 }
 
 
+# What a request passes through, compiled by mypyc where that is asked for: the same sources, a third less time for each
+# request. Left out are those that need what compiled classes lack (values.py a decorator's attribute, redis_link.py a
+# class within a function), and all that is not on the path.
+COMPILED = [
+    "core/[!_v]*.py",
+    "runtime/[!_]*.py",
+    "edge/[!_]*.py",
+    "upstream/[!_]*.py",
+    "stores/redis.py",
+    "stores/resilient.py",
+    "stores/redis_wire.py",
+    "telemetry/request_log.py",
+    "telemetry/requests.py",
+    "telemetry/metrics.py",
+    "telemetry/series.py",
+    "telemetry/writer.py",
+    "tokens/verifier.py",
+    "admin/application.py",
+    "ports.py",
+]
+COMPILE = os.environ.get("BAKERYGW_COMPILE", "") not in {"", "0"}
+
+
+def extensions() -> list[Any]:
+    """The compiled modules; none unless BAKERYGW_COMPILE is set."""
+    if not COMPILE:
+        return []
+    from mypyc.build import mypycify  # noqa: PLC0415  # only there when it is needed
+
+    os.chdir(HERE)
+    sources = sorted(str(path) for pattern in COMPILED for path in Path("bakerygw").glob(pattern))
+    return list(mypycify(["--config-file", "pyproject.toml", *sources], opt_level="3", debug_level="1"))
+
+
 def version() -> str:
     """The version in `bakerygw/__init__.py`, read without importing the package."""
     text = (HERE / "bakerygw" / "__init__.py").read_text(encoding="utf-8")
@@ -82,6 +118,9 @@ setup(
     zip_safe=False,
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
+    # What mypyc needs to see; asked for by pip in the environment of the build.
+    setup_requires=[*REQUIREMENTS, *EXTRAS["types"]] if COMPILE else [],
+    ext_modules=extensions(),
     entry_points={"console_scripts": ["bakerygw=bakerygw.cli:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -94,6 +94,11 @@ class House:
         self.outer.advance(1)
 
 
+def read_to_end(end: socket.socket) -> None:
+    while end.recv(1 << 20):
+        pass
+
+
 @pytest.fixture
 def house() -> Iterator[House]:
     house = House()
@@ -261,8 +266,7 @@ def test_aborting_does_not(house: House) -> None:
     side.transport.abortConnection()
     house.until(lambda: side.lost)
     with pytest.raises(ConnectionResetError):
-        while end.recv(1 << 20):
-            pass
+        read_to_end(end)
 
 
 def test_a_protocol_that_fails_loses_its_connection_and_nobody_elses(house: House, logged_failures: list[Any]) -> None:
