@@ -12,7 +12,8 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from bakerygw.ports import StoreUnavailable
-from bakerygw.stores.redis_link import RETRY_MAX_S, RedisLink
+from bakerygw.stores.redis_line import RETRY_MAX_S
+from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.redis_wire import Script
 
 PING = b"*1\r\n$4\r\nPING\r\n"
