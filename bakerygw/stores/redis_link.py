@@ -165,6 +165,11 @@ def greeting(username: str | None, password: str | None, db: int) -> tuple[tuple
     return (*commands, ("PING",))
 
 
+def _is_message(reply: object) -> bool:
+    """Whether this was published on a channel, and is no reply."""
+    return isinstance(reply, list) and len(reply) == 3 and reply[0] == b"message"
+
+
 def protocol_class() -> type:
     """txredisapi's protocol, in bytes. Imported late: txredisapi imports the global reactor by itself."""
     import txredisapi  # noqa: PLC0415
@@ -176,6 +181,7 @@ def protocol_class() -> type:
             super().__init__(charset=None, convertNumbers=False)
             self._reader = hiredis.Reader(protocolError=txredisapi.InvalidData, replyError=ReplyError)
             self.gone: Deferred[None] = Deferred()
+            self.heard: Callable[[object], None] | None = None
 
         def send(self, command: tuple[Argument, ...]) -> "Deferred[object]":
             """Write at once, packed by hiredis: 250 arguments in 19 µs, where txredisapi takes 131 µs."""
@@ -189,6 +195,9 @@ def protocol_class() -> type:
             try:
                 self._reader.feed(data)
                 while (reply := self._reader.gets()) is not False:
+                    if self.heard is not None and _is_message(reply):
+                        self.heard(reply[2])
+                        continue
                     if not self.replyQueue.waiting:
                         raise txredisapi.InvalidData("reply without a command")
                     self.replyQueue.put(reply)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import pytest_twisted
-from store_fakes import RecordingTelemetry, link_to
+from store_fakes import RecordingTelemetry, link_to, store_over
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
 from bakerygw.core.limits import Bucket, LimitRule, take
@@ -25,11 +25,9 @@ def telemetry():
 
 @pytest_twisted.async_yield_fixture
 async def store(redis_server, telemetry):
-    from twisted.internet import reactor  # noqa: PLC0415
-
     link = link_to(redis_server, telemetry)
     await link.start()
-    yield RedisStore(link, reactor)
+    yield store_over(link)
     await link.stop()
 
 
