@@ -173,7 +173,7 @@ KEY, ASK = KEYS[0], ("ask", TENANTS, DIGESTS)
 SHORT = ("write", KEY, 0.2)
 
 
-@example([("write", KEY, inf), ASK, ("answer",), ("flush",), ("hear",), ("receive",)])
+@example([("write", KEY, inf), ("hear",), ASK, ("answer",), ("flush",), ("hear",), ("receive",)])
 @example([ASK, ("answer",), ("lose", "subscriber"), ("write", KEY, inf), ("track",), ("receive",)])
 @example([SHORT, ("hear",), ASK, ("answer",), ("wait", 0.18), ("receive",), ("ping",), ("hear",), ("wait", 0.022)])
 @settings(max_examples=1000, deadline=None)
