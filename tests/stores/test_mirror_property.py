@@ -176,6 +176,7 @@ SHORT = ("write", KEY, 0.2)
 @example([("write", KEY, inf), ("hear",), ASK, ("answer",), ("flush",), ("hear",), ("receive",)])
 @example([ASK, ("answer",), ("lose", "subscriber"), ("write", KEY, inf), ("track",), ("receive",)])
 @example([SHORT, ("hear",), ASK, ("answer",), ("wait", 0.18), ("receive",), ("ping",), ("hear",), ("wait", 0.022)])
+@example([("ping",), ("lose", "data"), ("read",), ("hear",), ("write", KEY, inf)])
 @settings(max_examples=1000, deadline=None)
 @given(st.lists(STEPS, min_size=10, max_size=60))
 def test_nothing_stale_is_held_in_any_order_of_events(steps):
