@@ -95,14 +95,12 @@ class Invalidations:
         beats = LoopingCall(once)
         beats.clock = self._clock
         beats.start(PING_S)
-        try:
-            await subscriber.gone
-        finally:
-            beats.stop()
-            if beat is not None:
-                beat.cancel()
-            self._number = None
-            self._break("subscriber connection lost")
+        await subscriber.gone
+        beats.stop()
+        if beat is not None:
+            beat.cancel()
+        self._number = None
+        self._break("subscriber connection lost")
 
     async def _beat_safely(self, subscriber: Connection) -> None:
         try:

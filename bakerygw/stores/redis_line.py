@@ -116,8 +116,10 @@ class RedisLine:
             attending = Deferred.fromCoroutine(self._attend(connection))  # runs to its first wait, so it is in use
             self._tried()
             await attending
-        finally:
+        except Exception:
             connection.transport.abortConnection()
+            raise
+        finally:
             self._current = None
 
     def _delay_s(self, attempts: int) -> float:

@@ -130,11 +130,9 @@ class RedisLink:
         beating = heartbeat.start(HEARTBEAT_S, now=False)
         beating.addErrback(lambda failure: self._log.failure("store.heartbeat_failed", failure))
         self._use(connection)
-        try:
-            await connection.gone
-        finally:
-            heartbeat.stop()
-            self._use(None)
+        await connection.gone
+        heartbeat.stop()
+        self._use(None)
 
     async def _beat(self, connection: Connection) -> None:
         try:
