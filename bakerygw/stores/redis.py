@@ -135,7 +135,7 @@ class RedisStore:
             tenant_id: _flags(*reply[4 * index : 4 * index + 4])  # type: ignore[arg-type]
             for index, tenant_id in enumerate(read.tenants)
         }
-        revoked = {
+        revoked: dict[str, Found[bool | None]] = {
             digest: Found(value=ttl_ms != ABSENT, ttl_s=_seconds(ttl_ms))
             for digest, ttl_ms in zip(read.digests, cast("list[int]", reply[4 * len(flags) :]), strict=True)
         }
