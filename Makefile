@@ -4,6 +4,8 @@ VENV ?= .venv
 TOX_VENV ?= .tox/bootstrap
 TOX_ARGS ?=
 DEMO_ARGS ?=
+PEERS ?= .tox/peers
+BENCH_ARGS ?=
 
 # The first interpreter that really starts, is 3.11 or newer and can make environments. A name on PATH is not enough:
 # version managers leave shims that refuse to run, and Debian packs venv apart from Python.
@@ -22,7 +24,7 @@ MAKE_VENV = if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
 	echo "Making $(1) with $$("$$python" --version)"; "$$python" -m venv --clear $(1); fi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test clean
+.PHONY: help demo install test bench clean
 
 help: ## This list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +37,9 @@ install: $(VENV)/installed ## The environment .venv, with the package installed 
 test: $(TOX_VENV)/installed ## Every test, lint and types, through tox. One part: make test TOX_ARGS="-e py311"
 	$(TOX_VENV)/bin/tox run $(TOX_ARGS)
 
+bench: $(VENV)/installed $(PEERS)/installed ## Every measurement, into docs/performance.md. In a minute: make bench BENCH_ARGS=--quick
+	PEERS_PYTHON=$(abspath $(PEERS))/bin/python $(VENV)/bin/python bench/everything.py $(BENCH_ARGS)
+
 clean: ## Removes the environments and what builds and tests left behind.
 	rm -rf $(VENV) .tox build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -42,6 +47,12 @@ clean: ## Removes the environments and what builds and tests left behind.
 $(VENV)/installed: setup.py pyproject.toml
 	@set -e; $(FIND_PYTHON); $(call MAKE_VENV,$(VENV))
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+# What the Python peers of the measurements import.
+$(PEERS)/installed: bench/requirements.txt
+	@set -e; $(FIND_PYTHON); $(call MAKE_VENV,$(PEERS))
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 $(TOX_VENV)/installed:

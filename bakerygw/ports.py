@@ -109,11 +109,12 @@ class Tokens(Protocol):
 class UpstreamFailed(Exception):
     """No usable response came from a service."""
 
-    def __init__(self, code: str, error: str, cause: str) -> None:
+    def __init__(self, code: str, error: str, cause: str, *, retry_after_s: int | None = None) -> None:
         """`code`: upstream-unreachable, upstream-timeout, upstream-invalid or service-unavailable;
-        `error`: the RFC 9209 error type for `Proxy-Status`, e.g. connection_refused; `cause`: for the log."""
+        `error`: the RFC 9209 error type for `Proxy-Status`, e.g. connection_refused; `cause`: for the log;
+        `retry_after_s`: when it is worth asking again, where that is known."""
         super().__init__(cause)
-        self.code, self.error, self.cause = code, error, cause
+        self.code, self.error, self.cause, self.retry_after_s = code, error, cause, retry_after_s
 
 
 @value

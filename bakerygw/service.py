@@ -162,6 +162,7 @@ class House:
     def swap(self, settings: Settings) -> None:
         """Put another configuration in force for requests to come; those under way end under the old one, uncut."""
         edition = self._make_edition(settings)
+        edition.upstreams.take_over(self.edition.upstreams)
         old, self.edition = self.edition, edition
         self.metrics.allow(routes=_templates(settings), services=_service_names(settings))
         self.gateway.pages = edition.pages
@@ -192,10 +193,15 @@ class House:
             time.time,
             every_s=settings.health_check_interval,
             ttl_s=settings.health_cache_ttl_seconds,
-            on_change=self.metrics.service_health,
+            on_look=upstreams.looked,
         )
         health_pages = HealthPages(
-            health=health, link=self.state.status, services=settings.services, version=__version__, now=time.time
+            health=health,
+            link=self.state.status,
+            services=settings.services,
+            breaker=upstreams.breaker,
+            version=__version__,
+            now=time.time,
         )
         return Edition(
             settings=settings,
@@ -242,6 +248,7 @@ class House:
         for name, urls in self.edition.upstreams.stats().items():
             idle, active = sum(url.idle for url in urls), sum(url.in_use for url in urls)
             self.metrics.pool_connections(name, idle=idle, active=active)
+            self.metrics.breaker_state(name, [url.breaker for url in urls])
 
 
 def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:

@@ -1,235 +1,216 @@
 """Run the gateway and its peers side by side, interleaved, and print throughput and latency.
 
-    python bench/compare.py [--rounds 3] [--seconds 5] [--systems bakerygw,aiohttp,seed,haproxy] [--connections 50]
+    python bench/compare.py [--rounds 7] [--seconds 5] [--systems bakerygw,haproxy,aiohttp,seed] [--quick]
 
 One core for the system under test, the other for nginx (the service: a fixed 213-byte JSON answer), Redis and wrk.
-Needs nginx, wrk, redis-server and, for its peer, haproxy (Debian packages of these names); the Python peers need what
-`bench/requirements.txt` lists. Every system verifies the same RS256 tokens of 200 users and limits each user, the
-limit set out of reach. Prints one line for each run, then the median of the pairs' ratios against bakerygw.
+Needs nginx, wrk, redis-server and haproxy; the Python peers need what `bench/requirements.txt` lists, in the Python
+that PEERS_PYTHON names (this one, if it names none). Every system verifies the same RS256 tokens of 200 users and
+limits each user, the limit set out of reach. The slow peers, aiohttp and seed, take part in every third round only.
+Each round gives one pair with bakerygw for each system, and what counts is the median of the pairs' ratios. The raw
+figures are left in `bench/results/compare.json`, from which `page.py` makes the table and the picture. "disturbed" is
+the share of the time in which the system could have run and other processes had its core: a few per cent are the
+machine's own, with more the figures are worth little.
 """
 
 import argparse
-import json
+import http.client
 import os
-import re
-import signal
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-import jwt
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+import wrk
+from procfs import waited_seconds
+from rig import (
+    ANSWER,
+    HERE,
+    LIMIT,
+    Rig,
+    Unusable,
+    arguments,
+    free_port,
+    gateway_command,
+    machine,
+    require,
+    sales_requests,
+    save,
+    verdict,
+)
 
-HERE = Path(__file__).resolve().parent
-USERS = 200
-LIMIT = "1000000"
-ANSWER = json.dumps({"id": 1, "product": "Pain au levain", "note": "x" * 164})
+SYSTEMS: Final = ("bakerygw", "haproxy", "aiohttp", "seed")
+PROMISES: Final = {"haproxy": 0.8, "aiohttp": 5.5, "seed": 30.0}
+"""How many times a peer's throughput bakerygw has at least."""
+SLOW_EVERY: Final = 3
+SLOW: Final = frozenset({"aiohttp", "seed"})
+P99_PROMISE: Final = 1.5
+"""Its p99 is at most so many times HAProxy's."""
 
-NGINX = """
-daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log stderr error;
-events {{ worker_connections 2048; }}
-http {{
-  access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s;
-  client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u;
-  scgi_temp_path {dir}/s;
-  server {{
-    listen 127.0.0.1:{port} backlog=2048; default_type application/json;
-    location / {{ return 200 '{answer}'; }}
-  }}
-}}
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+Runs = dict[str, list[dict[str, float]]]
 
 
-def make_tokens(directory: Path) -> tuple[str, Path]:
-    """The public key in PEM and a file with one token a line."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    now = int(time.time())
-    path = directory / "tokens"
-    with path.open("w") as lines:
-        for number in range(USERS):
-            claims = {
-                "user_id": f"user-{number}",
-                "email": f"user-{number}@bakery.example",
-                "tenant_id": f"tenant-{number % 40}",
-                "tenant_role": "owner",
-                "subscription": {"tier": "professional", "status": "active", "valid_until": "2099-12-31T23:59:59Z"},
-                "tenant_access": [],
-                "exp": now + 86_400,
-                "iat": now - 5,
-                "iss": "bakery-auth",
-            }
-            lines.write(jwt.encode(claims, key, algorithm="RS256") + "\n")
-    (directory / "key.pem").write_bytes(public)
-    return public.decode(), path
+def order(systems: Sequence[str], number: int) -> list[str]:
+    """Who runs in round `number`, counted from 0: turned round every other time, so that drift hits no one always."""
+    taking_part = [name for name in systems if name not in SLOW or number % SLOW_EVERY == 0]
+    return taking_part[::-1] if number % 2 else taking_part
 
 
-@contextmanager
-def running(command: list[str], core: int, environ: dict[str, str], port: int, log: Path) -> Iterator[int]:
-    """A process pinned to a core, from when it accepts connections on `port` until the end of the block."""
-    pinned = ["taskset", "-c", str(core), *command]
-    with log.open("ab") as output:
-        process = subprocess.Popen(pinned, env={**os.environ, **environ}, stdout=output, stderr=output, cwd=log.parent)
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"{command[0]} did not start:\n{log.read_text()[-2000:]}") from None
-                time.sleep(0.05)
-        yield process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
+def ratios(runs: Runs, name: str, figure: str = "rps") -> list[float]:
+    """bakerygw's `figure` by that of `name`, for each round in which both ran."""
+    ours = {run["round"]: run[figure] for run in runs.get("bakerygw", [])}
+    return [ours[run["round"]] / run[figure] for run in runs[name] if run["round"] in ours]
 
 
-def system_command(  # noqa: PLR0917
-    name: str, port: int, upstream: int, redis: int, pem: str, directory: Path
-) -> tuple[list[str], dict[str, str]]:
-    """How to start one system, with its environment."""
-    environ = {
-        "JWT_PUBLIC_KEY": pem,
-        "JWT_PUBLIC_KEY_FILE": str(directory / "key.pem"),
-        "RATE_LIMIT_REQUESTS": LIMIT,
-        "LOG_FILE": str(directory / f"{name}.requests.log"),
+def summary(runs: Runs) -> dict[str, dict[str, float]]:
+    """For each system the medians of its runs, and of the pairs' ratios: `ratio` of throughput, `p99_ratio`."""
+    rows = {}
+    for name, its in runs.items():
+        medians = {figure: statistics.median(run[figure] for run in its) for figure in ("rps", *wrk.PERCENTILES)}
+        pairs, p99 = ratios(runs, name), ratios(runs, name, "p99")
+        rows[name] = {
+            **medians,
+            "rounds": len(its),
+            "errors": sum(run["broken"] + run["not_2xx"] for run in its),
+            "waiting": max(run["waiting"] for run in its),
+            "ratio": statistics.median(pairs) if pairs else float("nan"),
+            "ratio_low": min(pairs, default=float("nan")),
+            "ratio_high": max(pairs, default=float("nan")),
+            "p99_ratio": statistics.median(p99) if p99 else float("nan"),
+        }
+    return rows
+
+
+def peer(rig: Rig, name: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """How to start one system on `port`, with its environment."""
+    if name == "bakerygw":
+        return gateway_command(), rig.gateway_settings(port)
+    upstream = f"127.0.0.1:{rig.service_port}"
+    environ = {"RATE_LIMIT_REQUESTS": LIMIT}
+    if name == "haproxy":
+        environ |= {"PEER_PORT": str(port), "UPSTREAM_ADDR": upstream}
+        environ["JWT_PUBLIC_KEY_FILE"] = str(rig.folder / "key.pem")
+        return ["haproxy", "-db", "-f", str(HERE / "peers" / "haproxy.cfg")], environ
+    environ |= {
+        "JWT_PUBLIC_KEY": rig.issuer.public_pem,
+        "LOG_FILE": str(rig.folder / f"{name}.requests.log"),
+        "UPSTREAM": f"http://{upstream}",
+        "REDIS_URL": f"redis://127.0.0.1:{rig.redis_port}/0",
     }
     python = os.environ.get("PEERS_PYTHON", sys.executable)
-    if name == "bakerygw":
-        environ |= {
-            "HOST": "127.0.0.1",
-            "PORT": str(port),
-            "ADMIN_PORT": "0",
-            "ADMIN_TOKEN": "bench",
-            "REDIS_HOST": "127.0.0.1",
-            "REDIS_PORT": str(redis),
-            "SALES_SERVICE_URL": f"http://127.0.0.1:{upstream}",
-            "DRAIN_GRACE_SECONDS": "0",
-        }
-        del environ["JWT_PUBLIC_KEY_FILE"]
-        return [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "bakerygw"], environ
-    if name == "haproxy":
-        environ |= {"PEER_PORT": str(port), "UPSTREAM_ADDR": f"127.0.0.1:{upstream}"}
-        return ["haproxy", "-db", "-f", str(HERE / "peers" / "haproxy.cfg")], environ
-    environ |= {"UPSTREAM": f"http://127.0.0.1:{upstream}", "REDIS_URL": f"redis://127.0.0.1:{redis}/0"}
     if name == "seed":
-        served = ["seed_stack:app", "--app-dir", str(HERE / "peers"), "--port", str(port), "--no-access-log"]
-        return [python, "-m", "uvicorn", *served], environ
+        app = ["seed_stack:app", "--app-dir", str(HERE / "peers"), "--port", str(port), "--no-access-log"]
+        return [python, "-m", "uvicorn", *app], environ
     return [python, str(HERE / "peers" / f"{name}_stack.py"), str(port)], environ
 
 
-def load(port: int, tokens: Path, connections: int, seconds: float) -> dict[str, float]:
-    """One run of wrk: requests per second, latencies in milliseconds, errors."""
-    wrk = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
-    done = subprocess.run(
-        [*wrk, "-s", str(HERE / "tokens.lua"), f"http://127.0.0.1:{port}"],
-        env={**os.environ, "TOKENS": str(tokens)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    text = done.stdout
-    units = {"us": 0.001, "ms": 1.0, "s": 1000.0}
-
-    def percentile(name: str) -> float:
-        found = re.search(rf"{name}%\s+([\d.]+)(us|ms|s)", text)
-        return float(found[1]) * units[found[2]] if found else float("nan")
-
-    bad = sum(int(number) for number in re.findall(r"Non-2xx or 3xx responses: (\d+)", text))
-    bad += sum(int(n) for line in re.findall(r"Socket errors: (.*)", text) for n in re.findall(r"\d+", line))
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
-    return {"rps": float(rate[1]) if rate else 0.0, "p50": percentile("50"), "p99": percentile("99"), "errors": bad}
-
-
-def measure(options: argparse.Namespace, directory: Path) -> dict[str, list[dict[str, float]]]:
+def measure(rig: Rig, options: argparse.Namespace) -> Runs:
     """All rounds; every system is started anew in each, so that none profits from its age."""
-    pem, tokens = make_tokens(directory)
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in options.systems}
-    upstream, redis = free_port(), free_port()
-    conf = directory / "nginx.conf"
-    conf.write_text(NGINX.format(dir=directory, port=upstream, answer=ANSWER))
-    with ExitStack() as stack:
-        stack.enter_context(running(["nginx", "-c", str(conf)], 1, {}, upstream, directory / "nginx.log"))
-        redis_command = [
-            "redis-server",
-            "--port",
-            str(redis),
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--bind",
-            "127.0.0.1",
-        ]
-        stack.enter_context(running(redis_command, 1, {}, redis, directory / "redis.log"))
-        for number in range(options.rounds):
-            for name in options.systems:
-                port = free_port()
-                command, environ = system_command(name, port, upstream, redis, pem, directory)
-                with running(command, 0, environ, port, directory / f"{name}.log"):
-                    check(port, tokens)
-                    load(port, tokens, options.connections, options.warm_up)
-                    result = load(port, tokens, options.connections, options.seconds)
-                results[name].append(result)
-                print(
-                    f"round {number + 1} {name:9}",
-                    *(f"{key} {value:9.2f}" for key, value in result.items()),
-                    flush=True,
-                )
-    return results
+    requests = wrk.write_requests(rig.folder / "requests", sales_requests(rig.tokens))
+    runs: Runs = {name: [] for name in options.systems}
+    for number in range(options.rounds):
+        for name in order(options.systems, number):
+            port = free_port()
+            command, environ = peer(rig, name, port)
+            with rig.running(name, command, environ, port) as pid:
+                check(rig, port, name)
+                wrk.load(port, requests, connections=options.connections, seconds=options.warm_up)
+                waited = waited_seconds(pid)
+                run = wrk.load(port, requests, connections=options.connections, seconds=options.seconds)
+                waiting = (waited_seconds(pid) - waited) / run["seconds"]
+            (rig.folder / f"{name}.log").unlink(missing_ok=True)
+            runs[name].append({"round": number, "waiting": waiting, **run})
+            shown = " ".join(f"{figure} {run[figure]:9.2f}" for figure in ("rps", "p50", "p99", "p99.9"))
+            errors = run["broken"] + run["not_2xx"]
+            print(f"round {number + 1} {name:9} {shown} errors {errors:g} disturbed {waiting:.0%}", flush=True)
+    return runs
 
 
-def check(port: int, tokens: Path) -> None:
-    """One request must pass and bring the service's answer."""
-    token = tokens.read_text().split("\n", 1)[0]
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/api/v1/sales/1", headers={"Authorization": f"Bearer {token}"}
-    )
-    with urllib.request.urlopen(request, timeout=5) as answer:
-        if answer.status != 200 or answer.read().decode() != ANSWER:
-            raise SystemExit("the system under test does not give the service's answer")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--warm-up", type=float, default=2)
-    parser.add_argument("--connections", type=int, default=50)
-    parser.add_argument(
-        "--systems", type=lambda text: text.split(","), default=["bakerygw", "aiohttp", "seed", "haproxy"]
-    )
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        results = measure(options, Path(directory))
-    ours = results.get("bakerygw", [])
-    for name, runs in results.items():
-        rps = statistics.median(run["rps"] for run in runs)
-        p99 = statistics.median(run["p99"] for run in runs)
-        ratio = (
-            statistics.median(a["rps"] / b["rps"] for a, b in zip(ours, runs, strict=True)) if ours else float("nan")
+def require_peers(systems: Sequence[str]) -> None:
+    """Raise `Unusable`, with what to do, if the Python of the peers lacks what they import."""
+    needed = {"seed": "fastapi, httpx, redis, uvicorn, uvloop", "aiohttp": "aiohttp, redis, uvloop"}
+    modules = ", ".join(needed[name] for name in systems if name in needed)
+    python = os.environ.get("PEERS_PYTHON", sys.executable)
+    if modules and subprocess.run([python, "-c", f"import {modules}"], capture_output=True, check=False).returncode:
+        raise Unusable(
+            f"{python} cannot import all of: {modules}\n`make bench` makes an environment for the peers; or: "
+            "python -m venv peers && peers/bin/pip install -r bench/requirements.txt; "
+            "export PEERS_PYTHON=$PWD/peers/bin/python"
         )
-        print(f"{name:9} median {rps:8.0f} requests/s, p99 {p99:7.2f} ms; bakerygw has {ratio:.2f} x its throughput")
+
+
+def check(rig: Rig, port: int, name: str) -> None:
+    """Raise `Unusable` unless a request passes and brings the service's answer, and one without a token does not."""
+    for token, expected in ((rig.tokens[0], 200), (None, 401)):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        connection.request("GET", "/api/v1/sales/1", headers=headers)
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        connection.close()
+        if answer.status != expected or (expected == 200 and body != ANSWER):
+            raise Unusable(f"{name} answers {answer.status} where {expected} is right")
+
+
+def versions(systems: Sequence[str]) -> dict[str, str]:
+    """The version of each system that is no file of this repository."""
+    found = {"bakerygw": sys.version.split()[0]}
+    if "haproxy" in systems:
+        shown = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=False).stdout.split()
+        found["haproxy"] = shown[2].partition("-")[0] if len(shown) > 2 else "?"
+    return found
+
+
+def report(rows: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Print a line for each system, and the verdicts."""
+    for name, row in rows.items():
+        print(
+            f"{name:9} median {row['rps']:8.0f} requests/s, p50 {row['p50']:7.2f} ms, p99 {row['p99']:7.2f} ms; "
+            f"bakerygw has {row['ratio']:.2f} x its throughput ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+        )
+    verdicts = []
+    if "haproxy" in rows and "bakerygw" in rows:
+        value = rows["haproxy"]["p99_ratio"]
+        verdicts.append(verdict("p99_to_haproxy", value, "x", f"<= {P99_PROMISE:g}", value <= P99_PROMISE))
+    for name in reversed(PROMISES):
+        if name in rows and "bakerygw" in rows:
+            value, promise = rows[name]["ratio"], PROMISES[name]
+            verdicts.append(verdict(f"throughput_to_{name}", value, "x", f">= {promise:g}", value >= promise))
+    return verdicts
+
+
+def main() -> int:
+    """All of it; 0 if every promise is kept and nothing went wrong."""
+    parser = arguments(__doc__)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--warm-up", type=float)
+    parser.add_argument("--connections", type=int, default=50)
+    parser.add_argument("--systems", type=lambda text: text.split(","), default=list(SYSTEMS))
+    options = parser.parse_args()
+    options.rounds = options.rounds or (1 if options.quick else 7)
+    options.seconds = options.seconds or (2.0 if options.quick else 5.0)
+    options.warm_up = options.warm_up or (1.0 if options.quick else 2.0)
+    unknown = [name for name in options.systems if name not in SYSTEMS]
+    if unknown:
+        parser.error(f"no such system: {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
+    require("nginx", "wrk", "redis-server", *(["haproxy"] if "haproxy" in options.systems else []))
+    require_peers(options.systems)
+    about = machine()
+    with Rig() as rig:
+        rig.start_service()
+        rig.start_redis()
+        runs = measure(rig, options)
+    rows = summary(runs)
+    wrong = {name: row["errors"] for name, row in rows.items() if row["errors"]}
+    for name, errors in wrong.items():
+        print(f"{name}: {errors:.0f} answers were errors, its figures are worth nothing")
+    verdicts = report(rows)
+    kept = {name: getattr(options, name) for name in ("rounds", "seconds", "warm_up", "connections")}
+    told = {"machine": about, "versions": versions(options.systems), "options": kept, "verdicts": verdicts}
+    save("compare", options.quick, {**told, "systems": rows, "runs": runs})
+    return int(bool(wrong) or not all(it["kept"] for it in verdicts))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

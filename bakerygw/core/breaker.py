@@ -9,44 +9,71 @@ BreakerState = Literal["closed", "open", "half-open"]
 class Breaker:
     """Opens after `failures` failures within `within_s` seconds; `open_s` later lets one probe pass.
 
-    Every `now` is in seconds on one clock of the caller's choice. Ask `allow` before each call, and report each
-    allowed call with `success` or `failure`. Successes do not forgive failures while the breaker is closed.
+    Every `now` is in seconds on one clock of the caller's choice. Ask `allow` before each call unless `closed`, and
+    report each allowed call with `success`, `failure` or `abandon`. While the breaker is closed a success changes
+    nothing by itself, and may be reported by adding 1 to `mark`.
+
+    Calls that overlap hand in the `mark` read just before they began. It tells a call from before the latest change,
+    whose failure says nothing new, and how many calls went well while others failed.
     """
 
-    __slots__ = ("_failed_at", "_open_s", "_opened_at", "_probed_at", "_within_s")
+    __slots__ = ("_failed", "_floor", "_open_s", "_opened_at", "_probed_at", "_spare", "_within_s", "closed", "mark")
 
-    def __init__(self, failures: int = 5, within_s: float = 10.0, open_s: float = 1.0) -> None:
+    def __init__(self, failures: int = 5, within_s: float = 10.0, open_s: float = 1.0, share: float = 0.0) -> None:
+        """`share`: it stays closed while the failures are less than this part of all calls since the first of them
+        began, so that one call in a thousand can't take the peer from the others. It needs `mark` to be kept."""
         self._within_s, self._open_s = within_s, open_s
-        self._failed_at: deque[float] = deque(maxlen=failures)
+        self._spare = failures / share - failures if share else float("inf")
+        self._failed: deque[tuple[float, int]] = deque(maxlen=failures)
         self._opened_at: float | None = None
         self._probed_at: float | None = None
+        self._floor = 0
+        self.closed = True
+        """Every call may be made."""
+        self.mark = 0
+        """Rises with each success and each change."""
 
-    def allow(self, now: float) -> bool:
-        """Whether a call may be made. In half-open exactly one may, and if it never reports, one more per `open_s`."""
+    def allow(self, now: float, *, early: bool = False) -> bool:
+        """Whether a call may be made. In half-open exactly one may, and if it never reports, one more per `open_s`.
+
+        `early` shortens the pause before the probe to nothing: one call at a time.
+        """
         if self._opened_at is None:
             return True
-        if self._waits(now):
+        if self._waits(now) and not (early and self._probed_at is None):
             return False
         self._probed_at = now
+        self._change()
         return True
 
-    def success(self) -> None:
+    def success(self, mark: int | None = None) -> None:
         """A call went well: a probe's success closes the breaker."""
-        if self._probed_at is not None:
+        if self._probed_at is not None and (mark is None or mark >= self._floor):
             self._opened_at = self._probed_at = None
-            self._failed_at.clear()
+            self._failed.clear()
+            self._change()
 
-    def failure(self, now: float) -> bool:
+    def failure(self, now: float, mark: int | None = None) -> bool:
         """A call failed. Returns whether this failure opened the breaker, for the first time or again."""
+        began = self.mark if mark is None else mark
+        if began < self._floor:
+            return False
         if self._opened_at is None:
-            self._failed_at.append(now)
-            full = len(self._failed_at) == self._failed_at.maxlen
-            if not full or now - self._failed_at[0] > self._within_s:
+            self._failed.append((now, began))
+            first_at, first_mark = self._failed[0]
+            enough = len(self._failed) == self._failed.maxlen and now - first_at <= self._within_s
+            if not enough or self.mark - first_mark > self._spare:
                 return False
         elif self._probed_at is None:
             return False  # a straggler from before it opened
         self._opened_at, self._probed_at = now, None
+        self._change()
         return True
+
+    def abandon(self, mark: int) -> None:
+        """A call ended without saying anything of the peer: if it was the probe, the next call may be."""
+        if mark >= self._floor:
+            self._probed_at = None
 
     def state(self, now: float) -> BreakerState:
         """closed; open (calls are refused); half-open (a probe may pass or is on its way)."""
@@ -62,6 +89,11 @@ class Breaker:
             return 0.0
         since = self._opened_at if self._probed_at is None else self._probed_at
         return since + self._open_s - now
+
+    def _change(self) -> None:
+        self.closed = self._opened_at is None
+        self.mark += 1
+        self._floor = self.mark
 
     def _waits(self, now: float) -> bool:
         """Whether the opening or the latest probe is less than `open_s` ago; a clock set back starts that anew."""

@@ -20,7 +20,7 @@ EVERYWHERE: Final = (400, 403, 404, 405, 408, 413, 414, 417, 429, 431, 500, 501,
 PAGES: Final[Mapping[str, tuple[str, str, str | None]]] = {
     "/health": ("Health in one word for each service", "application/json", "Health"),
     "/api/v1/health": (
-        "Health of each service with latency and since when",
+        "Health of each service with latency, since when, and its breaker",
         "application/json",
         "HealthDetails",
     ),
@@ -238,11 +238,12 @@ def _health_schemas() -> Json:
     time: Json = {"type": "string", "format": "date-time"}
     row: Json = {
         "type": "object",
-        "required": ["status", "latency_ms", "since"],
+        "required": ["status", "latency_ms", "since", "breaker"],
         "properties": {
             "status": word,
             "latency_ms": {"type": ["number", "null"]},
             "since": {**time, "type": ["string", "null"]},
+            "breaker": {"type": "string", "enum": ["closed", "half-open", "open"]},
         },
     }
     schemas: Json = {}

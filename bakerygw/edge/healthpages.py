@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Final
 
+from bakerygw.core.breaker import BreakerState
 from bakerygw.core.http import Pairs, Reply, RequestHead
 from bakerygw.core.problem import Problem, Refused
 from bakerygw.ports import HealthSource, ServiceHealth, StoreLink
@@ -39,8 +40,8 @@ def iso_time(seconds: float | None) -> str | None:
 class HealthPages:
     """`GET /health` and `GET /api/v1/health`: always 200, the `status` member tells.
 
-    `services` are the names of all services with a URL; those that were not probed yet are "unknown". `now` is Unix
-    seconds.
+    `services` are the names of all services with a URL; those that were not probed yet are "unknown". `breaker` tells
+    how a service's breaker stands. `now` is Unix seconds.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class HealthPages:
         health: HealthSource,
         link: StoreLink,
         services: Collection[str],
+        breaker: Callable[[str], BreakerState],
         version: str,
         now: Callable[[], float],
     ) -> None:
         self._health, self._link, self._version, self._now = health, link, version, now
+        self._breaker = breaker
         self._names = tuple(sorted(services))
 
     def reply_to(self, head: RequestHead) -> Reply:
@@ -73,9 +76,10 @@ class HealthPages:
         return json_reply({**self._summary(seen), "services": {_shown(name): it.status for name, it in seen.items()}})
 
     def detailed(self) -> Reply:
-        """For each service also latency and since when; never an address or the text of an error."""
+        """For each service also latency, since when and its breaker; never an address or the text of an error."""
         seen = self._seen()
-        return json_reply({**self._summary(seen), "services": {_shown(name): _row(it) for name, it in seen.items()}})
+        rows = {_shown(name): {**_row(it), "breaker": self._breaker(name)} for name, it in seen.items()}
+        return json_reply({**self._summary(seen), "services": rows})
 
     def _seen(self) -> dict[str, ServiceHealth]:
         cached = self._health.services()

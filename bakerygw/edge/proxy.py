@@ -101,7 +101,9 @@ def _announced(headers: Pairs) -> int | None:
 
 def _refusal(failed: UpstreamFailed, trace: Trace) -> Refused:
     trace.cause = failed.cause
-    retry_s = RETRY_AFTER_SERVICE_S if failed.code == "service-unavailable" else None
+    retry_s = failed.retry_after_s
+    if retry_s is None and failed.code == "service-unavailable":
+        retry_s = RETRY_AFTER_SERVICE_S
     status = f"bakerygw; error={failed.error}".encode("ascii")
     return Refused(
         Problem(

@@ -1,11 +1,11 @@
 """Admission state, tenant flags and revocations in Redis; all requests of one reactor turn share one call."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.resources import files
 from math import ceil, inf
 from typing import Final, Literal, cast
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -14,6 +14,7 @@ from bakerygw.core.flags import changed_at_text, parse_flags, read_only_json
 from bakerygw.core.limits import Level, level_of
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, AdmissionState, StoreUnavailable
+from bakerygw.runtime.task import Pending, Task
 from bakerygw.stores.mirror import FLAG_NAMES, REVOKED_PREFIX, TENANT_PREFIX, Found, Known, Mirror, Read
 from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.redis_wire import Argument, Script
@@ -26,7 +27,7 @@ CHANGED_AT, READ_ONLY, _ = FLAG_NAMES
 ABSENT: Final = -2
 """What PTTL says of a key that is not there."""
 
-_Waiter = tuple[AdmissionAsk, Known | None, "Deferred[AdmissionState]"]
+_Waiter = tuple[AdmissionAsk, Known | None, Pending[AdmissionState]]
 """Who asks, what the mirror holds of it (`None`: to be read), and who waits for the answer."""
 
 
@@ -93,8 +94,8 @@ class RedisStore:
         # Redis will tell so too, by the other connection; and reads that were under way are forgotten here as well.
         self._mirror.invalidate([key.encode()])
 
-    def _queued(self, ask: AdmissionAsk, known: Known | None) -> "Deferred[AdmissionState]":
-        answer: Deferred[AdmissionState] = Deferred()
+    def _queued(self, ask: AdmissionAsk, known: Known | None) -> Pending[AdmissionState]:
+        answer: Pending[AdmissionState] = Pending()
         if not self._waiting:
             self._reactor.callLater(0, self._flush)
         self._waiting.append((ask, known, answer))
@@ -105,7 +106,7 @@ class RedisStore:
         self._waiting = []
         for start in range(0, len(waiting), MAX_BATCH):
             batch = waiting[start : start + MAX_BATCH]
-            Deferred.fromCoroutine(self._admit_all(batch)).addErrback(self._broken, batch)
+            Task(self._admit_all(batch), partial(self._broken, batch))
 
     async def _admit_all(self, batch: list[_Waiter]) -> None:
         asks = [ask for ask, _, _ in batch]
@@ -148,7 +149,7 @@ class RedisStore:
             },
         )
 
-    def _broken(self, failure: Failure, batch: list[_Waiter]) -> None:
+    def _broken(self, batch: list[_Waiter], failure: Failure) -> None:
         """The last resort: a fault in here is logged, and nobody is left waiting."""
         self._log.failure("store.batch_failed", failure)
         _fail(batch, "batch failed")

@@ -1,7 +1,7 @@
 """What Prometheus is told. Labels come from fixed sets and the configuration, never from a request's bytes."""
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version as installed
 from typing import Final
 
@@ -18,22 +18,21 @@ from prometheus_client.core import CounterMetricFamily, Metric
 
 from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
-from bakerygw.ports import HealthSource
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NO_ROUTE: Final = "(none)"
 AUTH_STATUSES: Final = ("ok", *sorted(code for code in PROBLEMS if code.startswith("token-")))
 HEALTH_STATES: Final = ("healthy", "unhealthy", "unknown")
-BREAKER_STATES: Final = {"closed": 0, "half-open": 1, "open": 2}
+BREAKER_STATES: Final = ("closed", "half-open", "open")
 POOL_STATES: Final = ("idle", "active")
 REDIS_FAILURES: Final = ("timeout", "disconnected", "error", "open")
 EVENT_DROPS: Final = ("slow", "invalid", "too-large", "store", "closed")
 
-SECONDS: Final = (
+SECONDS: Final[tuple[float, ...]] = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
-SHORT_SECONDS: Final = (0.0001, 0.00025, 0.0005, *SECONDS[:10])
+SHORT_SECONDS: Final[tuple[float, ...]] = (0.0001, 0.00025, 0.0005, *SECONDS[:10])
 """The gateway's own time and Redis: well under a millisecond when all is well."""
 BYTES: Final = (0, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 10_485_760, 104_857_600)
 
@@ -163,8 +162,8 @@ class Metrics:
         )
         self._breaker = Gauge(
             "gateway_breaker_state",
-            "A service's breaker: 0 closed, 1 half-open, 2 open.",
-            ("service",),
+            "How many of a service's URLs have a breaker in that state.",
+            ("service_name", "state"),
             registry=registry,
         )
         build = Gauge(
@@ -227,23 +226,16 @@ class Metrics:
         for state, number in zip(POOL_STATES, (idle, active), strict=True):
             self._pool.labels(name, state).set(number)
 
-    def breaker_state(self, service: str, state: str) -> None:
-        """`closed`, `half-open` or `open`; of several URLs' breakers the worst."""
-        self._breaker.labels(self._services.of(service)).set(BREAKER_STATES.get(state, 2))
+    def breaker_state(self, service: str, states: Sequence[str]) -> None:
+        """Set the states of the breakers of a service's URLs, one each: closed, half-open or open."""
+        name = self._services.of(service)
+        for state in BREAKER_STATES:
+            self._breaker.labels(name, state).set(states.count(state))
 
     def mirror(self, trusted: bool, *, hits: int, misses: int) -> None:
         """Set the state of the mirror of Redis, and its look-ups since the start."""
         self._mirror_trusted.set(trusted)
         self._mirror_hits.value, self._mirror_misses.value = hits, misses
-
-    def watch_health(self, source: HealthSource) -> None:
-        """Show the health of these services at each scrape."""
-
-        def refresh() -> None:
-            for service, health in source.services().items():
-                self.service_health(service, health.status)
-
-        self.before_scrape(refresh)
 
     def before_scrape(self, refresh: Callable[[], None]) -> None:
         """Call `refresh` before each exposition, to bring gauges up to date."""

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
+from bakerygw.core.breaker import BreakerState
 from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
 from bakerygw.upstream.connection import Unanswered
 from bakerygw.upstream.deadline import Deadlines
 from bakerygw.upstream.dial import ConnectFailed, trust_root
-from bakerygw.upstream.pool import Pool
+from bakerygw.upstream.pool import Pool, TurnedAway
+from bakerygw.upstream.targets import Target, Targets
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 """RFC 9110 section 9.2.2."""
@@ -20,6 +22,11 @@ class UrlStats:
     """How one URL of a service stands."""
 
     url: str
+    breaker: BreakerState
+    retry_in_s: float
+    """Until the breaker lets a probe pass; 0 while it is closed."""
+    ailing: bool
+    """The latest looks at its health page found it ill: others are preferred."""
     idle: int
     """Connections ready for use."""
     in_use: int
@@ -29,24 +36,7 @@ class UrlStats:
     requests: int
     """Exchanges begun since the start."""
     failures: int
-    """Requests that got no usable response since the start."""
-
-
-class _Target:
-    """One URL and its count of failures."""
-
-    __slots__ = ("failures", "pool")
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self.failures = 0
-
-    async def request(self, request: UpstreamRequest, *, fresh: bool = False) -> UpstreamResponse:
-        try:
-            return await self.pool.request(request, fresh=fresh)
-        except UpstreamFailed:
-            self.failures += 1
-            raise
+    """Tries that got no usable response since the start."""
 
 
 class UpstreamClient:
@@ -69,19 +59,20 @@ class UpstreamClient:
         deadlines = Deadlines(connect_s=connect_timeout_s, first_byte_s=first_byte_timeout_s, idle_s=idle_timeout_s)
         secure = any(url.startswith("https:") for urls in services.values() for url in urls)
         trust = trust_root(ca_file) if secure else None
-        self._random = random or Random()  # noqa: S311  # balances load, guards nothing
-        self._targets = {
-            name: [
-                _Target(Pool(reactor, url, deadlines=deadlines, keepalive_s=keepalive_s, trust=trust)) for url in urls
-            ]
-            for name, urls in services.items()
-            if urls
-        }
-        self._authorities = frozenset(target.pool.authority for targets in self._targets.values() for target in targets)
+        chance = random or Random()  # noqa: S311  # balances load, guards nothing
+        self._clock = reactor
+        self._services: dict[str, Targets] = {}
+        for name, urls in services.items():
+            if urls:
+                pools = [Pool(reactor, url, deadlines=deadlines, keepalive_s=keepalive_s, trust=trust) for url in urls]
+                self._services[name] = Targets(name, pools, clock=reactor, random=chance)
+        self._authorities = frozenset(
+            target.pool.authority for targets in self._services.values() for target in targets.all
+        )
 
     def has(self, service: str) -> bool:
         """Whether a URL is configured."""
-        return service in self._targets
+        return service in self._services
 
     def all_authorities(self) -> frozenset[str]:
         """The authorities, `host[:port]`, of all URLs of all services."""
@@ -90,60 +81,113 @@ class UpstreamClient:
     async def request(self, service: str, request: UpstreamRequest) -> UpstreamResponse:
         """Send to one of the service's URLs, once more where that can't do harm. Raises `UpstreamFailed`.
 
-        A second try is made if nothing was sent at all and there is another URL, or if the connection ended before any
-        byte of a response, the method is idempotent and no body had been taken from the client.
+        A second try is made, within the service's budget, if nothing was sent at all and there is another URL, or if
+        the connection ended before any byte of a response, the method is idempotent and no body had been taken from
+        the client. Nothing is tried while the breakers of all URLs refuse: that is `service-unavailable` at once.
         """
-        targets = self._targets.get(service)
+        targets = self._services.get(service)
         if targets is None:
             raise UpstreamFailed("service-unavailable", "destination_not_found", f"no URL for {service}")
-        target = targets[0] if len(targets) == 1 else self._choose(targets)
+        # While all is well the breaker costs this check, the mark's way in and out, and one addition.
+        target = targets.less_busy(targets.ready) if targets.calm else targets.choose()
+        breaker = target.breaker
+        mark = breaker.mark
         try:
-            return await target.request(request)
-        except ConnectFailed:
-            others = [other for other in targets if other is not target]
-            if not others:
+            response = await target.pool.request(request)
+        except UpstreamFailed as failure:
+            again = _where_again(targets, target, mark, request, failure)
+            if again is None:
                 raise
-            again = self._choose(others)
-        except Unanswered:
-            body = request.body
-            if request.method not in _IDEMPOTENT or (body is not None and body.length != 0):
-                raise
-            again = self._choose(targets)
-        # Idle connections may all have died of the same cause, a restart of the service.
-        return await again.request(request, fresh=True)
+        except BaseException:  # cancelled
+            breaker.abandon(mark)
+            raise
+        else:
+            if breaker.closed:
+                breaker.mark += 1
+            else:
+                targets.answered(target, mark)
+            return response
+        return await _repeat(targets, again, request)
+
+    def breaker(self, service: str) -> BreakerState:
+        """How the service's breakers stand, of several URLs' the best; closed for a service without a URL."""
+        targets = self._services.get(service)
+        return "closed" if targets is None else targets.state()
+
+    def looked(self, service: str, url: str, ill: bool) -> None:
+        """Take in how a look at its `/health` found one of the service's URLs."""
+        if service in self._services:
+            self._services[service].looked(url, ill)
+
+    def take_over(self, older: "UpstreamClient") -> None:
+        """Begin with what the client of an older configuration knows of the URLs that both have."""
+        for name, targets in self._services.items():
+            if name in older._services:
+                targets.take_over(older._services[name])
 
     def stats(self) -> dict[str, list[UrlStats]]:
         """By service, one entry for each URL."""
+        now = self._clock.seconds()
         return {
             name: [
                 UrlStats(
                     url=target.pool.url,
+                    breaker=target.breaker.state(now),
+                    retry_in_s=round(target.breaker.retry_in_s(now), 3),
+                    ailing=target.ailing,
                     idle=target.pool.idle,
                     in_use=target.pool.in_use,
                     in_flight=target.pool.outstanding,
                     requests=target.pool.requests,
                     failures=target.failures,
                 )
-                for target in targets
+                for target in targets.all
             ]
-            for name, targets in self._targets.items()
+            for name, targets in self._services.items()
         }
 
     def retire(self) -> None:
         """Keep no connection: idle ones end, the others when their exchange is over. Nothing is cut or refused."""
-        for targets in self._targets.values():
-            for target in targets:
+        for targets in self._services.values():
+            for target in targets.all:
                 target.pool.retire()
 
     def close(self) -> None:
         """End every connection; requests under way fail, later ones are refused."""
-        for targets in self._targets.values():
-            for target in targets:
+        for targets in self._services.values():
+            for target in targets.all:
                 target.pool.close()
 
-    def _choose(self, targets: Sequence[_Target]) -> _Target:
-        """The less busy of two taken at random: nearly as even as asking all, without herding to the least busy."""
-        if len(targets) == 1:
-            return targets[0]
-        one, other = self._random.sample(targets, 2)
-        return one if one.pool.outstanding <= other.pool.outstanding else other
+
+def _where_again(
+    targets: Targets, failed: Target, mark: int, request: UpstreamRequest, failure: UpstreamFailed
+) -> Target | None:
+    """Count a failed try, and say where to make the second, if anywhere."""
+    failed.failures += 1
+    again = None
+    if isinstance(failure, Unanswered):
+        body = request.body
+        if request.method in _IDEMPOTENT and (body is None or body.length == 0):
+            again = targets.for_second_try(failed, same=True)
+    elif isinstance(failure, ConnectFailed | TurnedAway):
+        again = targets.for_second_try(failed, same=False)
+    if again is not failed:  # at the same URL only the second try counts: the connection may just have been too old
+        targets.failed(failed, mark, failure)
+    return again
+
+
+async def _repeat(targets: Targets, target: Target, request: UpstreamRequest) -> UpstreamResponse:
+    """The second try."""
+    mark = target.breaker.mark
+    try:
+        # Idle connections may all have died of the same cause, a restart of the service.
+        response = await target.pool.request(request, fresh=True)
+    except UpstreamFailed as failure:
+        target.failures += 1
+        targets.failed(target, mark, failure)
+        raise
+    except BaseException:  # cancelled
+        target.breaker.abandon(mark)
+        raise
+    targets.answered(target, mark)
+    return response

@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from bakerygw.core.http import BodySource
 from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
+from bakerygw.runtime.task import Pending
 from bakerygw.upstream.body import RequestBodyPump, ResponseBody
 from bakerygw.upstream.deadline import Deadline, Deadlines
 from bakerygw.upstream.response import ResponseReader, Rogue
@@ -23,6 +24,10 @@ CLOSE_GRACE_S: Final = 5.0
 
 class Unanswered(UpstreamFailed):
     """The connection ended before any byte of a response."""
+
+
+class Blameless(UpstreamFailed):
+    """The exchange ended early, and not for a fault of the service: the client's body, or the gateway's own will."""
 
 
 class ConnectionOwner(Protocol):
@@ -70,7 +75,7 @@ class UpstreamConnection(TwistedProtocol):
 
     def send(self, request: UpstreamRequest) -> Deferred[UpstreamResponse]:
         """Begin an exchange on an idle connection. Fails with `UpstreamFailed`; cancelling aborts the connection."""
-        waiting = self._waiting = Deferred[UpstreamResponse](self._cancelled)
+        waiting = self._waiting = Pending[UpstreamResponse](self._cancelled)
         self.served += 1
         self._reader.begin(request.method)
         self._sent = False
@@ -90,8 +95,11 @@ class UpstreamConnection(TwistedProtocol):
 
     def secured(self) -> Deferred[None]:
         """Fires once TLS stands; fails with the transport's reason. Ask as soon as TCP stands."""
-        self._secured = Deferred[None](lambda _: self._drop())
+        self._secured = Deferred[None](self._unsecured)
         return self._secured
+
+    def _unsecured(self, _: object) -> None:
+        self._drop()
 
     def close(self) -> None:
         """End an idle connection in order."""
@@ -105,7 +113,7 @@ class UpstreamConnection(TwistedProtocol):
 
     def abort(self) -> None:
         """End the connection at once, whatever it is doing. A body under way is cut, a waiting request fails."""
-        self._fail(UpstreamFailed("upstream-unreachable", "connection_terminated", "closed by the gateway"), "aborted")
+        self._fail(Blameless("upstream-unreachable", "connection_terminated", "closed by the gateway"), "aborted")
 
     def _stream(self, body: BodySource) -> None:
         pump = self._pump = RequestBodyPump(body, self)
@@ -135,7 +143,7 @@ class UpstreamConnection(TwistedProtocol):
 
     def request_cut(self, reason: str) -> None:
         """Without its end the request must never look complete, so the connection goes too."""
-        self._fail(UpstreamFailed("upstream-unreachable", "http_request_error", f"request body {reason}"), reason)
+        self._fail(Blameless("upstream-unreachable", "http_request_error", f"request body {reason}"), reason)
 
     # The response's body, as `ResponseBody` sees the connection.
 
@@ -293,5 +301,8 @@ class UpstreamConnection(TwistedProtocol):
             failure = UpstreamFailed("upstream-timeout", "http_response_timeout", "no response head in time")
             self._fail(failure, "upstream idle")
         else:
-            stalled = "service stopped reading" if self._pump and self._pump.paused else "request body stalled"
-            self._fail(UpstreamFailed("upstream-timeout", "connection_write_timeout", stalled), stalled)
+            kind: type[UpstreamFailed] = Blameless
+            stalled = "request body stalled"
+            if self._pump is not None and self._pump.paused:
+                kind, stalled = UpstreamFailed, "service stopped reading"
+            self._fail(kind("upstream-timeout", "connection_write_timeout", stalled), stalled)

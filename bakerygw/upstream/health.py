@@ -26,6 +26,11 @@ UNKNOWN: Final = ServiceHealth(status="unknown", latency_ms=None, since=None, ch
 class ProbeFailed(Exception):  # named like the other refusals
     """A service is not healthy; `str()` says why in a few words."""
 
+    def __init__(self, why: str, *, ill: bool = True) -> None:
+        """`ill`: it has trouble; else it may just have no such page."""
+        super().__init__(why)
+        self.ill = ill
+
 
 class Probe(Protocol):
     """One look at one URL."""
@@ -35,7 +40,8 @@ class Probe(Protocol):
 
 
 class HttpProbe:
-    """`GET /health` by the same way that requests take, on connections of its own. 2xx is healthy.
+    """`GET /health` by the same way that requests take, on connections of its own. 2xx is healthy; no answer, 5xx and
+    429 are ill.
 
     Redirects are not followed, and the body is not read.
     """
@@ -61,7 +67,7 @@ class HttpProbe:
         except UpstreamFailed as failure:
             raise ProbeFailed(failure.error.replace("_", " ")) from failure
         if not 200 <= status < 300:
-            raise ProbeFailed(f"answered {status}")
+            raise ProbeFailed(f"answered {status}", ill=status >= 500 or status == 429)
 
     def close(self) -> None:
         """End every connection."""
@@ -92,13 +98,13 @@ class HealthChecks:
         *,
         every_s: float,
         ttl_s: float,
-        on_change: Callable[[str, Status], None] | None = None,
+        on_look: Callable[[str, str, bool], None] | None = None,
     ) -> None:
         """`now` gives Unix seconds. What is older than `ttl_s` is told as unknown. A service with several URLs is
-        healthy if one is. `on_change(service, status)` is called whenever a probe finds another status than before."""
+        healthy if one is. `on_look(service, url, ill)` is called after each look at a URL."""
         self._probe, self._clock, self._now = probe, clock, now
         self._services = {name: tuple(urls) for name, urls in services.items() if urls}
-        self._every_s, self._ttl_s, self._on_change = every_s, ttl_s, on_change
+        self._every_s, self._ttl_s, self._on_look = every_s, ttl_s, on_look
         self._seen = dict.fromkeys(self._services, UNKNOWN)
         self._loop = LoopingCall(self._round)
         self._loop.clock = clock
@@ -133,7 +139,7 @@ class HealthChecks:
         return probing
 
     async def _check(self, name: str, urls: Sequence[str]) -> None:
-        asked = [Deferred.fromCoroutine(self._look(url)) for url in urls]
+        asked = [Deferred.fromCoroutine(self._look(name, url)) for url in urls]
         looks: list[tuple[float | None, str]] = []
         try:
             for look in asked:
@@ -149,14 +155,20 @@ class HealthChecks:
         else:
             self._saw(name, "unhealthy", None, looks[0][1])
 
-    async def _look(self, url: str) -> tuple[float | None, str]:
+    async def _look(self, name: str, url: str) -> tuple[float | None, str]:
         """Milliseconds that a healthy answer took, or `None` and why there was none."""
         began = self._clock.seconds()
+        found: tuple[float | None, str]
+        ill = False
         try:
             await self._probe(url)
         except ProbeFailed as failure:
-            return None, str(failure)
-        return (self._clock.seconds() - began) * 1000, ""
+            found, ill = (None, str(failure)), failure.ill
+        else:
+            found = (self._clock.seconds() - began) * 1000, ""
+        if self._on_look is not None:
+            self._on_look(name, url, ill)
+        return found
 
     def _saw(self, name: str, status: Status, latency_ms: float | None, detail: str) -> None:
         now = self._now()
@@ -169,8 +181,6 @@ class HealthChecks:
             checked_at=now,
             detail=detail,
         )
-        if changed and self._on_change is not None:
-            self._on_change(name, status)
 
     def _failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):

@@ -22,6 +22,10 @@ MAX_QUEUED: Final = 256
 """Requests that may wait for one of them."""
 
 
+class TurnedAway(UpstreamFailed):
+    """The request waited for a connection and is not to wait any longer; nothing of it was sent."""
+
+
 class Pool:
     """Connections to one URL. The last one used is the next one taken, so that surplus ones grow old and go."""
 
@@ -103,6 +107,11 @@ class Pool:
             connection.close()
         for connection in list(self._busy):
             connection.abort()
+
+    def turn_away(self) -> None:
+        """Refuse, with `TurnedAway`, whoever waits for a connection."""
+        while self._queue:
+            self._queue.popleft().errback(TurnedAway("service-unavailable", "destination_unavailable", "breaker open"))
 
     # The connections' side.
 

@@ -86,3 +86,79 @@ def test_it_tells_how_long_to_wait() -> None:
     assert breaker.retry_in_s(101.5) == 0.5
     breaker.success()
     assert breaker.retry_in_s(101.5) == 0.0
+
+
+def test_a_probe_before_its_time_passes_only_when_asked_for_and_one_at_a_time() -> None:
+    breaker = opened()
+    assert not breaker.allow(100.1)
+    assert [breaker.allow(100.1, early=True) for _ in range(3)] == [True, False, False]
+    assert breaker.failure(100.2)
+    assert breaker.allow(100.2, early=True)
+    breaker.success()
+    assert breaker.closed
+
+
+def test_an_abandoned_probe_makes_room_for_the_next_at_once() -> None:
+    breaker = opened()
+    breaker.allow(101.0)
+    breaker.abandon(breaker.mark)
+    assert breaker.state(101.0) == "half-open"
+    assert [breaker.allow(101.0) for _ in range(2)] == [True, False]
+
+
+def test_abandoning_another_call_than_the_probe_makes_no_room() -> None:
+    breaker = opened()
+    early_call = breaker.mark - 1
+    breaker.allow(101.0)
+    breaker.abandon(early_call)
+    assert not breaker.allow(101.0)
+
+
+def test_calls_from_before_the_probe_do_not_speak_for_it() -> None:
+    breaker = opened()
+    early_call = breaker.mark
+    breaker.allow(101.0)
+    assert not breaker.failure(101.1, early_call)
+    breaker.success(early_call)
+    assert breaker.state(101.1) == "half-open"
+    breaker.success(breaker.mark)
+    assert breaker.state(101.1) == "closed"
+
+
+def test_calls_from_before_it_closed_do_not_open_it_again() -> None:
+    breaker = opened()
+    early_call = breaker.mark
+    breaker.allow(101.0)
+    breaker.success()
+    assert not any(breaker.failure(101.0, early_call) for _ in range(10))
+    assert breaker.closed
+
+
+def failures_among(successes: int) -> bool:
+    """Whether five calls that began before `successes` others, and fail together after them, open it."""
+    breaker = Breaker(failures=5, within_s=10.0, share=0.1)
+    began = breaker.mark
+    breaker.mark += successes
+    return [breaker.failure(15.0, began) for _ in range(5)][-1]
+
+
+def test_with_a_share_it_opens_only_if_so_many_of_the_calls_failed() -> None:
+    assert failures_among(0)
+    assert failures_among(45)
+    assert not failures_among(46)
+
+
+def test_with_a_share_old_successes_do_not_keep_it_closed() -> None:
+    breaker = Breaker(failures=5, within_s=10.0, share=0.1)
+    breaker.failure(0.0)
+    breaker.mark += 1000
+    assert [breaker.failure(1.0) for _ in range(5)] == [False, False, False, False, True]
+
+
+def test_whether_it_is_closed_is_an_attribute() -> None:
+    breaker = opened()
+    assert not breaker.closed
+    breaker.allow(101.0)
+    assert not breaker.closed
+    breaker.success()
+    assert breaker.closed

@@ -12,7 +12,6 @@ from tests.minting import Issuer
 Pairs = Iterable[tuple[bytes, bytes]]
 
 NO_LIMITS = {"RATE_LIMIT_REQUESTS": "10000000", "AUTH_RATE_LIMIT_REQUESTS": "10000000"}
-FENCE = b"/api/v1/sales/fence"
 
 
 class Received:
@@ -61,15 +60,18 @@ class Stage:
     def __init__(self, gateway: Gateway, services: dict[str, RecordingUpstream], issuer: Issuer) -> None:
         self.gateway, self.services, self.issuer = gateway, services, issuer
         self.token = issuer.token()
+        self.base = b"/api/v1/sales"
+        """Where the sales service is reached."""
+        self._moves = 0
 
     @property
     def upstream(self) -> RecordingUpstream:
         """The sales service."""
         return self.services["sales"]
 
-    def head(self, target: bytes = b"/api/v1/sales/x", *fields: tuple[bytes, bytes], method: bytes = b"GET") -> bytes:
+    def head(self, target: bytes = b"", *fields: tuple[bytes, bytes], method: bytes = b"GET") -> bytes:
         """A request's head with Host and a good token, these fields behind them."""
-        lines = [method + b" " + target + b" HTTP/1.1", b"Host: gateway.example"]
+        lines = [method + b" " + (target or self.base + b"/x") + b" HTTP/1.1", b"Host: gateway.example"]
         lines += [b"Authorization: Bearer " + self.token.encode(), *(name + b": " + value for name, value in fields)]
         return b"\r\n".join([*lines, b"", b""])
 
@@ -78,28 +80,41 @@ class Stage:
         first = data if isinstance(data, bytes) else data[0]
         return Received(self.gateway.raw(data, timeout_s, **how), to_head=first.startswith(b"HEAD "))
 
-    def get(self, target: bytes = b"/api/v1/sales/x", *fields: tuple[bytes, bytes]) -> Received:
+    def get(self, target: bytes = b"", *fields: tuple[bytes, bytes]) -> Received:
         """The answer to a good GET."""
         return self.ask(self.head(target, *fields))
 
     def arrived(self, fenced: RecordingUpstream | None = None) -> list[Recorded]:
         """Every request that has reached the sales service, when a later one has for certain overtaken none."""
         service = fenced or self.upstream
-        assert self.get(FENCE).status == 200
-        return [request for request in service.requests if request.target != FENCE]
+        fence = self.base + b"/fence"
+        assert self.get(fence).status == 200
+        return [request for request in service.requests if request.target != fence]
 
     def reset(self) -> None:
         """Forget what the last test did with the services."""
         for service in self.services.values():
             service.reset()
 
+    def move(self) -> None:
+        """Reach the sales service by the next of its other names, whose breaker has seen no failure yet."""
+        self._moves += 1
+        self.base = b"/api/v1/case-%d" % self._moves
+
 
 @contextmanager
-def staged(issuer: Issuer, env: Environment | None = None, *, services: Iterable[str] = ("sales",)) -> Iterator[Stage]:
-    """A running gateway with a recording service for each name, without limits to speak of."""
+def staged(
+    issuer: Issuer, env: Environment | None = None, *, services: Iterable[str] = ("sales",), moves: int = 0
+) -> Iterator[Stage]:
+    """A running gateway with a recording service for each name, without limits to speak of.
+
+    `moves`: how often its stage can `move`.
+    """
     with ExitStack() as running:
         recorders = {name: running.enter_context(RecordingUpstream()) for name in services}
         urls = {f"{name.upper()}_SERVICE_URL": recorder.url for name, recorder in recorders.items()}
+        for number in range(moves):
+            urls[f"CASE_{number + 1}_SERVICE_URL"] = recorders["sales"].url
         settings = {"JWT_PUBLIC_KEY": issuer.public_pem, **NO_LIMITS, **urls, **(env or {})}
         yield Stage(running.enter_context(Gateway(settings)), recorders, issuer)
 

@@ -11,7 +11,7 @@ from tests.minting import Issuer
 
 @pytest.fixture(scope="module")
 def shared_stage(issuer: Issuer) -> Iterator[Stage]:
-    with staged(issuer) as it:
+    with staged(issuer, moves=20) as it:
         yield it
 
 
@@ -173,12 +173,18 @@ HANGS_UP = Answer(close=True)
 
 
 class TestRetries:
+    @pytest.fixture
+    def stage(self, shared_stage: Stage) -> Stage:
+        shared_stage.reset()
+        shared_stage.move()
+        return shared_stage
+
     @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS"])
     def test_an_idempotent_request_is_repeated_once_when_its_connection_dies(self, stage: Stage, method: bytes) -> None:
-        stage.get(b"/api/v1/sales/warm")
+        stage.get(stage.base + b"/warm")
         stage.upstream.next(HANGS_UP)
 
-        assert stage.ask(stage.head(b"/api/v1/sales/again", method=method)).status == 200
+        assert stage.ask(stage.head(stage.base + b"/again", method=method)).status == 200
 
         _, dead, alive = stage.arrived()
         assert dead.head == alive.head
@@ -186,18 +192,18 @@ class TestRetries:
 
     @pytest.mark.parametrize("method", [b"POST", b"PATCH"])
     def test_what_may_have_changed_something_is_not_repeated(self, stage: Stage, method: bytes) -> None:
-        stage.get(b"/api/v1/sales/warm")
+        stage.get(stage.base + b"/warm")
         stage.upstream.next(HANGS_UP)
 
-        received = stage.ask(stage.head(b"/api/v1/sales/once", (b"Content-Length", b"0"), method=method))
+        received = stage.ask(stage.head(stage.base + b"/once", (b"Content-Length", b"0"), method=method))
 
         assert (received.status, b"upstream-unreachable" in received.body) == (502, True)
-        assert [request.target for request in stage.arrived()] == [b"/api/v1/sales/warm", b"/api/v1/sales/once"]
+        assert [request.target for request in stage.arrived()] == [stage.base + b"/warm", stage.base + b"/once"]
 
     def test_a_body_that_was_taken_is_not_sent_again(self, stage: Stage) -> None:
         stage.upstream.next(HANGS_UP)
 
-        received = stage.ask(stage.head(b"/api/v1/sales/once", (b"Content-Length", b"2"), method=b"PUT") + b"hi")
+        received = stage.ask(stage.head(stage.base + b"/once", (b"Content-Length", b"2"), method=b"PUT") + b"hi")
 
         assert received.status == 502
         assert len(stage.arrived()) == 1
@@ -205,7 +211,7 @@ class TestRetries:
     def test_twice_is_enough(self, stage: Stage) -> None:
         stage.upstream.next(HANGS_UP, HANGS_UP, HANGS_UP)
 
-        received = stage.get(b"/api/v1/sales/never")
+        received = stage.get(stage.base + b"/never")
 
         assert received.status == 502
         assert received.values("proxy-status") == [b"bakerygw; error=connection_terminated"]
@@ -214,5 +220,5 @@ class TestRetries:
     def test_an_answer_that_has_begun_is_not_asked_for_again(self, stage: Stage) -> None:
         stage.upstream.next(Answer(pieces=(b"HTTP/1.1 200 OK\r\nConte",), close=True))
 
-        assert stage.get(b"/api/v1/sales/once").status == 502
+        assert stage.get(stage.base + b"/once").status == 502
         assert len(stage.arrived()) == 1

@@ -24,18 +24,16 @@ SLACK_S = 0.5
 
 @pytest.fixture(scope="module")
 def shared_stage(issuer: Issuer) -> Iterator[Stage]:
-    with (
-        silent_port() as silent,
-        staged(
-            issuer, {**TIMEOUTS, "EXTERNAL_SERVICE_URL": f"http://127.0.0.1:{silent}"}, services=("sales", "orders")
-        ) as it,
-    ):
-        yield it
+    with silent_port() as silent:
+        settings = {"EXTERNAL_SERVICE_URL": f"http://127.0.0.1:{silent}", "HEALTH_CHECK_INTERVAL": "60"}
+        with staged(issuer, {**TIMEOUTS, **settings}, services=("sales", "orders"), moves=100) as it:
+            yield it
 
 
 @pytest.fixture
 def stage(shared_stage: Stage) -> Stage:
     shared_stage.reset()
+    shared_stage.move()
     return shared_stage
 
 
@@ -137,7 +135,7 @@ class TestCutBodies:
         stage.upstream.always(Answer(pieces=pieces, between_s=0.05, close=True, reset=reset))
 
         with stage.gateway.client(stage.token) as client, pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-            client.get("/api/v1/sales/x")
+            client.get(stage.base.decode() + "/x")
         received = stage.gateway.raw(stage.head(), answers=None)
 
         assert not received.endswith(b"\r\n0\r\n\r\n")
@@ -151,7 +149,7 @@ class TestCutBodies:
         )
 
         with stage.gateway.client(stage.token) as client, pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-            client.get("/api/v1/sales/x")
+            client.get(stage.base.decode() + "/x")
 
     def test_a_body_that_ends_with_its_connection_is_whole(self, stage: Stage) -> None:
         stage.upstream.next(
@@ -168,16 +166,16 @@ class TestCutBodies:
         )
 
         with stage.gateway.client(stage.token) as client, pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-            client.get("/api/v1/sales/x")
+            client.get(stage.base.decode() + "/x")
 
     def test_a_cut_is_logged_as_one(self, stage: Stage) -> None:
         stage.upstream.next(
             Answer(pieces=(raw("HTTP/1.1 200 OK", "Content-Length: 9"), b"x"), between_s=0.05, close=True)
         )
 
-        stage.gateway.raw(stage.head(b"/api/v1/sales/cut"), answers=None)
+        stage.gateway.raw(stage.head(), answers=None)
 
-        done = stage.gateway.wait_for_event("request.done", lambda event: event["path"] == "/api/v1/sales/cut")
+        done = stage.gateway.wait_for_event("request.done", lambda event: event["path"] == stage.base.decode() + "/x")
         assert done["reason"] == "cut"
 
 
@@ -220,7 +218,7 @@ class TestSurplus:
     def test_a_body_behind_the_answer_to_head_answers_nobody(self, stage: Stage) -> None:
         stage.upstream.next(Answer(pieces=(raw("HTTP/1.1 200 OK", "Content-Length: 4", body=b"evil"),)))
 
-        one = stage.ask(stage.head(b"/api/v1/sales/x", (b"Connection", b"close"), method=b"HEAD"), answers=None)
+        one = stage.ask(stage.head(b"", (b"Connection", b"close"), method=b"HEAD"), answers=None)
 
         assert (one.status, one.rest) == (200, b"")
         assert stage.get().body == b'{"ok": true}'
@@ -287,7 +285,7 @@ class TestDeadlines:
         began = time.monotonic()
 
         received = stage.ask(
-            stage.head(b"/api/v1/sales/x", (b"Content-Length", b"%d" % size), method=b"POST") + bytes(size),
+            stage.head(b"", (b"Content-Length", b"%d" % size), method=b"POST") + bytes(size),
             answers=None,
         )
 

@@ -102,7 +102,7 @@ def test_a_routes_rules_are_told(document):
 
 def test_health_details_have_the_members_that_are_told(document):
     row = document["components"]["schemas"]["HealthDetails"]["properties"]["services"]["additionalProperties"]
-    assert set(row["properties"]) == set(row["required"]) == {"status", "latency_ms", "since"}
+    assert set(row["properties"]) == set(row["required"]) == {"status", "latency_ms", "since", "breaker"}
 
 
 def test_routes_still_to_come_are_marked_as_answering_503(document):

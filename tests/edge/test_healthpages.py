@@ -29,11 +29,12 @@ class Link:
         self.status = status
 
 
-def make_pages(*, link="connected", names=None, **seen):
+def make_pages(*, link="connected", names=None, breakers=(), **seen):
     return HealthPages(
         health=Cached(**seen),
         link=Link(link),
         services=list(seen) if names is None else names,
+        breaker=lambda name: dict(breakers).get(name, "closed"),
         version="1.2.3",
         now=lambda: NOW,
     )
@@ -78,18 +79,25 @@ def test_a_service_not_probed_yet_is_unknown_and_one_without_url_is_left_out():
     assert told["status"] == "degraded"
 
 
-def test_details_tell_latency_and_since_when_and_nothing_internal():
-    reply = make_pages(auth=UP, sales=DOWN).detailed()
+def test_details_tell_latency_since_when_and_breaker_and_nothing_internal():
+    reply = make_pages(auth=UP, ai_insights=DOWN, breakers={"ai_insights": "open"}).detailed()
     assert document(reply)["services"] == {
-        "auth": {"status": "healthy", "latency_ms": 3.14, "since": "2023-11-14T22:12:20.250Z"},
-        "sales": {"status": "unhealthy", "latency_ms": None, "since": "2023-11-14T22:13:15.250Z"},
+        "auth": {"status": "healthy", "latency_ms": 3.14, "since": "2023-11-14T22:12:20.250Z", "breaker": "closed"},
+        "ai-insights": {
+            "status": "unhealthy",
+            "latency_ms": None,
+            "since": "2023-11-14T22:13:15.250Z",
+            "breaker": "open",
+        },
     }
     assert b"10.1.2.3" not in reply.body
 
 
 def test_pages_are_read_anew_from_the_cache_each_time():
     seen = Cached(auth=UP)
-    pages = HealthPages(health=seen, link=Link(), services=["auth"], version="1", now=lambda: NOW)
+    pages = HealthPages(
+        health=seen, link=Link(), services=["auth"], breaker=lambda _: "closed", version="1", now=lambda: NOW
+    )
     before = document(pages.public())["services"]
     seen.seen = {"auth": DOWN}
     assert (before, document(pages.public())["services"]) == ({"auth": "healthy"}, {"auth": "unhealthy"})

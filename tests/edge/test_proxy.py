@@ -146,6 +146,14 @@ def test_a_failure_is_told_by_code_and_proxy_status_and_no_more(code, error, sta
     assert stage.outcome.trace.upstream_s is not None
 
 
+def test_a_failure_that_knows_when_to_ask_again_says_so():
+    stage = Stage()
+    stage.services.failure = UpstreamFailed("service-unavailable", "destination_unavailable", "open", retry_after_s=3)
+    answer = stage.ask(SALES, token=b"good")
+    assert answer.headers[b"retry-after"] == [b"3"]
+    assert answer.problem()["retry_after"] == 3
+
+
 def test_a_route_whose_service_has_no_address_is_503():
     stage = Stage()
     stage.services.names = set()

@@ -1,6 +1,8 @@
 """The link to Redis, synchronous: deadlines, handshake, breaker and recovery on a clock moved by hand."""
 
+from collections.abc import Iterator
 from math import ceil
+from typing import ClassVar
 
 import pytest
 from deferreds import failure_of, success_of
@@ -21,6 +23,8 @@ SCRIPT = Script.of(b"return 1")
 class Bench:
     """A link on a clock, whose peer the test plays."""
 
+    started: ClassVar[list["Bench"]] = []
+
     def __init__(self, *, ready: bool = True, **credentials) -> None:
         self.clock, self.endpoint, self.telemetry = Clock(), Endpoint(), RecordingTelemetry()
         given = {"username": None, "password": None, "db": 0, **credentials}
@@ -28,6 +32,7 @@ class Bench:
             self.clock, self.endpoint, timeout_s=0.05, telemetry=self.telemetry, jitter=lambda: 1.0, **given
         )
         self.first_try = self.link.start()
+        self.started.append(self)
         if ready:
             self.answer(b"+PONG\r\n")
             self.sent()
@@ -51,6 +56,14 @@ class Bench:
         """Time in small steps, so that what a timer starts gets its own time."""
         for _ in range(ceil(seconds * 64)):
             self.clock.advance(1 / 64)
+
+
+@pytest.fixture(autouse=True)
+def no_link_is_left() -> Iterator[None]:
+    """A link that is thrown away while it runs complains when it is collected, during whatever test that may be."""
+    yield
+    while Bench.started:
+        Bench.started.pop().link.stop()
 
 
 def test_a_reply_is_bytes_as_sent():

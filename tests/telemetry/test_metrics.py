@@ -1,14 +1,13 @@
 """Names, values and the bounded number of series."""
 
 import random
-from collections.abc import Mapping
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from bakerygw.core.outcome import Outcome, Trace
-from bakerygw.ports import ServiceHealth, StoreTelemetry
+from bakerygw.ports import StoreTelemetry
 from bakerygw.telemetry.metrics import Metrics, StoreMetrics
 
 ROUTES = ("/api/v1/sales/**", "/api/v1/auth/login")
@@ -91,7 +90,7 @@ def anything(metrics: Metrics, noise: random.Random) -> None:
     metrics.event_dropped(word)
     metrics.service_health(word, word)
     metrics.pool_connections(word, idle=1, active=1)
-    metrics.breaker_state(word, word)
+    metrics.breaker_state(word, [word])
     StoreMetrics(metrics).failure(word)
 
 
@@ -114,19 +113,9 @@ def test_routes_of_a_reloaded_configuration_are_known_after_allow(metrics: Metri
     assert value(metrics, "gateway_requests_total", method="GET", path="/new", status_code="200") == 1
 
 
-class Health:
-    def __init__(self) -> None:
-        self.status: dict[str, ServiceHealth] = {}
-
-    def services(self) -> Mapping[str, ServiceHealth]:
-        return self.status
-
-
-def test_a_services_health_is_a_set_of_states_read_at_each_scrape(metrics: Metrics) -> None:
-    health = Health()
-    metrics.watch_health(health)
+def test_a_services_health_is_a_set_of_states(metrics: Metrics) -> None:
     for status in ("healthy", "unhealthy"):
-        health.status["sales"] = ServiceHealth(status=status, latency_ms=1, since=0, checked_at=0, detail="")  # type: ignore[arg-type]
+        metrics.service_health("sales", status)
         states = {
             state: value(metrics, "gateway_service_health", service_name="sales", status=state)
             for state in ("healthy", "unhealthy", "unknown")
@@ -150,13 +139,17 @@ def test_the_stores_reports_are_counted(metrics: Metrics) -> None:
 
 def test_pools_breakers_and_streams_are_shown(metrics: Metrics) -> None:
     metrics.pool_connections("sales", idle=3, active=2)
-    metrics.breaker_state("sales", "half-open")
+    metrics.breaker_state("sales", ["open", "closed", "open"])
     metrics.events_sent.inc(4)
     metrics.event_dropped("slow")
     metrics.connections.inc()
     assert value(metrics, "gateway_upstream_pool_connections", service="sales", state="idle") == 3
     assert value(metrics, "gateway_upstream_pool_connections", service="sales", state="active") == 2
-    assert value(metrics, "gateway_breaker_state", service="sales") == 1
+    breakers = {
+        state: value(metrics, "gateway_breaker_state", service_name="sales", state=state)
+        for state in ("closed", "half-open", "open")
+    }
+    assert breakers == {"closed": 1, "half-open": 0, "open": 2}
     assert value(metrics, "gateway_events_sent_total") == 4
     assert value(metrics, "gateway_events_dropped_total", reason="slow") == 1
     assert value(metrics, "gateway_connections") == 1
@@ -189,7 +182,7 @@ def test_gauges_of_services_that_are_gone_go_too(metrics: Metrics) -> None:
     asked = iter(["sales", "auth", "auth", "auth"])
     metrics.before_scrape(lambda: metrics.pool_connections("auth", idle=1, active=2))
     metrics.before_scrape(lambda: metrics.service_health(next(asked), "healthy"))
-    metrics.breaker_state("sales", "open")
+    metrics.breaker_state("sales", ["open"])
     metrics.pool_connections("sales", idle=1, active=0)
     assert value(metrics, "gateway_service_health", service_name="sales", status="healthy") == 1
 
@@ -197,5 +190,5 @@ def test_gauges_of_services_that_are_gone_go_too(metrics: Metrics) -> None:
 
     left = {labels for name, labels in series(metrics) if name.startswith(("gateway_service", "gateway_upstream_pool"))}
     assert not [labels for labels in left if ("service", "sales") in labels or ("service_name", "sales") in labels]
-    assert ("gateway_breaker_state", (("service", "sales"),)) not in series(metrics)
+    assert not [labels for name, labels in series(metrics) if name == "gateway_breaker_state"]
     assert value(metrics, "gateway_upstream_pool_connections", service="auth", state="active") == 2

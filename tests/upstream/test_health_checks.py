@@ -32,7 +32,7 @@ class Ward:
 
     def __init__(self, **services: tuple[str, ...]) -> None:
         self.clock, self.probe = Clock(), ScriptedProbe()
-        self.changes: list[tuple[str, str]] = []
+        self.looks: list[tuple[str, str, bool]] = []
         self.checks = HealthChecks(
             self.probe,
             services or {"sales": ("a",)},
@@ -40,7 +40,7 @@ class Ward:
             lambda: 1000 + self.clock.seconds(),
             every_s=10,
             ttl_s=30,
-            on_change=lambda service, status: self.changes.append((service, status)),
+            on_look=lambda service, url, ill: self.looks.append((service, url, ill)),
         )
 
     def sales(self) -> ServiceHealth:
@@ -66,7 +66,22 @@ def test_the_answer_is_what_the_last_look_saw_and_since_when() -> None:
     ward.clock.advance(10)
     seen = ward.sales()
     assert (seen.status, seen.detail, seen.since, seen.latency_ms) == ("unhealthy", "answered 500", 1020, None)
-    assert ward.changes == [("sales", "healthy"), ("sales", "unhealthy")]
+
+
+def test_every_look_is_told_by_url_with_whether_it_found_illness() -> None:
+    ward = Ward(sales=("a", "b", "c"))
+    ward.probe.script["b"] = ProbeFailed("connection refused")
+    ward.probe.script["c"] = ProbeFailed("answered 404", ill=False)
+    ward.checks.start()
+    assert ward.looks == [("sales", "a", False), ("sales", "b", True), ("sales", "c", False)]
+
+
+def test_a_look_that_was_cancelled_tells_nothing() -> None:
+    ward = Ward()
+    ward.probe.script["a"] = Deferred()
+    ward.checks.start()
+    ward.checks.stop()
+    assert ward.looks == []
 
 
 def test_latency_is_measured() -> None:
@@ -140,6 +155,16 @@ def test_stopping_ends_what_is_under_way_and_all_that_would_follow() -> None:
 # The probe itself.
 
 
+@pytest.mark.parametrize(
+    ("status", "ill"), [(302, False), (401, False), (404, False), (429, True), (500, True), (503, True)]
+)
+def test_a_service_without_a_health_page_is_not_ill_and_one_with_trouble_is(status: int, ill: bool) -> None:
+    net = Net()
+    look = Deferred.fromCoroutine(HttpProbe(net.reactor, [URL])(URL))
+    net.accept().answer(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status)
+    assert failure_of(look, ProbeFailed).ill is ill  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(("status", "fault"), [(200, None), (204, None), (301, "answered 301"), (503, "answered 503")])
 def test_only_2xx_is_healthy_and_redirects_are_not_followed(status: int, fault: str | None) -> None:
     net = Net()
@@ -159,7 +184,8 @@ def test_a_probe_says_why_there_was_no_answer() -> None:
     net = Net()
     look = Deferred.fromCoroutine(HttpProbe(net.reactor, [URL])(URL))
     net.fail(ConnectionRefusedError())
-    assert str(failure_of(look, ProbeFailed)) == "connection refused"
+    failure = failure_of(look, ProbeFailed)
+    assert (str(failure), failure.ill) == ("connection refused", True)  # type: ignore[attr-defined]
 
 
 def test_a_probe_takes_two_seconds_at_most_in_all() -> None:

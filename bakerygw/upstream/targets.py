@@ -1,0 +1,203 @@
+"""The URLs of one service: which of them gets a request, and which are spared for a while."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from math import ceil
+from random import Random
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from bakerygw.core.breaker import Breaker, BreakerState
+from bakerygw.core.retries import RetryBudget
+from bakerygw.ports import UpstreamFailed
+from bakerygw.upstream.connection import Blameless
+from bakerygw.upstream.pool import Pool
+
+FAILURES: Final = 5
+WITHIN_S: Final = 10.0
+OPEN_S: Final = 5.0
+SHARE: Final = 0.1
+"""A breaker opens by five failures in ten seconds, if they are a tenth of what was asked meanwhile: a few requests that
+are too slow among thousands of good ones must not take the service from everybody."""
+
+ILL_LOOKS: Final = 2
+"""Looks in a row that must find a URL ill before it is avoided."""
+
+
+class Target:
+    """One URL and what is known of it."""
+
+    __slots__ = ("ailing", "breaker", "cleared", "error", "failures", "ill_looks", "pool", "told", "watched")
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.breaker = Breaker(failures=FAILURES, within_s=WITHIN_S, open_s=OPEN_S, share=SHARE)
+        self.failures = 0
+        """Tries without a usable response."""
+        self.error = ""
+        """The RFC 9209 error type of the latest failure that counted."""
+        self.told: BreakerState = "closed"
+        """What the log was told last."""
+        self.watched = False
+        """Somebody looks at its health."""
+        self.ill_looks = 0
+        self.ailing = False
+        """The latest looks found it ill."""
+        self.cleared = True
+        """Nobody looks, or a look since the breaker opened found it not ill."""
+
+    def become(self, other: "Target") -> None:
+        """Know what the same URL's target of an older configuration knows."""
+        self.breaker = deepcopy(other.breaker)
+        self.error, self.told = other.error, other.told
+        self.watched, self.cleared = other.watched, other.cleared
+        self.ill_looks, self.ailing = other.ill_looks, other.ailing
+
+
+class Targets:
+    """All URLs of one service, at least one.
+
+    A URL whose breaker is closed is asked; health may move requests to others as long as it leaves at least half of
+    all URLs. A breaker's probe is one of the requests. Where there is another URL to ask, the probe also waits until
+    the URL was seen to answer at `/health`, so that no request is lost to one that is still dead. Where the breakers
+    of all of several URLs are open, each URL still takes one request at a time.
+    """
+
+    _log = Logger()
+
+    def __init__(self, service: str, pools: Sequence[Pool], *, clock: IReactorTime, random: Random) -> None:
+        self._service, self._clock, self._random = service, clock, random
+        self.all = [Target(pool) for pool in pools]
+        self.ready = self.all
+        """Those to choose from while all is well; their breakers are closed."""
+        self.calm = True
+        """Every breaker is closed, so that `less_busy(ready)` will do instead of `choose`."""
+        self._budget = RetryBudget(clock.seconds())
+
+    # Choosing.
+
+    def less_busy(self, targets: Sequence[Target]) -> Target:
+        """The less busy of two taken at random: nearly as even as asking all, without herding to the least busy."""
+        if len(targets) == 1:
+            return targets[0]
+        one, other = self._random.sample(targets, 2)
+        return one if one.pool.outstanding <= other.pool.outstanding else other
+
+    def choose(self) -> Target:
+        """The URL for the next request, which may be a probe. Raises `UpstreamFailed` while breakers allow none."""
+        now = self._clock.seconds()
+        for target in self.all:
+            if self._is_due(target, now):
+                self._tell(target, "half-open")
+                return target
+        found = self._find(now)
+        if found is None:
+            raise self._spared(now)
+        return found
+
+    def for_second_try(self, failed: Target, *, same: bool) -> Target | None:
+        """The URL for a second try, counted in the budget then: another one, else, if `same` will do, `failed`."""
+        same = same and failed.breaker.closed
+        if not same and len(self.all) == 1:
+            return None
+        now = self._clock.seconds()
+        if not self._budget.spend(now, sum(target.pool.requests for target in self.all)):
+            return None
+        return self._find(now, failed) or (failed if same else None)
+
+    # What became of a request. `mark`: the breaker's, read just before the request.
+
+    def answered(self, target: Target, mark: int) -> None:
+        """A response's head came, whatever its status."""
+        breaker = target.breaker
+        if breaker.closed:
+            breaker.mark += 1
+            return
+        breaker.success(mark)
+        if breaker.closed:
+            self._sort()
+            self._tell(target, "closed")
+
+    def failed(self, target: Target, mark: int, failure: UpstreamFailed) -> None:
+        """No response's head came. It counts unless the client or the gateway itself was the reason."""
+        if failure.code == "service-unavailable" or isinstance(failure, Blameless):
+            target.breaker.abandon(mark)
+            return
+        target.error = failure.error
+        if target.breaker.failure(self._clock.seconds(), mark):
+            target.cleared = not target.watched
+            self._sort()
+            self._tell(target, "open")
+            target.pool.turn_away()
+
+    def looked(self, url: str, ill: bool) -> None:
+        """Take in how a look at `/health` found this URL."""
+        for target in self.all:
+            if target.pool.url != url:
+                continue
+            target.watched = True
+            target.ill_looks = target.ill_looks + 1 if ill else 0
+            target.cleared = target.cleared or not ill
+            ailing = target.ill_looks >= ILL_LOOKS
+            if ailing != target.ailing:
+                target.ailing = ailing
+                self._sort()
+                tell = self._log.warn if ailing else self._log.info
+                tell("upstream.health", service=self._service, url=url, state="ailing" if ailing else "well")
+
+    # The whole.
+
+    def state(self) -> BreakerState:
+        """Of several breakers' states the best: what a request meets."""
+        now = self._clock.seconds()
+        states = {target.breaker.state(now) for target in self.all}
+        return "closed" if "closed" in states else "half-open" if "half-open" in states else "open"
+
+    def take_over(self, older: "Targets") -> None:
+        """Know what the targets of an older configuration know of the URLs that are in both."""
+        known = {target.pool.url: target for target in older.all}
+        for target in self.all:
+            if target.pool.url in known:
+                target.become(known[target.pool.url])
+        self._sort()
+
+    def _sort(self) -> None:
+        closed = [target for target in self.all if target.breaker.closed]
+        well = [target for target in closed if not target.ailing]
+        self.ready = well if 2 * len(well) >= len(self.all) else closed
+        self.calm = len(closed) == len(self.all)
+
+    def _is_due(self, target: Target, now: float) -> bool:
+        """Whether the request at hand is this URL's probe, counted as begun then."""
+        if target.breaker.closed or (self.ready and (target.ailing or not target.cleared)):
+            return False
+        return target.breaker.allow(now)
+
+    def _find(self, now: float, other_than: Target | None = None) -> Target | None:
+        ready = [target for target in self.ready if target is not other_than]
+        ready = ready or [target for target in self.all if target.breaker.closed and target is not other_than]
+        if ready:
+            return self.less_busy(ready)
+        if self.ready or len(self.all) == 1:
+            return None
+        for target in self._random.sample(self.all, len(self.all)):
+            if target is not other_than and target.breaker.allow(now, early=True):
+                return target
+        return None
+
+    def _spared(self, now: float) -> UpstreamFailed:
+        wait_s = min(target.breaker.retry_in_s(now) for target in self.all)
+        cause = f"breaker open: {self.all[0].error}"
+        return UpstreamFailed(
+            "service-unavailable", "destination_unavailable", cause, retry_after_s=max(1, ceil(wait_s))
+        )
+
+    def _tell(self, target: Target, state: BreakerState) -> None:
+        if target.told == state:
+            return
+        target.told = state
+        tell = self._log.warn if state == "open" else self._log.info
+        url = target.pool.url
+        tell("upstream.breaker", service=self._service, url=url, state=state, cause=target.error)

@@ -1,0 +1,75 @@
+"""Where the gateway's time goes: sampled under full load, as a table by part and as a picture.
+
+    python bench/flame.py [--seconds 20] [--quick]
+
+The load is that of `compare.py`. The kernel tells the time on the processor for each request, before anything looks;
+it is shared among the parts as samples of the stack tell. The process takes these itself, by its own time on the
+processor (see `inside.py`). The figures are left in `bench/results/flame.json`, from which `page.py` makes table and
+picture. Prints the cost of one request; exits with 1 if answers were errors.
+"""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+import wrk
+from flamegraph import condensed, costs, parse
+from procfs import cpu_seconds
+from rig import Rig, Unusable, arguments, machine, require, sales_requests, save, verdict, wait_for
+
+CONNECTIONS: Final = 50
+WRITTEN_S: Final = 10.0
+
+
+def sample(pid: int, seconds: float, stacks: Path) -> str:
+    """What the process tells of so many seconds. Raises `Unusable` if it does not."""
+    os.kill(pid, signal.SIGUSR2)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGUSR2)
+    if not wait_for(stacks.exists, WRITTEN_S):
+        raise Unusable("the gateway wrote no stacks")
+    return stacks.read_text(encoding="utf-8")
+
+
+def main() -> int:
+    """All of it; 0 unless answers were errors."""
+    parser = arguments(__doc__)
+    parser.add_argument("--seconds", type=float)
+    given = parser.parse_args()
+    seconds = given.seconds or (4.0 if given.quick else 20.0)
+    require("nginx", "wrk", "redis-server")
+    about = machine()
+    with Rig() as rig:
+        rig.start_service()
+        rig.start_redis()
+        requests = wrk.write_requests(rig.folder / "requests", sales_requests(rig.tokens))
+        with rig.gateway(inside={"STACKS_FILE": str(rig.folder / "stacks")}) as (pid, port):
+            wrk.load(port, requests, connections=CONNECTIONS, seconds=2)
+            before = cpu_seconds(pid)
+            run = wrk.load(port, requests, connections=CONNECTIONS, seconds=seconds / 2)
+            spent = [now - then for now, then in zip(cpu_seconds(pid), before, strict=True)]
+            user, system = (1e6 * each / run["requests"] for each in spent)
+            load = {"connections": CONNECTIONS, "seconds": seconds + 2}
+            under = threading.Thread(target=wrk.load, args=(port, requests), kwargs=load, daemon=True)
+            under.start()
+            time.sleep(0.5)
+            raw = sample(pid, seconds, rig.folder / "stacks")
+            under.join()
+    stacks = parse(raw)
+    parts = {part: share * (user + system) for part, share in costs(stacks).items()}
+    for part, micros in parts.items():
+        print(f"{part:40} {micros:6.1f} us")
+    print(f"{'all of it':40} {user + system:6.1f} us, of which {system:.1f} us in the kernel")
+    errors = run["broken"] + run["not_2xx"]
+    told = verdict("request_cost", user + system, "us", "no errors", not errors)
+    kept = [[[[frame.name, frame.file] for frame in condensed(stack)], count] for stack, count in stacks.items()]
+    figures = {"user_us": user, "system_us": system, "rps": run["rps"], "parts": parts, "stacks": kept}
+    save("flame", given.quick, {"machine": about, "verdicts": [told], **figures})
+    return int(bool(errors))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
