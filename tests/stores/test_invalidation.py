@@ -1,5 +1,8 @@
 """How Redis is brought to tell of changes, and when it is not trusted to; synchronous, on a clock moved by hand."""
 
+from collections.abc import Iterator
+from typing import ClassVar
+
 import pytest
 from deferreds import success_of
 from redis_peer import TellingRedis
@@ -21,6 +24,8 @@ TRACK = (
 class Bench:
     """A mirror between two connections to a Redis of the test's."""
 
+    started: ClassVar[list["Bench"]] = []
+
     def __init__(self, *, mute: bool = False, **refuse: bytes) -> None:
         self.clock, self.redis, self.mirror = Clock(), TellingRedis(), Mirror()
         self.redis.mute = mute
@@ -35,6 +40,7 @@ class Bench:
         )
         self.link.start()
         self.invalidations.start()
+        self.started.append(self)
         self.redis.pump()
 
     def pass_time(self, seconds: float) -> None:
@@ -56,6 +62,15 @@ class Bench:
 
     def lose(self, side: str) -> None:
         getattr(self.redis, side).protocols[-1].transport.abortConnection()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    yield
+    while Bench.started:
+        bench = Bench.started.pop()
+        bench.invalidations.stop()
+        bench.link.stop()
 
 
 @pytest.fixture
