@@ -24,6 +24,8 @@ class AdmissionAsk:
     """One token is taken from each, or, if any rule that is no shadow refuses, from none."""
     tenants: tuple[str, ...] = ()
     """Tenants whose flags are wanted."""
+    digests: tuple[str, ...] = ()
+    """Tokens of which it is wanted whether they are revoked, by `Claims.digest`."""
 
 
 @value
@@ -34,17 +36,33 @@ class AdmissionState:
     """One for each bucket asked, in order."""
     flags: Mapping[str, TenantFlags | None]
     """One for each tenant asked; `None` where nothing is known (store down, value unreadable)."""
+    revoked: Mapping[str, bool | None]
+    """One for each digest asked; `None` where nothing is known (store down)."""
 
 
 class AdmissionStore(Protocol):
     """The state that decides whether a request may pass."""
 
     async def admit(self, ask: AdmissionAsk) -> AdmissionState:
-        """Take tokens and read flags atomically. Raises `StoreUnavailable`."""
+        """Take tokens and read flags and revocations. Raises `StoreUnavailable`."""
+
+
+class RevocationStore(Protocol):
+    """Tokens that hold no more."""
+
+    async def revoke(self, digest: str, until_unix_s: float) -> None:
+        """Refuse the token with this digest from here on; it need not be remembered after `until_unix_s`.
+
+        In force on this instance at once, on the others when the call ends; a later call replaces the moment.
+        Raises `StoreUnavailable` if the others may not have learned of it.
+        """
 
 
 class TenantStore(Protocol):
-    """Tenant flags as operators see and set them. Each call raises `StoreUnavailable`."""
+    """Tenant flags as operators see and set them. Each call raises `StoreUnavailable`.
+
+    A change is in force on this instance when the call ends.
+    """
 
     async def flags(self, tenant_id: str) -> TenantFlags:
         """The flags now."""
@@ -193,6 +211,7 @@ __all__ = [
     "AdmissionStore",
     "HealthSource",
     "RequestHead",
+    "RevocationStore",
     "ServiceHealth",
     "StoreLink",
     "StoreTelemetry",

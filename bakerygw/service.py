@@ -7,10 +7,7 @@ from random import Random
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.ssl import optionsForClientTLS
+from twisted.internet.defer import Deferred
 
 from bakerygw import __version__
 from bakerygw.admin.application import AdminGateway
@@ -35,11 +32,7 @@ from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
 from bakerygw.lifecycle import GatewayService
-from bakerygw.ports import AdmissionStore, StoreLink, StoreTelemetry, TenantStore
-from bakerygw.stores.memory import MemoryStore
-from bakerygw.stores.redis import RedisStore
-from bakerygw.stores.redis_link import RedisLink
-from bakerygw.stores.resilient import ResilientAdmission
+from bakerygw.state import make_state
 from bakerygw.telemetry.logs import LogSystem
 from bakerygw.telemetry.metrics import Metrics, StoreMetrics
 from bakerygw.telemetry.request_log import RequestLog
@@ -47,7 +40,6 @@ from bakerygw.telemetry.requests import RequestTelemetry
 from bakerygw.tokens.keys import PemKey, load_public_key
 from bakerygw.tokens.verifier import TokenVerifier
 from bakerygw.upstream.client import UpstreamClient
-from bakerygw.upstream.dial import trust_root
 from bakerygw.upstream.health import HealthChecks, HttpProbe
 
 ADMIN_CONNECTIONS = 100
@@ -77,18 +69,6 @@ class Edition:
         self.health.stop()
         self.probe.close()
         self.upstreams.close()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """The shared state, embedded or in Redis."""
-
-    admission: AdmissionStore
-    tenants: TenantStore
-    status: StoreLink
-    redis: RedisLink | None
-    """`None` where the state is embedded."""
-    embedded: MemoryStore | None
 
 
 def build(settings: Settings, reactor: Any, logs: LogSystem, read_settings: Callable[[], Settings]) -> GatewayService:
@@ -159,7 +139,7 @@ class House:
     def open(self) -> "Deferred[None]":
         """Begin to probe services and to keep Redis connected; fires when its first attempt ended, well or not."""
         self.edition.health.start()
-        return self.state.redis.start() if self.state.redis is not None else succeed(None)
+        return self.state.open()
 
     def close_services(self) -> None:
         """No service is asked any more."""
@@ -167,7 +147,7 @@ class House:
 
     def close_state(self) -> "Deferred[None]":
         """Leave Redis."""
-        return self.state.redis.stop() if self.state.redis is not None else succeed(None)
+        return self.state.close()
 
     async def seed(self, flags: Mapping[str, TenantFlags]) -> None:
         """Put the demo's flags into the embedded store."""
@@ -260,33 +240,15 @@ class House:
         return routes_view(self.edition.policies.router.routes)
 
     def _refresh_gauges(self) -> None:
+        mirror = self.state.mirror
+        trusted = self.state.embedded is not None or mirror.trusted(self._reactor.seconds())
+        self.metrics.mirror(trusted, hits=mirror.hits, misses=mirror.misses)
         for name, health in self.edition.health.services().items():
             self.metrics.service_health(name, health.status)
         for name, urls in self.edition.upstreams.stats().items():
             idle, active = sum(url.idle for url in urls), sum(url.in_use for url in urls)
             self.metrics.pool_connections(name, idle=idle, active=active)
             self.metrics.breaker_state(name, [url.breaker for url in urls])
-
-
-def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> State:
-    """The shared state that the settings ask for."""
-    local = MemoryStore(_microseconds)
-    if settings.redis_host is None:
-        return State(admission=local, tenants=local, status=local, redis=None, embedded=local)
-    link = RedisLink(
-        reactor,
-        _redis_endpoint(settings, reactor),
-        username=settings.redis_username,
-        password=settings.redis_password.get_secret_value() if settings.redis_password else None,
-        db=settings.redis_db,
-        timeout_s=settings.redis_timeout_ms / 1000,
-        telemetry=telemetry,
-    )
-    store = RedisStore(link, reactor)
-    admission = ResilientAdmission(
-        store, on_failure=settings.rate_limit_on_store_failure, local=local, clock=reactor, telemetry=telemetry
-    )
-    return State(admission=admission, tenants=store, status=store, redis=link, embedded=None)
 
 
 def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
@@ -333,17 +295,3 @@ def _templates(settings: Settings) -> list[str]:
 
 def _service_names(settings: Settings) -> list[str]:
     return [*settings.services, *(f"demo:{name}" for name in settings.demo_services)]
-
-
-def _redis_endpoint(settings: Settings, reactor: Any) -> IStreamClientEndpoint:
-    host = settings.redis_host or ""
-    endpoint = HostnameEndpoint(reactor, host, settings.redis_port, timeout=2)
-    if not settings.redis_tls:
-        return endpoint
-    options = optionsForClientTLS(host, trustRoot=trust_root(settings.redis_ca_file))
-    wrapped: IStreamClientEndpoint = wrapClientTLS(options, endpoint)
-    return wrapped
-
-
-def _microseconds() -> int:
-    return time.time_ns() // 1000

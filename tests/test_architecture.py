@@ -25,7 +25,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "realtime": frozenset({"edge", "ports", "core"}),
     "admin": frozenset({"edge", "ports", "core"}),
     "lifecycle": BELOW_SERVICE - {"lifecycle"},
-    "service": BELOW_SERVICE,
+    "state": frozenset({"config", "ports", "stores", "upstream"}),
+    "service": BELOW_SERVICE | {"state"},
     "tap": BELOW_SERVICE | {"cli", "service"},
     "cli": BELOW_SERVICE | {"service"},
 }
@@ -178,6 +179,8 @@ def test_the_folder_of_plugins_is_no_package() -> None:
         ("bakerygw.stores.redis", "def f():\n    import txredisapi", "only bakerygw.stores.redis_link"),
         ("bakerygw.stores.redis_link", "import txredisapi", "inside a function"),
         ("bakerygw.stores.redis_link", "class Link:\n    from txredisapi import RedisFactory", "inside a function"),
+        ("bakerygw.edge.site", "from bakerygw.state import make_state", "edge may not import state"),
+        ("bakerygw.state", "from bakerygw.edge import site", "state may not import edge"),
         ("bakerygw.helpers", "", "unknown part"),
         ("bakerygw.core.limits", "x = 1\n" * (MAX_MODULE_LINES + 1), "lines, at most"),
         ("bakerygw.core.limits", "def f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES, "f has 61 lines"),

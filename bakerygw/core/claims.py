@@ -81,6 +81,8 @@ class Claims:
     is_demo: bool
     demo_session_id: str | None
     jti: str | None
+    digest: str = ""
+    """By which the token is revoked: SHA-256, in hexadecimal, of its `header.payload` as sent."""
 
 
 def is_id(text: str) -> bool:
@@ -132,9 +134,10 @@ def parse_claims(payload: bytes) -> Claims:
     return claims_from(strict_object(payload))
 
 
-def claims_from(said: Mapping[str, object]) -> Claims:
+def claims_from(said: Mapping[str, object], digest: str = "") -> Claims:
     """The claims in a strictly parsed payload; an optional claim that is null counts as absent.
 
+    `digest` is the token's, which the payload can't tell.
     Issuer and audience are the verifier's to compare. Raises `ClaimsError`.
     """
     _check_type(said)
@@ -151,6 +154,7 @@ def claims_from(said: Mapping[str, object]) -> Claims:
         is_demo=_flag(said.get("is_demo", False), "is_demo"),
         demo_session_id=_optional_id(said.get("demo_session_id"), "demo_session_id"),
         jti=_optional_id(said.get("jti"), "jti"),
+        digest=digest,
     )
 
 

@@ -80,6 +80,7 @@ class Admission:
                 AdmissionAsk(
                     buckets=_buckets(head, match, caller, policies),
                     tenants=_tenants(head, match, caller),
+                    digests=(caller.said.digest,) if caller.said is not None and match is not None else (),
                 )
             )
         except StoreUnavailable:
@@ -136,15 +137,16 @@ class Admission:
     def tenant_of(
         self, head: RequestHead, match: Match, claims: Claims, state: AdmissionState, trace: Trace
     ) -> TenantView:
-        """The tenant that the request is for: fresh, open to this user, and not across the demo border.
+        """The tenant that the request is for: open to this user, not across the demo border, with a token in force.
 
-        Counts the attempt to authenticate: any refusal but that of a stale token is of somebody who is known.
+        Counts the attempt to authenticate: any refusal but that of the token is of somebody who is known.
         """
         try:
+            _check_in_force(claims, state)
             view = _tenant_of(head, match, claims, state, trace)
         except Refused as refusal:
-            stale = refusal.problem.code == "token-stale"
-            self._telemetry.auth_attempt(refusal.problem.code if stale else "ok")
+            code = refusal.problem.code
+            self._telemetry.auth_attempt(code if code in ("token-stale", "token-revoked") else "ok")
             raise
         self._telemetry.auth_attempt("ok")
         return view
@@ -182,6 +184,11 @@ def state_unavailable(reason: str) -> Refused:
     )
 
 
+def _check_in_force(claims: Claims, state: AdmissionState) -> None:
+    if state.revoked.get(claims.digest):
+        raise refuse("token-revoked", "The access token was put out of force; sign in again.")
+
+
 def _tenant_of(head: RequestHead, match: Match, claims: Claims, state: AdmissionState, trace: Trace) -> TenantView:
     own_flags = state.flags.get(claims.tenant_id)
     if own_flags is not None:
@@ -195,8 +202,11 @@ def _tenant_of(head: RequestHead, match: Match, claims: Claims, state: Admission
         detail = "A demo session may not do this; sign in with an account."
         raise refuse("demo-isolation", detail, reason="critical")
     flags = state.flags.get(view.tenant_id)
-    if (flags is None or own_flags is None) and head.method in WRITING_METHODS:
-        raise state_unavailable("flags")
+    if head.method in WRITING_METHODS:
+        if flags is None or own_flags is None:
+            raise state_unavailable("flags")
+        if state.revoked.get(claims.digest) is None:
+            raise state_unavailable("revocation")
     if flags is not None:
         check_fresh(claims.iat, flags.changed_at)
         check_demo(claims, flags.demo)

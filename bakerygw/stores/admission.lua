@@ -1,19 +1,23 @@
--- Takes tokens for many requests and reads tenants' flags, in one step on Redis' own clock.
+-- Takes tokens for many requests and reads tenants' flags and tokens' revocations, in one step on Redis' own clock.
 -- The arithmetic is that of core/limits.py; both are held to the same results by the tests.
 --
--- KEYS  one per bucket in the order of the requests; then three per tenant: changed_at, read_only, demo
--- ARGV  the number of rules; for each its cost and capacity in microseconds and whether it is a shadow (1);
+-- KEYS  one per bucket in the order of the requests; then three per tenant: changed_at, read_only, demo;
+--       then one per token: its revocation
+-- ARGV  the number of tenants; the number of rules;
+--       for each rule its cost and capacity in microseconds and whether it is a shadow (1);
 --       then for each request the number of its buckets and for each of those its rule, counted from 1
 -- reply for each bucket: microseconds until full, microseconds until it has a token (0: it had one);
---       then for each tenant: changed_at, read_only (nil: absent), demo (1: present)
+--       then for each tenant: changed_at, read_only (nil: absent), demo (1: present), and the milliseconds
+--       until the first of these expires (-1: none does);
+--       then for each token the milliseconds until its revocation expires (-1: it does not; -2: not revoked)
 
 local CHANGED_AT_BYTES, READ_ONLY_BYTES = 64, 2048
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
-local rules, at = {}, 2
-for i = 1, tonumber(ARGV[1]) do
+local tenants, rules, at = tonumber(ARGV[1]), {}, 3
+for i = 1, tonumber(ARGV[2]) do
   rules[i] = {tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2] == '1'}
   at = at + 3
 end
@@ -70,11 +74,38 @@ local function bounded(name, limit, wrong_type)
   return value
 end
 
-while key <= #KEYS do
-  reply[#reply + 1] = bounded(KEYS[key], CHANGED_AT_BYTES, '?')
-  reply[#reply + 1] = bounded(KEYS[key + 1], READ_ONLY_BYTES, '')
-  reply[#reply + 1] = redis.call('EXISTS', KEYS[key + 2])
+-- The sooner of `left` milliseconds and the expiry of a key; below zero there is none.
+local function sooner(left, name)
+  local its = redis.call('PTTL', name)
+  if its >= 0 and (left < 0 or its < left) then
+    return its
+  end
+  return left
+end
+
+for _ = 1, tenants do
+  local changed_at = bounded(KEYS[key], CHANGED_AT_BYTES, '?')
+  local read_only = bounded(KEYS[key + 1], READ_ONLY_BYTES, '')
+  local demo = redis.call('EXISTS', KEYS[key + 2])
+  local left = -1
+  if changed_at then
+    left = sooner(left, KEYS[key])
+  end
+  if read_only then
+    left = sooner(left, KEYS[key + 1])
+  end
+  if demo == 1 then
+    left = sooner(left, KEYS[key + 2])
+  end
+  reply[#reply + 1] = changed_at
+  reply[#reply + 1] = read_only
+  reply[#reply + 1] = demo
+  reply[#reply + 1] = left
   key = key + 3
+end
+
+for i = key, #KEYS do
+  reply[#reply + 1] = redis.call('PTTL', KEYS[i])
 end
 
 return reply

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from heapq import heappop, heappush
 from typing import Literal
 
 from bakerygw.core.flags import changed_at_text, parse_changed_at, parse_read_only, read_only_json
@@ -12,18 +13,27 @@ from bakerygw.ports import AdmissionAsk, AdmissionState
 
 MAX_BUCKETS = 100_000
 """About 20 MB; one that is dropped for want of room becomes a full bucket."""
+MAX_REVOKED = 200_000
+"""About 60 MB; if there are more, those that end first go first."""
 
 _NO_FLAGS = TenantFlags()
 
 
 class MemoryStore:
-    """`AdmissionStore`, `TenantStore` and `StoreLink` for a single instance."""
+    """`AdmissionStore`, `TenantStore`, `RevocationStore` and `StoreLink` for a single instance."""
 
-    def __init__(self, clock_us: Callable[[], int], max_keys: int = MAX_BUCKETS) -> None:
-        """`clock_us` tells the time in microseconds; `max_keys` bounds the buckets that are not full."""
-        self._clock_us, self._max_keys = clock_us, max_keys
+    def __init__(
+        self, clock_us: Callable[[], int], max_keys: int = MAX_BUCKETS, max_revoked: int = MAX_REVOKED
+    ) -> None:
+        """`clock_us` tells the time in microseconds since 1970.
+
+        `max_keys` bounds the buckets that are not full, `max_revoked` the revocations that have not ended.
+        """
+        self._clock_us, self._max_keys, self._max_revoked = clock_us, max_keys, max_revoked
         self._full_at: OrderedDict[str, int] = OrderedDict()
         self._flags: dict[str, TenantFlags] = {}
+        self._revoked: dict[str, float] = {}
+        self._endings: list[tuple[float, str]] = []
 
     @property
     def status(self) -> Literal["embedded"]:
@@ -35,10 +45,12 @@ class MemoryStore:
         return len(self._full_at)
 
     async def admit(self, ask: AdmissionAsk) -> AdmissionState:
-        """Take tokens and read flags, at once and without fail."""
-        levels = self._take(ask) if ask.buckets else ()
+        """Take tokens and read flags and revocations, at once and without fail."""
+        now_us = self._clock_us()
         return AdmissionState(
-            levels=levels, flags={tenant_id: self._flags.get(tenant_id, _NO_FLAGS) for tenant_id in ask.tenants}
+            levels=self._take(ask, now_us) if ask.buckets else (),
+            flags={tenant_id: self._flags.get(tenant_id, _NO_FLAGS) for tenant_id in ask.tenants},
+            revoked={digest: self._revoked.get(digest, 0.0) * 1e6 > now_us for digest in ask.digests},
         )
 
     async def flags(self, tenant_id: str) -> TenantFlags:
@@ -61,8 +73,19 @@ class MemoryStore:
         """Mark the tenant as a demo tenant, or take the mark away."""
         self._change(tenant_id, demo=demo)
 
-    def _take(self, ask: AdmissionAsk) -> tuple[Level, ...]:
-        held, now_us = self._full_at, self._clock_us()
+    async def revoke(self, digest: str, until_unix_s: float) -> None:
+        """Refuse the token from here on until `until_unix_s`."""
+        revoked, endings = self._revoked, self._endings
+        revoked[digest] = until_unix_s
+        heappush(endings, (until_unix_s, digest))
+        now_s = self._clock_us() / 1e6
+        while endings and (endings[0][0] <= now_s or len(endings) > self._max_revoked):
+            ended_s, other = heappop(endings)
+            if revoked.get(other) == ended_s:  # else a later call has replaced the moment
+                del revoked[other]
+
+    def _take(self, ask: AdmissionAsk, now_us: int) -> tuple[Level, ...]:
+        held = self._full_at
         before = tuple(held.get(bucket.key, 0) for bucket in ask.buckets)
         after, levels = take(tuple(bucket.rule for bucket in ask.buckets), before, now_us)
         for bucket, old_us, new_us in zip(ask.buckets, before, after, strict=True):

@@ -1,11 +1,11 @@
-"""Admission state and tenant flags in Redis; all requests of one reactor turn share one call."""
+"""Admission state, tenant flags and revocations in Redis; all requests of one reactor turn share one call."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.resources import files
-from typing import Literal, cast
+from math import ceil, inf
+from typing import Final, Literal, cast
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -15,22 +15,30 @@ from bakerygw.core.limits import Level, level_of
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, AdmissionState, StoreUnavailable
 from bakerygw.runtime.task import Pending, Task
+from bakerygw.stores.mirror import FLAG_NAMES, REVOKED_PREFIX, TENANT_PREFIX, Found, Known, Mirror, Read
 from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.redis_wire import Argument, Script
 
 MAX_BATCH = 256
 """Requests in one call: some milliseconds of Redis' time at most, so that no other client waits for long."""
 
-_Waiter = tuple[AdmissionAsk, "Deferred[AdmissionState]"]
+CHANGED_AT, READ_ONLY, _ = FLAG_NAMES
+
+ABSENT: Final = -2
+"""What PTTL says of a key that is not there."""
+
+_Waiter = tuple[AdmissionAsk, Known | None, Pending[AdmissionState]]
+"""Who asks, what the mirror holds of it (`None`: to be read), and who waits for the answer."""
 
 
 class RedisStore:
-    """`AdmissionStore`, `TenantStore` and `StoreLink` over one `RedisLink`."""
+    """`AdmissionStore`, `TenantStore`, `RevocationStore` and `StoreLink` over one `RedisLink`."""
 
     _log = Logger()
 
-    def __init__(self, link: RedisLink, reactor: IReactorTime) -> None:
-        self._link, self._reactor = link, reactor
+    def __init__(self, link: RedisLink, mirror: Mirror, reactor: IReactorTime, now: Callable[[], float]) -> None:
+        """`mirror` answers what it can and is given whatever is read; `now` is Unix seconds."""
+        self._link, self._mirror, self._reactor, self._now = link, mirror, reactor, now
         self._script = Script.of(files("bakerygw.stores").joinpath("admission.lua").read_bytes())
         self._waiting: list[_Waiter] = []
 
@@ -40,53 +48,106 @@ class RedisStore:
         return self._link.status
 
     async def admit(self, ask: AdmissionAsk) -> AdmissionState:
-        """Take tokens and read flags, together with all who ask in this turn. Raises `StoreUnavailable`."""
-        answer: Pending[AdmissionState] = Pending()
-        if not self._waiting:
-            self._reactor.callLater(0, self._flush)
-        self._waiting.append((ask, answer))
-        return await answer
+        """Take tokens, and read what the mirror does not hold, together with all who ask in this turn.
+
+        Raises `StoreUnavailable`.
+        """
+        known = self._mirror.held(ask.tenants, ask.digests, self._reactor.seconds())
+        if known is not None and not ask.buckets:
+            return AdmissionState(levels=(), flags=known[0], revoked=known[1])
+        return await self._queued(ask, known)
 
     async def flags(self, tenant_id: str) -> TenantFlags:
-        """The flags now. Raises `StoreUnavailable`, also for a value that cannot be read."""
-        flags = (await self.admit(AdmissionAsk(tenants=(tenant_id,)))).flags[tenant_id]
+        """The flags now, from Redis itself. Raises `StoreUnavailable`, also for a value that cannot be read."""
+        flags = (await self._queued(AdmissionAsk(tenants=(tenant_id,)), None)).flags[tenant_id]
         if flags is None:
             raise StoreUnavailable("unreadable flags")
         return flags
 
     async def set_read_only(self, tenant_id: str, read_only: ReadOnly) -> None:
         """Put the tenant on hold, replacing an earlier hold. Raises `StoreUnavailable`."""
-        await self._link.call("SET", f"tenant:{tenant_id}:read_only", read_only_json(read_only))
+        await self._change(tenant_id, READ_ONLY, read_only_json(read_only))
 
     async def clear_read_only(self, tenant_id: str) -> None:
         """End the hold. Raises `StoreUnavailable`."""
-        await self._link.call("DEL", f"tenant:{tenant_id}:read_only")
+        await self._change(tenant_id, READ_ONLY, None)
 
     async def subscription_changed(self, tenant_id: str, at: float) -> None:
         """Make every token issued before `at` (Unix seconds) stale.
 
         Raises `StoreUnavailable`; ValueError for what is no time.
         """
-        await self._link.call("SET", f"tenant:{tenant_id}:subscription_changed_at", changed_at_text(at))
+        await self._change(tenant_id, CHANGED_AT, changed_at_text(at))
+
+    async def revoke(self, digest: str, until_unix_s: float) -> None:
+        """Refuse the token from here on, on all instances until `until_unix_s`. Raises `StoreUnavailable`."""
+        left_s = until_unix_s - self._now()
+        if left_s <= 0:
+            return
+        self._mirror.revoke(digest, self._reactor.seconds() + left_s)
+        await self._link.call("SET", REVOKED_PREFIX + digest, "1", "PX", ceil(left_s * 1000))
+
+    async def _change(self, tenant_id: str, name: str, text: str | None) -> None:
+        """Set or delete one of a tenant's keys; when it returns, no older value is in the mirror."""
+        key = f"{TENANT_PREFIX}{tenant_id}:{name}"
+        await (self._link.call("DEL", key) if text is None else self._link.call("SET", key, text))
+        # Redis will tell so too, by the other connection; and reads that were under way are forgotten here as well.
+        self._mirror.invalidate([key.encode()])
+
+    def _queued(self, ask: AdmissionAsk, known: Known | None) -> Pending[AdmissionState]:
+        answer: Pending[AdmissionState] = Pending()
+        if not self._waiting:
+            self._reactor.callLater(0, self._flush)
+        self._waiting.append((ask, known, answer))
+        return answer
 
     def _flush(self) -> None:
-        waiting = [waiter for waiter in self._waiting if not waiter[1].called]  # less those who gave up
+        waiting = [waiter for waiter in self._waiting if not waiter[2].called]  # less those who gave up
         self._waiting = []
         for start in range(0, len(waiting), MAX_BATCH):
             batch = waiting[start : start + MAX_BATCH]
             Task(self._admit_all(batch), partial(self._broken, batch))
 
     async def _admit_all(self, batch: list[_Waiter]) -> None:
-        asks = [ask for ask, _ in batch]
-        tenants = list(dict.fromkeys(tenant_id for ask in asks for tenant_id in ask.tenants))
+        asks = [ask for ask, _, _ in batch]
+        unknown = [ask for ask, known, _ in batch if known is None]
+        read = self._mirror.begin(
+            tuple(dict.fromkeys(tenant_id for ask in unknown for tenant_id in ask.tenants)),
+            tuple(dict.fromkeys(digest for ask in unknown for digest in ask.digests)),
+            self._reactor.seconds(),
+        )
         try:
-            reply = await self._link.run(self._script, _keys(asks, tenants), _arguments(asks))
+            reply = cast("list[object]", await self._link.run(self._script, _keys(asks, read), _arguments(asks, read)))
+            levels = _levels(asks, cast("list[int]", reply))
+            found = self._found(read, reply[2 * sum(map(len, levels)) :])
         except StoreUnavailable as error:
             _fail(batch, str(error))
             return
-        for (_, answer), state in zip(batch, _states(asks, tenants, cast("list[object]", reply)), strict=True):
+        finally:
+            self._mirror.end(read)
+        for (ask, known, answer), of_ask in zip(batch, levels, strict=True):
+            flags, revoked = known or _part(found, ask)
             if not answer.called:
-                answer.callback(state)
+                answer.callback(AdmissionState(levels=of_ask, flags=flags, revoked=revoked))
+
+    def _found(self, read: Read, reply: list[object]) -> Known:
+        """What the read has found, which the mirror is given too."""
+        flags = {
+            tenant_id: _flags(*reply[4 * index : 4 * index + 4])  # type: ignore[arg-type]
+            for index, tenant_id in enumerate(read.tenants)
+        }
+        revoked: dict[str, Found[bool | None]] = {
+            digest: Found(value=ttl_ms != ABSENT, ttl_s=_seconds(ttl_ms))
+            for digest, ttl_ms in zip(read.digests, cast("list[int]", reply[4 * len(flags) :]), strict=True)
+        }
+        self._mirror.keep(read, flags, revoked)
+        return (
+            {tenant_id: its.value for tenant_id, its in flags.items()},
+            {
+                digest: its.value or self._mirror.revoked_here(digest, self._reactor.seconds())
+                for digest, its in revoked.items()
+            },
+        )
 
     def _broken(self, batch: list[_Waiter], failure: Failure) -> None:
         """The last resort: a fault in here is logged, and nobody is left waiting."""
@@ -95,21 +156,28 @@ class RedisStore:
 
 
 def _fail(batch: list[_Waiter], reason: str) -> None:
-    for _, answer in batch:
+    for _, _, answer in batch:
         if not answer.called:
             answer.errback(StoreUnavailable(reason))
 
 
-def _keys(asks: Iterable[AdmissionAsk], tenants: Iterable[str]) -> list[str]:
+def _part(found: Known, ask: AdmissionAsk) -> Known:
+    """What one of all who asked wants to know."""
+    flags, revoked = found
+    return {name: flags[name] for name in ask.tenants}, {name: revoked[name] for name in ask.digests}
+
+
+def _keys(asks: Iterable[AdmissionAsk], read: Read) -> list[str]:
     """The keys as admission.lua wants them. The braces put all that one subject has on one node of a cluster."""
     keys = ["bakerygw:limit:{" + bucket.key + "}" for ask in asks for bucket in ask.buckets]
-    for tenant_id in tenants:
-        stem = "tenant:" + tenant_id
-        keys += (stem + ":subscription_changed_at", stem + ":read_only", stem + ":demo")
+    for tenant_id in read.tenants:
+        stem = TENANT_PREFIX + tenant_id + ":"
+        keys += [stem + name for name in FLAG_NAMES]
+    keys += [REVOKED_PREFIX + digest for digest in read.digests]
     return keys
 
 
-def _arguments(asks: Iterable[AdmissionAsk]) -> list[Argument]:
+def _arguments(asks: Iterable[AdmissionAsk], read: Read) -> list[Argument]:
     """The arguments as admission.lua wants them: each rule once, then who asks for which."""
     numbers: dict[int, int] = {}
     rules: list[Argument] = []
@@ -123,12 +191,11 @@ def _arguments(asks: Iterable[AdmissionAsk]) -> list[Argument]:
                 number = numbers[id(rule)] = len(numbers) + 1
                 rules += (rule.cost_us, rule.capacity_us, int(rule.shadow))
             plan.append(number)
-    return [len(numbers), *rules, *plan]
+    return [len(read.tenants), len(numbers), *rules, *plan]
 
 
-def _states(asks: Iterable[AdmissionAsk], tenants: Sequence[str], reply: list[object]) -> list[AdmissionState]:
-    """The script's flat reply, as one state for each ask."""
-    numbers = cast("list[int]", reply)
+def _levels(asks: Iterable[AdmissionAsk], numbers: list[int]) -> list[tuple[Level, ...]]:
+    """The first part of the script's flat reply, by ask."""
     at = 0
     levels: list[tuple[Level, ...]] = []
     for ask in asks:
@@ -137,19 +204,17 @@ def _states(asks: Iterable[AdmissionAsk], tenants: Sequence[str], reply: list[ob
             of_ask.append(level_of(bucket.rule, numbers[at], numbers[at + 1]))
             at += 2
         levels.append(tuple(of_ask))
-    flags = {
-        tenant_id: _flags(*reply[at + 3 * index : at + 3 * index + 3])  # type: ignore[arg-type]
-        for index, tenant_id in enumerate(tenants)
-    }
-    return [
-        AdmissionState(levels=of_ask, flags={tenant_id: flags[tenant_id] for tenant_id in ask.tenants})
-        for ask, of_ask in zip(asks, levels, strict=True)
-    ]
+    return levels
 
 
-def _flags(changed_at: bytes | None, read_only: bytes | None, demo: int) -> TenantFlags | None:
+def _flags(changed_at: bytes | None, read_only: bytes | None, demo: int, ttl_ms: int) -> Found[TenantFlags | None]:
     """One tenant's flags; `None` if a value cannot be read, which is no other tenant's trouble."""
     try:
-        return parse_flags(changed_at, read_only, demo == 1)
+        flags: TenantFlags | None = parse_flags(changed_at, read_only, demo == 1)
     except ValueError:
-        return None
+        flags = None
+    return Found(value=flags, ttl_s=_seconds(ttl_ms))
+
+
+def _seconds(ttl_ms: int) -> float:
+    return ttl_ms / 1000 if ttl_ms >= 0 else inf

@@ -1,6 +1,7 @@
 """Commands and replies on one connection to Redis: what is sent, who waits for what, and for how long."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,6 +45,8 @@ class Connection(Protocol):
 
     gone: Deferred[None]
     transport: Any
+    heard: Callable[[object], None] | None
+    """Told the payload of each message on a channel that was subscribed to. `None`: there are no messages."""
 
     def send(self, command: tuple[Argument, ...]) -> "Deferred[object]":
         """Write a command; the Deferred fires with its reply, which may be an exception as a value."""

@@ -134,6 +134,15 @@ class Metrics:
         self.redis_degraded = Gauge(
             "gateway_redis_degraded", "1 while admission runs on local state.", registry=registry
         )
+        self._mirror_trusted = Gauge(
+            "gateway_mirror_trusted", "1 while tenants' flags are known without asking Redis.", registry=registry
+        )
+        self._mirror_hits = Counters(
+            registry, "gateway_mirror_hits", "Requests whose flags and revocation were known without asking Redis."
+        ).child()
+        self._mirror_misses = Counters(
+            registry, "gateway_mirror_misses", "Requests whose flags or revocation had to be asked of Redis."
+        ).child()
         for kind in REDIS_FAILURES:
             self.redis_failures.child(kind)
 
@@ -222,6 +231,11 @@ class Metrics:
         name = self._services.of(service)
         for state in BREAKER_STATES:
             self._breaker.labels(name, state).set(states.count(state))
+
+    def mirror(self, trusted: bool, *, hits: int, misses: int) -> None:
+        """Set the state of the mirror of Redis, and its look-ups since the start."""
+        self._mirror_trusted.set(trusted)
+        self._mirror_hits.value, self._mirror_misses.value = hits, misses
 
     def before_scrape(self, refresh: Callable[[], None]) -> None:
         """Call `refresh` before each exposition, to bring gauges up to date."""

@@ -52,8 +52,17 @@ USER = Claims(
     is_demo=False,
     demo_session_id=None,
     jti=None,
+    digest="digest-good",
 )
-DEMO = replace(USER, user_id="demo-1", tenant_id="t-demo", is_demo=True, demo_session_id="s-1", tenant_access=())
+DEMO = replace(
+    USER,
+    user_id="demo-1",
+    digest="digest-demo",
+    tenant_id="t-demo",
+    is_demo=True,
+    demo_session_id="s-1",
+    tenant_access=(),
+)
 
 READ_WRITE = frozenset({"GET", "POST", "DELETE"})
 ROUTES = (
@@ -106,6 +115,7 @@ class Store:
         self.empty: set[str] = set()
         """Names of rules whose buckets are empty."""
         self.flags: dict[str, TenantFlags | None] = {}
+        self.revoked: dict[str, bool | None] = {}
         self.down = False
 
     async def admit(self, ask: AdmissionAsk) -> AdmissionState:
@@ -119,7 +129,9 @@ class Store:
             for bucket in ask.buckets
         )
         return AdmissionState(
-            levels=levels, flags={tenant: self.flags.get(tenant, TenantFlags()) for tenant in ask.tenants}
+            levels=levels,
+            flags={tenant: self.flags.get(tenant, TenantFlags()) for tenant in ask.tenants},
+            revoked={digest: self.revoked.get(digest, False) for digest in ask.digests},
         )
 
     @property

@@ -30,6 +30,7 @@ def worst_case() -> Stage:
         "t-own": TenantFlags(changed_at=NOW, read_only=HOLD),
         "t-else": TenantFlags(read_only=HOLD),
     }
+    stage.store.revoked = {USER.digest: True}
     return stage
 
 
@@ -46,6 +47,8 @@ def test_decisions_are_taken_in_their_order():
     stage.store.empty = set()
     next_refusal(b"bad", *two)
     next_refusal(b"good", *two)
+    stage.store.revoked = {}
+    next_refusal(b"good", *two)
     stage.store.flags["t-own"] = TenantFlags(read_only=HOLD)
     next_refusal(b"good", *two)
     next_refusal(b"good", b"X-Tenant-ID: t-else")
@@ -58,6 +61,7 @@ def test_decisions_are_taken_in_their_order():
     assert seen == [
         "rate-limited",
         "token-invalid",
+        "token-revoked",
         "token-stale",
         "tenant-ambiguous",
         "tenant-forbidden",
@@ -179,6 +183,16 @@ def test_all_that_a_request_asks_of_the_shared_state_is_asked_at_once():
     (ask,) = stage.store.asked
     assert len(ask.buckets) == 1
     assert ask.tenants == ("t-own", "t-other")
+    assert ask.digests == (USER.digest,)
+
+
+@pytest.mark.parametrize(
+    ("target", "token"), [(b"/nowhere", b"good"), (b"/docs", b"good"), (SALES, b""), (SALES, b"x")]
+)
+def test_no_revocation_is_asked_for_where_no_token_is_used_or_none_can_be_read(target, token):
+    stage = Stage()
+    stage.ask(target, token=token)
+    assert stage.store.asked[0].digests == ()
 
 
 def test_nothing_is_asked_about_names_that_are_no_ids():
@@ -418,6 +432,32 @@ def test_no_override_makes_a_write_a_read_or_a_read_a_write():
     override = b"X-HTTP-Method-Override: "
     assert stage.ask(SALES + b"?_method=GET", override + b"GET", method=b"POST", token=b"good").status == 403
     assert stage.ask(SALES + b"?_method=DELETE", override + b"DELETE", token=b"good").status == 200
+
+
+@pytest.mark.parametrize("target", [SALES, b"/api/v1/auth/me", b"/api/v1/geocode"])
+def test_a_revoked_token_is_refused_known_or_not(target):
+    stage = Stage()
+    stage.store.revoked[USER.digest] = True
+    for _ in range(2):
+        answer = stage.ask(target, token=b"good")
+        assert code(answer) == (401, "token-revoked")
+        assert answer.headers[b"www-authenticate"] == [b'Bearer error="invalid_token"']
+    assert stage.notes.auth == ["token-revoked"] * 2
+    assert stage.services.requests == []
+    assert stage.ask(SALES, token=b"demo").status == 200
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"])
+def test_while_it_is_unknown_whether_a_token_is_revoked_reads_pass_and_writes_do_not(method):
+    stage = Stage()
+    stage.store.revoked[USER.digest] = None
+    answer = stage.ask(SALES, method=method, token=b"good")
+    if method == b"GET":
+        assert answer.status == 200
+    else:
+        assert code(answer) == (503, "state-unavailable")
+        assert stage.outcome.trace.cause == "revocation"
+        assert stage.services.requests == []
 
 
 @pytest.mark.parametrize("tenant", ["t-own", "t-other"])

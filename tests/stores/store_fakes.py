@@ -8,6 +8,9 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import deferLater
 
 from bakerygw.core.breaker import Breaker
+from bakerygw.stores.invalidation import Invalidations
+from bakerygw.stores.mirror import Mirror
+from bakerygw.stores.redis import RedisStore
 from bakerygw.stores.redis_link import RedisLink
 
 
@@ -53,6 +56,33 @@ def link_to(
         telemetry=telemetry,
         breaker=breaker,
     )
+
+
+def store_over(link: RedisLink, mirror: Mirror | None = None) -> RedisStore:
+    """A store on the real reactor; its mirror is never trusted unless the test sees to that."""
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    return RedisStore(link, mirror or Mirror(), reactor, time.time)
+
+
+def invalidations_of(server: RedisServer, link: RedisLink, mirror: Mirror, **credentials: str) -> Invalidations:
+    """What keeps the mirror true, on the real reactor, not started."""
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    endpoint = TCP4ClientEndpoint(reactor, server.host, server.port)
+    given = {"username": None, "password": None, **credentials}
+    return Invalidations(reactor, endpoint, link, mirror, name="test", **given)
+
+
+async def trusted(mirror: Mirror, wanted: bool = True, within_s: float = 3.0) -> float:
+    """Wait until the mirror is trusted, or is not; returns the seconds it took."""
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    begun = time.monotonic()
+    while mirror.trusted(reactor.seconds()) != wanted:
+        assert time.monotonic() - begun < within_s, f"trusted is not {wanted} after {within_s} s"
+        await pause(0.005)
+    return time.monotonic() - begun
 
 
 def pause(seconds: float) -> "Deferred[None]":

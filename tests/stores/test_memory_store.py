@@ -73,6 +73,39 @@ def test_a_demo_mark_is_seen_until_it_is_taken_away() -> None:
     assert success_of(Deferred.fromCoroutine(store.flags("t"))) == TenantFlags()
 
 
+def revoke(store: MemoryStore, digest: str, until_unix_s: float) -> None:
+    success_of(Deferred.fromCoroutine(store.revoke(digest, until_unix_s)))
+
+
+def revoked(store: MemoryStore, digest: str) -> bool | None:
+    ask = AdmissionAsk(digests=(digest,))
+    return success_of(Deferred.fromCoroutine(store.admit(ask))).revoked[digest]
+
+
+def test_a_revocation_ends_on_the_given_clock_and_leaves_nothing_behind() -> None:
+    clock = Micros()
+    store = MemoryStore(clock)
+    now_s = clock.now / 1e6
+    for number in range(100):
+        revoke(store, f"d{number}", now_s + 1 + number)
+    assert revoked(store, "d0")
+    clock.now += 1_000_000
+    assert not revoked(store, "d0")
+    assert revoked(store, "d1")
+    clock.now += 98_000_000
+    revoke(store, "last", now_s + 1000)
+    assert revoked(store, "d99")
+    assert len(store._revoked) == len(store._endings) == 2
+
+
+def test_the_number_of_revocations_is_bounded_and_those_that_end_first_go_first() -> None:
+    clock = Micros()
+    store = MemoryStore(clock, max_revoked=3)
+    for number in (9, 2, 5, 7):
+        revoke(store, f"d{number}", clock.now / 1e6 + number)
+    assert [revoked(store, f"d{number}") for number in (2, 5, 7, 9)] == [False, True, True, True]
+
+
 def test_a_bucket_in_use_outlives_those_that_are_not() -> None:
     store = MemoryStore(Micros(), max_keys=3)
     admit(store, "mine")

@@ -5,12 +5,11 @@ import time
 import pytest
 import pytest_twisted
 from redis_server import RedisServer
-from store_fakes import RecordingTelemetry, link_to, pause, until
+from store_fakes import RecordingTelemetry, link_to, pause, store_over, until
 from twisted.internet.defer import Deferred
 
 from bakerygw.core.limits import Bucket, LimitRule
 from bakerygw.ports import AdmissionAsk, StoreUnavailable
-from bakerygw.stores.redis import RedisStore
 
 ASK = AdmissionAsk(buckets=(Bucket(key="u", rule=LimitRule(name="r", requests=1000, window_s=3600)),), tenants=("t",))
 
@@ -30,9 +29,7 @@ async def link(own_redis, telemetry):
 
 @pytest.fixture
 def store(link):
-    from twisted.internet import reactor  # noqa: PLC0415
-
-    return RedisStore(link, reactor)
+    return store_over(link)
 
 
 async def refused_in(store) -> float:

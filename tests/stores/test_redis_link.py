@@ -6,50 +6,18 @@ from typing import ClassVar
 
 import pytest
 from deferreds import failure_of, success_of
+from redis_peer import Endpoint, Transport
 from store_fakes import RecordingTelemetry
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.error import ConnectionAborted, ConnectionRefusedError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
-from twisted.python.failure import Failure
 
 from bakerygw.ports import StoreUnavailable
-from bakerygw.stores.redis_link import RETRY_MAX_S, RedisLink
+from bakerygw.stores.redis_line import RETRY_MAX_S
+from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.redis_wire import Script
 
 PING = b"*1\r\n$4\r\nPING\r\n"
 SCRIPT = Script.of(b"return 1")
-
-
-class Transport(StringTransport):
-    """A transport that ends its protocol when aborted, once."""
-
-    aborted = False
-
-    def abortConnection(self) -> None:
-        if not self.aborted:
-            self.aborted = True
-            self.connected = False
-            self.protocol.connectionLost(Failure(ConnectionAborted()))
-
-
-class Endpoint:
-    """Gives out one protocol after the other, or refuses, or never answers."""
-
-    def __init__(self) -> None:
-        self.mode = "accept"
-        self.protocols = []
-
-    def connect(self, factory):
-        if self.mode == "refuse":
-            return fail(ConnectionRefusedError())
-        if self.mode == "silent":
-            return Deferred()
-        protocol, transport = factory.buildProtocol(None), Transport()
-        transport.protocol = protocol
-        protocol.makeConnection(transport)
-        self.protocols.append(protocol)
-        return succeed(protocol)
 
 
 class Bench:

@@ -1,15 +1,18 @@
 """What only the store in Redis has to see to: the script, other people's values, and one call for many."""
 
 import random
+import time
 
 import pytest
 import pytest_twisted
-from store_fakes import RecordingTelemetry, link_to
+from store_fakes import RecordingTelemetry, link_to, store_over
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import Clock
 
 from bakerygw.core.limits import Bucket, LimitRule, take
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, StoreUnavailable
+from bakerygw.stores.mirror import Mirror
 from bakerygw.stores.redis import MAX_BATCH, RedisStore
 from bakerygw.stores.redis_wire import Script
 
@@ -25,16 +28,15 @@ def telemetry():
 
 @pytest_twisted.async_yield_fixture
 async def store(redis_server, telemetry):
-    from twisted.internet import reactor  # noqa: PLC0415
-
     link = link_to(redis_server, telemetry)
     await link.start()
-    yield RedisStore(link, reactor)
+    yield store_over(link)
     await link.stop()
 
 
-def ask(*buckets, tenants=()):
-    return AdmissionAsk(buckets=tuple(Bucket(key=key, rule=rule) for key, rule in buckets), tenants=tenants)
+def ask(*buckets, tenants=(), digests=()):
+    buckets = tuple(Bucket(key=key, rule=rule) for key, rule in buckets)
+    return AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests)
 
 
 def at_moment(store: RedisStore, now_us: int) -> None:
@@ -189,6 +191,35 @@ async def test_flags_are_read_as_others_wrote_them_without_harm_to_other_tenants
     assert good.flags == {"good": TenantFlags(read_only=ReadOnly(reason="held"))}
 
 
+@pytest.mark.parametrize("name", ["subscription_changed_at", "read_only", "demo"])
+@pytest_twisted.ensureDeferred
+async def test_the_first_expiry_among_a_tenants_keys_bounds_what_is_kept_of_it(redis_server, telemetry, name):
+    for key in ("subscription_changed_at", "read_only", "demo"):
+        redis_server.command("SET", f"tenant:t:{key}", "1", *(("PX", "5000") if key == name else ("EX", "500")))
+        redis_server.command("SET", f"tenant:forever:{key}", "1")
+    link, mirror, clock = link_to(redis_server, telemetry), Mirror(), Clock()
+    await link.start()
+    store = RedisStore(link, mirror, clock, time.time)
+    asking = Deferred.fromCoroutine(store.admit(ask(tenants=("t", "forever"))))
+    clock.advance(0)
+    await asking
+    for seconds, held in ((0, True), (4.5, True), (5.0, False)):
+        known = mirror.last_known(("t", "forever"), (), clock.seconds() + seconds)[0]
+        assert (known["t"] is not None, known["forever"] is not None) == (held, True)
+    await link.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_revocation_is_written_with_its_end_under_its_digest(store, redis_server):
+    await store.revoke("d1", time.time() + 100)
+    left_ms = int(redis_server.command("PTTL", "bakerygw:revoked:d1")[1:])
+    assert 98_000 < left_ms <= 100_001
+    redis_server.command("SET", "bakerygw:revoked:d2", "x")
+    redis_server.command("LPUSH", "bakerygw:revoked:d3", "x")
+    state = await store.admit(ask(digests=("d1", "d2", "d3", "d4")))
+    assert state.revoked == {"d1": True, "d2": True, "d3": True, "d4": False}
+
+
 @pytest_twisted.ensureDeferred
 async def test_an_operator_is_told_that_flags_cannot_be_read(store, redis_server):
     redis_server.command("SET", "tenant:t:subscription_changed_at", "soon")
@@ -226,3 +257,48 @@ async def test_a_key_that_cannot_be_written_fails_its_callers_and_leaves_none_wa
     assert [failure.type for failure in logged_failures] == [UnicodeEncodeError]
     logged_failures.clear()
     assert (await store.admit(ask(("u", HOUR)))).levels[0].allowed
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_own_change_is_in_the_mirror_when_it_is_confirmed_without_being_told(redis_server, telemetry):
+    link, mirror = link_to(redis_server, telemetry), Mirror()
+    await link.start()
+    mirror.whole(float("inf"))  # trusted for ever, and nobody tells of changes
+    store = store_over(link, mirror)
+    changes = [
+        (lambda: store.set_read_only("t", ReadOnly(reason="x")), TenantFlags(read_only=ReadOnly(reason="x"))),
+        (lambda: store.clear_read_only("t"), TenantFlags()),
+        (lambda: store.subscription_changed("t", 5.0), TenantFlags(changed_at=5.0)),
+    ]
+    for change, flags in changes:
+        await store.admit(ask(tenants=("t",)))
+        await change()
+        assert (await store.admit(ask(tenants=("t",)))).flags == {"t": flags}
+    await link.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_operator_sees_what_is_in_redis_and_not_in_the_mirror(redis_server, telemetry):
+    link, mirror = link_to(redis_server, telemetry), Mirror()
+    await link.start()
+    mirror.whole(float("inf"))
+    store = store_over(link, mirror)
+    assert await store.flags("t") == TenantFlags()
+    redis_server.command("SET", "tenant:t:read_only", "x")
+    assert (await store.flags("t")).read_only == ReadOnly(reason="x")
+    await link.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_call_that_fails_leaves_no_read_behind(redis_server, telemetry, logged_failures):
+    link, mirror = link_to(redis_server, telemetry), Mirror()
+    await link.start()
+    mirror.whole(float("inf"))
+    store = store_over(link, mirror)
+    with pytest.raises(StoreUnavailable):
+        await store.admit(ask(("\ud800", HOUR), tenants=("t",)))
+    logged_failures.clear()
+    for _ in range(2):
+        await store.admit(ask(tenants=("t",)))
+    assert mirror.hits == 1
+    await link.stop()

@@ -1,5 +1,7 @@
 """What holds while the shared store is away."""
 
+from math import inf
+
 import pytest
 from deferreds import failure_of, success_of
 from store_fakes import RecordingTelemetry
@@ -10,43 +12,59 @@ from bakerygw.core.limits import Bucket, LimitRule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, AdmissionState, StoreUnavailable
 from bakerygw.stores.memory import MemoryStore
-from bakerygw.stores.resilient import FLAGS_MAX_AGE_S, REMEMBERED_TENANTS, ResilientAdmission
+from bakerygw.stores.mirror import LAST_KNOWN_S, Found, Mirror
+from bakerygw.stores.resilient import ResilientAdmission
 
+TENANTS = 100
 RULE = LimitRule(name="r", requests=2, window_s=3600)
 HELD = TenantFlags(read_only=ReadOnly(reason="unpaid"))
 
 
 class Primary:
-    """An `AdmissionStore` that can be away."""
+    """An `AdmissionStore` that can be away, and tells the mirror what it reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, mirror: Mirror, clock: Clock) -> None:
+        self.mirror, self.clock = mirror, clock
         self.away = False
         self.known: dict[str, TenantFlags | None] = {}
+        self.revoked: set[str] = set()
 
     async def admit(self, ask: AdmissionAsk) -> AdmissionState:
         if self.away:
             raise StoreUnavailable("away")
-        return AdmissionState(levels=(), flags={t: self.known.get(t, TenantFlags()) for t in ask.tenants})
+        flags = {t: self.known.get(t, TenantFlags()) for t in ask.tenants}
+        revoked = {digest: digest in self.revoked for digest in ask.digests}
+        read = self.mirror.begin(ask.tenants, ask.digests, self.clock.seconds())
+        self.mirror.keep(
+            read,
+            {name: Found(value=its, ttl_s=inf) for name, its in flags.items()},
+            {name: Found(value=its, ttl_s=inf) for name, its in revoked.items()},
+        )
+        self.mirror.end(read)
+        return AdmissionState(levels=(), flags=flags, revoked=revoked)
 
 
 class Bench:
     def __init__(self, on_failure="local") -> None:
-        self.primary, self.clock, self.telemetry = Primary(), Clock(), RecordingTelemetry()
+        self.clock, self.telemetry, self.mirror = Clock(), RecordingTelemetry(), Mirror(max_tenants=TENANTS)
         self.clock.advance(1000)
+        self.primary = Primary(self.mirror, self.clock)
         self.store = ResilientAdmission(
             self.primary,
             on_failure=on_failure,
             local=MemoryStore(lambda: int(self.clock.seconds() * 1e6)),
+            mirror=self.mirror,
             clock=self.clock,
             telemetry=self.telemetry,
         )
 
-    def start(self, *keys, tenants=()):
-        ask = AdmissionAsk(buckets=tuple(Bucket(key=key, rule=RULE) for key in keys), tenants=tenants)
+    def start(self, *keys, tenants=(), digests=()):
+        buckets = tuple(Bucket(key=key, rule=RULE) for key in keys)
+        ask = AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests)
         return Deferred.fromCoroutine(self.store.admit(ask))
 
-    def admit(self, *keys, tenants=()):
-        return success_of(self.start(*keys, tenants=tenants))
+    def admit(self, *keys, tenants=(), digests=()):
+        return success_of(self.start(*keys, tenants=tenants, digests=digests))
 
 
 def test_the_primary_answers_while_it_can():
@@ -76,7 +94,7 @@ def test_closed_says_so_where_a_limit_was_asked():
     assert bench.admit(tenants=("t",)).flags == {"t": None}
 
 
-@pytest.mark.parametrize("age", [0.0, FLAGS_MAX_AGE_S])
+@pytest.mark.parametrize("age", [0.0, LAST_KNOWN_S])
 def test_flags_last_seen_stand_in_for_a_while(age):
     bench = Bench()
     bench.primary.known["t"] = HELD
@@ -90,7 +108,41 @@ def test_flags_seen_too_long_ago_are_unknown():
     bench = Bench()
     bench.admit(tenants=("t",))
     bench.primary.away = True
-    bench.clock.advance(FLAGS_MAX_AGE_S + 0.1)
+    bench.clock.advance(LAST_KNOWN_S + 0.1)
+    assert bench.admit(tenants=("t",)).flags == {"t": None}
+
+
+def test_revocations_last_seen_stand_in_for_a_while_and_then_are_unknown():
+    bench = Bench()
+    bench.primary.revoked = {"bad"}
+    bench.admit(digests=("good", "bad"))
+    bench.primary.away = True
+    bench.clock.advance(LAST_KNOWN_S)
+    assert bench.admit(digests=("good", "bad", "never")).revoked == {"good": False, "bad": True, "never": None}
+    bench.clock.advance(0.1)
+    assert bench.admit(digests=("good",)).revoked == {"good": None}
+
+
+def test_what_this_instance_has_revoked_stays_so_while_the_store_is_away():
+    bench = Bench()
+    bench.mirror.revoke("mine", bench.clock.seconds() + 600)
+    bench.primary.away = True
+    bench.clock.advance(599)
+    assert bench.admit(digests=("mine",)).revoked == {"mine": True}
+
+
+def test_what_was_mirrored_to_the_last_counts_from_the_end_of_the_mirror():
+    bench = Bench()
+    epoch = bench.mirror.whole(bench.clock.seconds())
+    bench.primary.known["t"] = HELD
+    bench.admit(tenants=("t",))
+    bench.clock.advance(600)
+    bench.mirror.confirm(epoch, bench.clock.seconds())
+    bench.mirror.broken()
+    bench.primary.away = True
+    bench.clock.advance(LAST_KNOWN_S)
+    assert bench.admit(tenants=("t",)).flags == {"t": HELD}
+    bench.clock.advance(0.1)
     assert bench.admit(tenants=("t",)).flags == {"t": None}
 
 
@@ -114,7 +166,7 @@ def test_an_unreadable_value_is_unknown_and_not_replaced_by_an_older_one():
 def test_the_number_of_tenants_remembered_is_bounded():
     bench = Bench()
     bench.admit(tenants=("first",))
-    bench.admit(tenants=tuple(f"t{n}" for n in range(REMEMBERED_TENANTS)))
+    bench.admit(tenants=tuple(f"t{n}" for n in range(TENANTS)))
     bench.primary.away = True
     assert bench.admit(tenants=("first", "t0")).flags == {"first": None, "t0": TenantFlags()}
 
@@ -131,6 +183,6 @@ def test_a_tenant_seen_again_outlives_those_that_were_not():
     bench = Bench()
     bench.admit(tenants=("mine", "old"))
     bench.admit(tenants=("mine",))
-    bench.admit(tenants=tuple(f"t{n}" for n in range(REMEMBERED_TENANTS - 1)))
+    bench.admit(tenants=tuple(f"t{n}" for n in range(TENANTS - 1)))
     bench.primary.away = True
     assert bench.admit(tenants=("mine", "old")).flags == {"mine": TenantFlags(), "old": None}

@@ -4,35 +4,40 @@ import time
 
 import pytest
 import pytest_twisted
-from store_fakes import RecordingTelemetry, link_to, pause
+from store_fakes import RecordingTelemetry, invalidations_of, link_to, pause, store_over, trusted
 from twisted.internet.defer import Deferred, gatherResults
 
 from bakerygw.core.limits import Bucket, LimitRule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk
 from bakerygw.stores.memory import MemoryStore
-from bakerygw.stores.redis import RedisStore
+from bakerygw.stores.mirror import Mirror
 
 HOUR = LimitRule(name="default", requests=3, window_s=3600)
 QUICK = LimitRule(name="quick", requests=20, window_s=1)
 SHADOW = LimitRule(name="shadow", requests=1, window_s=3600, shadow=True)
 
 
-@pytest_twisted.async_yield_fixture(params=["memory", "redis"])
+@pytest_twisted.async_yield_fixture(params=["memory", "redis", "mirrored"])
 async def store(request):
     if request.param == "memory":
         yield MemoryStore(lambda: time.time_ns() // 1000)
         return
-    from twisted.internet import reactor  # noqa: PLC0415
-
-    link = link_to(request.getfixturevalue("redis_server"), RecordingTelemetry())
+    server, mirror = request.getfixturevalue("redis_server"), Mirror()
+    link = link_to(server, RecordingTelemetry())
+    invalidations = invalidations_of(server, link, mirror)
     await link.start()
-    yield RedisStore(link, reactor)
+    if request.param == "mirrored":
+        invalidations.start()
+        await trusted(mirror)
+    yield store_over(link, mirror)
+    await invalidations.stop()
     await link.stop()
 
 
-def ask(*buckets, tenants=()):
-    return AdmissionAsk(buckets=tuple(Bucket(key=key, rule=rule) for key, rule in buckets), tenants=tenants)
+def ask(*buckets, tenants=(), digests=()):
+    buckets = tuple(Bucket(key=key, rule=rule) for key, rule in buckets)
+    return AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests)
 
 
 async def verdicts(store, asked, times):
@@ -98,7 +103,7 @@ async def test_far_more_asks_than_one_batch_are_all_answered(store):
 @pytest_twisted.ensureDeferred
 async def test_an_empty_ask_gets_an_empty_answer(store):
     state = await store.admit(AdmissionAsk())
-    assert (state.levels, dict(state.flags)) == ((), {})
+    assert (state.levels, dict(state.flags), dict(state.revoked)) == ((), {}, {})
 
 
 @pytest_twisted.ensureDeferred
@@ -159,8 +164,80 @@ async def test_flags_are_read_also_when_the_limit_refuses(store):
     assert state.flags["t"] == TenantFlags(read_only=ReadOnly(reason="x"))
 
 
-def test_each_store_tells_its_status(redis_server):
-    from twisted.internet import reactor  # noqa: PLC0415
+@pytest_twisted.ensureDeferred
+async def test_every_change_is_in_force_with_the_next_ask_however_often_it_was_asked_before(store):
+    for at in (5.0, 6.0, 7.0):
+        await store.subscription_changed("t", at)
+        for _ in range(2):
+            assert (await store.admit(ask(tenants=("t",)))).flags == {"t": TenantFlags(changed_at=at)}
+    await store.set_read_only("t", ReadOnly(reason="x"))
+    assert (await store.admit(ask(tenants=("t",)))).flags["t"].read_only == ReadOnly(reason="x")
+    await store.clear_read_only("t")
+    assert (await store.admit(ask(tenants=("t",)))).flags["t"].read_only is None
 
+
+@pytest_twisted.ensureDeferred
+async def test_a_change_is_in_force_also_for_those_whose_read_was_under_way(store):
+    early = Deferred.fromCoroutine(store.admit(ask(("u", HOUR), tenants=("t",))))
+    await store.set_read_only("t", ReadOnly(reason="x"))
+    await early
+    assert (await store.admit(ask(tenants=("t",)))).flags == {"t": TenantFlags(read_only=ReadOnly(reason="x"))}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_token_is_revoked_from_the_call_on_and_no_other_is(store):
+    both = ask(("u", HOUR), tenants=("t",), digests=("a", "b"))
+    assert (await store.admit(both)).revoked == {"a": False, "b": False}
+    await store.revoke("a", time.time() + 60)
+    state = await store.admit(both)
+    assert state.revoked == {"a": True, "b": False}
+    assert (state.flags, state.levels[0].allowed) == ({"t": TenantFlags()}, True)
+    assert (await store.admit(ask(digests=("a",)))).revoked == {"a": True}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_revocation_is_in_force_before_the_store_has_answered(store):
+    await store.admit(ask(digests=("a",)))
+    revoking = Deferred.fromCoroutine(store.revoke("a", time.time() + 60))
+    assert (await store.admit(ask(digests=("a",)))).revoked == {"a": True}
+    await revoking
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_revocation_ends_at_its_time(store):
+    await store.revoke("a", time.time() + 0.1)
+    assert (await store.admit(ask(digests=("a",)))).revoked == {"a": True}
+    await pause(0.12)
+    assert (await store.admit(ask(digests=("a",)))).revoked == {"a": False}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_later_call_moves_the_end_of_a_revocation(store):
+    await store.revoke("a", time.time() + 0.05)
+    await store.revoke("a", time.time() + 60)
+    await pause(0.07)
+    await store.revoke("b", time.time() + 60)
+    assert (await store.admit(ask(digests=("a",)))).revoked == {"a": True}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_revocation_that_is_over_already_is_none(store):
+    await store.revoke("a", time.time() - 1)
+    assert (await store.admit(ask(digests=("a",)))).revoked == {"a": False}
+
+
+@pytest_twisted.ensureDeferred
+async def test_asks_of_one_turn_each_learn_what_they_asked(store):
+    await store.revoke("d3", time.time() + 60)
+    await store.set_read_only("t4", ReadOnly(reason="x"))
+    await store.admit(ask(tenants=("t1",), digests=("d1",)))
+    asks = [ask(("u", HOUR), tenants=(f"t{n}",), digests=(f"d{n}",)) for n in range(6)]
+    states = await gatherResults([Deferred.fromCoroutine(store.admit(one)) for one in asks])
+    assert [dict(state.revoked) for state in states] == [{f"d{n}": n == 3} for n in range(6)]
+    assert [state.flags[f"t{n}"].read_only is not None for n, state in enumerate(states)] == [n == 4 for n in range(6)]
+    assert [state.levels[0].allowed for state in states] == [True] * 3 + [False] * 3
+
+
+def test_each_store_tells_its_status(redis_server):
     assert MemoryStore(lambda: 0).status == "embedded"
-    assert RedisStore(link_to(redis_server, RecordingTelemetry()), reactor).status == "disconnected"
+    assert store_over(link_to(redis_server, RecordingTelemetry())).status == "disconnected"

@@ -452,6 +452,18 @@ def test_peek_reads_claims_of_a_token_that_nobody_signed() -> None:
     assert tokens.known(token) is None
 
 
+def test_digest_is_that_of_the_token_without_its_signature_verified_or_not() -> None:
+    tokens = verifier()
+    token = ISSUER.token().encode()
+    expected = hashlib.sha256(token.rpartition(b".")[0]).hexdigest()
+    unsigned = token.rpartition(b".")[0] + b".eA"
+    peeked = [tokens.peek(token), tokens.peek(unsigned), tokens.verify(token), tokens.known(token)]
+    assert [claims and claims.digest for claims in peeked] == [expected] * 4
+    other = tokens.peek(ISSUER.token(jti="other").encode())
+    assert other is not None
+    assert other.digest != expected
+
+
 @pytest.mark.parametrize(
     "token",
     [

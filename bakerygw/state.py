@@ -1,0 +1,118 @@
+"""The composition root's part for the shared state: in Redis, or in this process."""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.ssl import optionsForClientTLS
+
+from bakerygw.config.settings import Settings
+from bakerygw.ports import AdmissionStore, RevocationStore, StoreLink, StoreTelemetry, TenantStore
+from bakerygw.stores.invalidation import Invalidations
+from bakerygw.stores.memory import MemoryStore
+from bakerygw.stores.mirror import Mirror
+from bakerygw.stores.redis import RedisStore
+from bakerygw.stores.redis_link import RedisLink
+from bakerygw.stores.resilient import ResilientAdmission
+from bakerygw.upstream.dial import trust_root
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedState:
+    """The shared state by its ports, and how it is opened and closed."""
+
+    admission: AdmissionStore
+    tenants: TenantStore
+    revocations: RevocationStore
+    status: StoreLink
+    embedded: MemoryStore | None
+    """The state itself, where there is no Redis."""
+    mirror: Mirror
+    """Unused where there is no Redis."""
+    open: Callable[[], "Deferred[None]"]
+    """Begin to keep Redis connected; fires when the first attempt ended, well or not."""
+    close: Callable[[], "Deferred[None]"]
+    """Leave Redis; fires when that is done."""
+
+
+def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> SharedState:
+    """The shared state that the settings ask for; nothing is opened."""
+    local = MemoryStore(_microseconds)
+    if settings.redis_host is not None:
+        return _in_redis(settings, reactor, telemetry, local)
+    return SharedState(
+        admission=local,
+        tenants=local,
+        revocations=local,
+        status=local,
+        embedded=local,
+        mirror=Mirror(),
+        open=lambda: succeed(None),
+        close=lambda: succeed(None),
+    )
+
+
+def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local: MemoryStore) -> SharedState:
+    username = settings.redis_username
+    password = settings.redis_password.get_secret_value() if settings.redis_password else None
+    endpoint = _redis_endpoint(settings, reactor)
+    mirror = Mirror()
+    link = RedisLink(
+        reactor,
+        endpoint,
+        username=username,
+        password=password,
+        db=settings.redis_db,
+        timeout_s=settings.redis_timeout_ms / 1000,
+        telemetry=telemetry,
+    )
+    invalidations = Invalidations(
+        reactor, endpoint, link, mirror, username=username, password=password, name=secrets.token_hex(8)
+    )
+    store = RedisStore(link, mirror, reactor, time.time)
+    admission = ResilientAdmission(
+        store,
+        on_failure=settings.rate_limit_on_store_failure,
+        local=local,
+        mirror=mirror,
+        clock=reactor,
+        telemetry=telemetry,
+    )
+
+    def start() -> "Deferred[None]":
+        invalidations.start()
+        return link.start()
+
+    async def stop() -> None:
+        await invalidations.stop()
+        await link.stop()
+
+    return SharedState(
+        admission=admission,
+        tenants=store,
+        revocations=store,
+        status=store,
+        embedded=None,
+        mirror=mirror,
+        open=start,
+        close=lambda: Deferred.fromCoroutine(stop()),
+    )
+
+
+def _redis_endpoint(settings: Settings, reactor: Any) -> IStreamClientEndpoint:
+    host = settings.redis_host or ""
+    endpoint = HostnameEndpoint(reactor, host, settings.redis_port, timeout=2)
+    if not settings.redis_tls:
+        return endpoint
+    options = optionsForClientTLS(host, trustRoot=trust_root(settings.redis_ca_file))
+    wrapped: IStreamClientEndpoint = wrapClientTLS(options, endpoint)
+    return wrapped
+
+
+def _microseconds() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,198 @@
+"""What keeps the mirror true: Redis itself, telling on a connection of its own which keys have changed.
+
+Redis' "server-assisted client-side caching" in its form for RESP2: a subscriber connection hears
+`__redis__:invalidate`, and the data connection asks that every change under our prefixes be told there (BCAST). That
+holds as long as both connections do; both are asked again and again whether they live.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Final, cast
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from bakerygw.stores.mirror import PREFIXES, REVOKED_PREFIX, TRUST_S, Epoch, Mirror
+from bakerygw.stores.redis_line import RedisLine
+from bakerygw.stores.redis_link import RedisLink, greeting, protocol_class
+from bakerygw.stores.redis_wire import Argument, Connection, GoneError, LateError, ReplyError, ask
+
+PING_S: Final = 0.3
+RETRY_SELDOM_S: Final = 60.0
+"""Attempts with a Redis that refuses to tell of changes, or has a proxy before it, come ever slower up to this."""
+CHANNEL: Final = "__redis__:invalidate"
+CANARY_MS: Final = 1000
+
+_PREFIX_WORDS: Final = tuple(word for prefix in PREFIXES for word in ("PREFIX", prefix))
+
+
+class Invalidations:
+    """Has Redis tell the mirror of every change, and the mirror, when it can rely on that."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        endpoint: IStreamClientEndpoint,
+        link: RedisLink,
+        mirror: Mirror,
+        *,
+        username: str | None,
+        password: str | None,
+        name: str,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """`endpoint` leads to the Redis that `link` talks to; no other instance has this `name`, a plain word."""
+        self._clock, self._mirror = reactor, mirror
+        self._canary = f"{REVOKED_PREFIX}canary-{name}"
+        self._line = RedisLine(
+            reactor,
+            endpoint,
+            protocol=protocol_class,
+            greeting=greeting(username, password, 0),
+            attend=self._attend,
+            report=self._line_told,
+            jitter=jitter,
+        )
+        self._data: Connection | None = None
+        self._number: object = None
+        """What Redis calls the subscriber connection; `None` before it has subscribed."""
+        self._epoch: Epoch | None = None
+        self._returned: Deferred[None] | None = None
+        self._failures, self._next_try = 0, 0.0
+        self._told: tuple[str, str] | None = None
+        self._stopping = False
+        link.watch(self._data_changed)
+
+    def start(self) -> None:
+        """Begin, and go on for ever."""
+        self._stopping = False
+        self._line.start()
+
+    def stop(self) -> "Deferred[None]":
+        """End the subscriber connection; fires when it is gone."""
+        self._stopping = True
+        return self._line.stop()
+
+    def _data_changed(self, connection: Connection | None) -> None:
+        """Whatever the old data connection had asked for, Redis has forgotten with it."""
+        self._data = connection
+        self._break("data connection lost")
+
+    async def _attend(self, subscriber: Connection) -> None:
+        """Keep the mirror true through this connection, until it is gone."""
+        subscriber.heard = self._heard
+        beat: Deferred[None] | None = None
+
+        def once() -> "Deferred[None]":
+            nonlocal beat
+            beat = Deferred.fromCoroutine(self._beat_safely(subscriber))
+            return beat
+
+        beats = LoopingCall(once)
+        beats.clock = self._clock
+        beats.start(PING_S)
+        await subscriber.gone
+        beats.stop()
+        if beat is not None:
+            beat.cancel()
+        self._number = None
+        self._break("subscriber connection lost")
+
+    async def _beat_safely(self, subscriber: Connection) -> None:
+        try:
+            await self._beat(subscriber)
+        except CancelledError:
+            return
+        except Exception:
+            self._log.failure("store.invalidation_failed")
+
+    async def _beat(self, subscriber: Connection) -> None:
+        """Ask both connections whether they live; what Redis had to tell until now has arrived before the answer."""
+        asked_at, epoch, data = self._clock.seconds(), self._epoch, self._data
+        try:
+            await ask(self._clock, subscriber, ("PING",), TRUST_S)
+        except (ReplyError, GoneError, LateError):
+            subscriber.transport.abortConnection()
+            return
+        if data is None:
+            return
+        if epoch is None:
+            if asked_at >= self._next_try:
+                await self._try_to_track(subscriber, data)
+            return
+        try:
+            await ask(self._clock, data, ("PING",), TRUST_S)
+        except (ReplyError, GoneError, LateError):
+            return  # not confirmed, and so not trusted for long
+        self._mirror.confirm(epoch, asked_at)
+
+    async def _try_to_track(self, subscriber: Connection, data: Connection) -> None:
+        self._failures += 1
+        self._next_try = self._clock.seconds() + min(RETRY_SELDOM_S, PING_S * 2.0 ** min(self._failures, 20))
+        try:
+            await self._track(subscriber, data)
+        except (ReplyError, GoneError, LateError) as error:
+            self._report("distrusted", str(error)[:200])
+        except TimeoutError:
+            self._report("distrusted", "a change of our own was not told")
+        else:
+            self._failures = 0
+            self._report("trusted", "")
+
+    async def _track(self, subscriber: Connection, data: Connection) -> None:
+        """Have every change told, and see that it is. Raises `ReplyError`, `GoneError`, `LateError`, `TimeoutError`."""
+
+        async def tell(connection: Connection, *command: Argument) -> object:
+            return await ask(self._clock, connection, command, TRUST_S)
+
+        if self._number is None:
+            number = await tell(subscriber, "CLIENT", "ID")
+            try:
+                await tell(subscriber, "SUBSCRIBE", CHANNEL)
+            except LateError:
+                subscriber.transport.abortConnection()  # it may have subscribed, and then takes no CLIENT ID again
+                raise
+            self._number = number
+        # Prefixes can't be given twice, so what this connection may have asked for before has to go first.
+        await tell(data, "CLIENT", "TRACKING", "OFF")
+        redirect = ("REDIRECT", cast("int", self._number))
+        await tell(data, "CLIENT", "TRACKING", "ON", *redirect, "BCAST", *_PREFIX_WORDS)
+        began_at = self._clock.seconds()
+        # Two connections may end at two servers, or at a proxy: only a change that comes back proves the whole way.
+        returned: Deferred[None] = Deferred()
+        self._returned = returned
+        try:
+            await tell(data, "SET", self._canary, "1", "PX", CANARY_MS)
+            await returned.addTimeout(TRUST_S, self._clock)
+        finally:
+            self._returned = None
+        if self._data is not data:
+            raise GoneError("data connection lost")
+        self._epoch = self._mirror.whole(began_at)
+
+    def _heard(self, keys: object) -> None:
+        self._mirror.invalidate(keys)
+        if self._returned is not None and isinstance(keys, list) and self._canary.encode() in keys:
+            returned, self._returned = self._returned, None
+            returned.callback(None)
+
+    def _break(self, reason: str) -> None:
+        was, self._epoch = self._epoch, None
+        self._mirror.broken()
+        if was is not None:
+            self._report("distrusted", reason)
+
+    def _line_told(self, state: str, reason: str) -> None:
+        if state == "unreachable":
+            self._report("distrusted", reason)
+
+    def _report(self, state: str, reason: str) -> None:
+        """Log what changed, once."""
+        if (state, reason) != self._told and not self._stopping:
+            self._told = state, reason
+            tell = self._log.info if state == "trusted" else self._log.warn
+            tell("store.mirror", state=state, reason=reason)
