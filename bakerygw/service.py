@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 
@@ -49,6 +49,7 @@ from bakerygw.tokens.verifier import TokenVerifier
 from bakerygw.upstream.client import UpstreamClient
 from bakerygw.upstream.dial import trust_root
 from bakerygw.upstream.health import HealthChecks, HttpProbe
+from bakerygw.upstream.names import NameEndpoint, Names
 
 ADMIN_CONNECTIONS = 100
 """Enough for operators, probes and Prometheus; the files for them are kept free of clients."""
@@ -107,6 +108,7 @@ class House:
     def __init__(self, settings: Settings, reactor: Any, logs: LogSystem, lifecycle: LifecycleView, token: str) -> None:
         self._reactor, self.logs = reactor, logs
         self._assets = load_swagger_ui()
+        self._names = Names(reactor)
         self.metrics = Metrics(
             CollectorRegistry(),
             version=__version__,
@@ -202,9 +204,10 @@ class House:
             idle_timeout_s=settings.upstream_idle_timeout,
             keepalive_s=settings.upstream_keepalive_seconds,
             ca_file=settings.upstream_ca_file,
+            names=self._names,
         )
         urls = [url for service_urls in settings.services.values() for url in service_urls]
-        probe = HttpProbe(reactor, urls, ca_file=settings.upstream_ca_file)
+        probe = HttpProbe(reactor, urls, ca_file=settings.upstream_ca_file, names=self._names)
         health = HealthChecks(
             probe,
             settings.services,
@@ -330,7 +333,8 @@ def _service_names(settings: Settings) -> list[str]:
 
 def _redis_endpoint(settings: Settings, reactor: Any) -> IStreamClientEndpoint:
     host = settings.redis_host or ""
-    endpoint = HostnameEndpoint(reactor, host, settings.redis_port, timeout=2)
+    # Names of its own: hanging names of services must not make it wait for its turn.
+    endpoint = NameEndpoint(reactor, Names(reactor), host, settings.redis_port, timeout_s=2)
     if not settings.redis_tls:
         return endpoint
     options = optionsForClientTLS(host, trustRoot=trust_root(settings.redis_ca_file))
