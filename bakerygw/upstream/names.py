@@ -10,7 +10,7 @@ from typing import Any, Final
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import (
     IAddress,
@@ -153,8 +153,16 @@ class NameEndpoint:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        known = _Known(self._reactor, await self._names.look_up(self._host))
-        return await HostnameEndpoint(known, self._host, self._port, timeout=self._timeout_s).connect(factory)
+        addresses = await self._names.look_up(self._host)
+        way: IStreamClientEndpoint
+        if len(addresses) == 1:
+            # HostnameEndpoint would wait 0.3 s for another address before it tells that the only one refused.
+            kind = TCP6ClientEndpoint if isinstance(addresses[0], IPv6Address) else TCP4ClientEndpoint
+            way = kind(self._reactor, addresses[0].host, self._port, timeout=self._timeout_s)
+        else:
+            known = _Known(self._reactor, addresses)
+            way = HostnameEndpoint(known, self._host, self._port, timeout=self._timeout_s)
+        return await way.connect(factory)
 
 
 @implementer(IResolutionReceiver)

@@ -319,6 +319,15 @@ def test_a_tls_connection_does_too() -> None:
     assert house.net.attempts == ["10.0.0.1:443"]
 
 
+def test_the_only_address_refusing_is_told_at_once() -> None:
+    house = House()
+    house.knows(SIX)
+    answer = house.request(house.pool())
+    house.net.fail(ConnectionRefusedError())
+    assert house.net.attempts == ["fd00::1:8000"]
+    assert failure_of(answer, UpstreamFailed).error == "connection_refused"  # type: ignore[attr-defined]
+
+
 def test_the_next_address_is_tried_when_the_first_refuses_or_is_slow() -> None:
     house = House()
     answer = house.request(house.pool())
