@@ -41,6 +41,7 @@ from bakerygw.tokens.keys import PemKey, load_public_key
 from bakerygw.tokens.verifier import TokenVerifier
 from bakerygw.upstream.client import UpstreamClient
 from bakerygw.upstream.health import HealthChecks, HttpProbe
+from bakerygw.upstream.names import Names
 
 ADMIN_CONNECTIONS = 100
 """Enough for operators, probes and Prometheus; the files for them are kept free of clients."""
@@ -87,6 +88,7 @@ class House:
     def __init__(self, settings: Settings, reactor: Any, logs: LogSystem, lifecycle: LifecycleView, token: str) -> None:
         self._reactor, self.logs = reactor, logs
         self._assets = load_swagger_ui()
+        self._names = Names(reactor)
         self.metrics = Metrics(
             CollectorRegistry(),
             version=__version__,
@@ -183,9 +185,10 @@ class House:
             idle_timeout_s=settings.upstream_idle_timeout,
             keepalive_s=settings.upstream_keepalive_seconds,
             ca_file=settings.upstream_ca_file,
+            names=self._names,
         )
         urls = [url for service_urls in settings.services.values() for url in service_urls]
-        probe = HttpProbe(reactor, urls, ca_file=settings.upstream_ca_file)
+        probe = HttpProbe(reactor, urls, ca_file=settings.upstream_ca_file, names=self._names)
         health = HealthChecks(
             probe,
             settings.services,

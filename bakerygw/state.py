@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 
@@ -20,6 +20,7 @@ from bakerygw.stores.redis import RedisStore
 from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.resilient import ResilientAdmission
 from bakerygw.upstream.dial import trust_root
+from bakerygw.upstream.names import NameEndpoint, Names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +107,8 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
 
 def _redis_endpoint(settings: Settings, reactor: Any) -> IStreamClientEndpoint:
     host = settings.redis_host or ""
-    endpoint = HostnameEndpoint(reactor, host, settings.redis_port, timeout=2)
+    # Names of its own: hanging names of services must not make it wait for its turn.
+    endpoint = NameEndpoint(reactor, Names(reactor), host, settings.redis_port, timeout_s=2)
     if not settings.redis_tls:
         return endpoint
     options = optionsForClientTLS(host, trustRoot=trust_root(settings.redis_ca_file))

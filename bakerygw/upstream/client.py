@@ -10,6 +10,7 @@ from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
 from bakerygw.upstream.connection import Unanswered
 from bakerygw.upstream.deadline import Deadlines
 from bakerygw.upstream.dial import ConnectFailed, trust_root
+from bakerygw.upstream.names import Names
 from bakerygw.upstream.pool import Pool, TurnedAway
 from bakerygw.upstream.targets import Target, Targets
 
@@ -52,19 +53,25 @@ class UpstreamClient:
         idle_timeout_s: float,
         keepalive_s: float,
         ca_file: str | None = None,
+        names: Names | None = None,
         random: Random | None = None,
     ) -> None:
         """`services`: base URLs by service name. Opens nothing. Raises `ValueError` for a URL that is none,
-        `OSError` for a CA file that can't be read. `random` chooses among a service's URLs."""
+        `OSError` for a CA file that can't be read. `names`: where look-ups are
+        shared with others. `random` chooses among a service's URLs."""
         deadlines = Deadlines(connect_s=connect_timeout_s, first_byte_s=first_byte_timeout_s, idle_s=idle_timeout_s)
         secure = any(url.startswith("https:") for urls in services.values() for url in urls)
         trust = trust_root(ca_file) if secure else None
+        names = names or Names(reactor)
         chance = random or Random()  # noqa: S311  # balances load, guards nothing
         self._clock = reactor
         self._services: dict[str, Targets] = {}
         for name, urls in services.items():
             if urls:
-                pools = [Pool(reactor, url, deadlines=deadlines, keepalive_s=keepalive_s, trust=trust) for url in urls]
+                pools = [
+                    Pool(reactor, url, deadlines=deadlines, keepalive_s=keepalive_s, trust=trust, names=names)
+                    for url in urls
+                ]
                 self._services[name] = Targets(name, pools, clock=reactor, random=chance)
         self._authorities = frozenset(
             target.pool.authority for targets in self._services.values() for target in targets.all

@@ -9,7 +9,7 @@ from service_identity import VerificationError
 from twisted.internet.abstract import isIPAddress
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 
 from bakerygw.ports import UpstreamFailed
 from bakerygw.upstream.connection import UpstreamConnection
+from bakerygw.upstream.names import LookUpLate, NameEndpoint, Names
 
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -33,6 +34,7 @@ _ERROR_TYPES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (DeferredTimeoutError, "connection_timeout"),
     (ConnectTimeoutError, "connection_timeout"),
     (TwistedConnectionRefusedError, "connection_refused"),
+    (LookUpLate, "dns_timeout"),
     (DNSLookupError, "dns_error"),
     (NoRouteError, "destination_ip_unroutable"),
     (VerificationError, "tls_certificate_error"),
@@ -51,10 +53,10 @@ class ConnectFailed(UpstreamFailed):
 class Dialler:
     """Opens connections to one URL."""
 
-    def __init__(self, reactor: Any, url: str, *, timeout_s: float, trust: Any) -> None:
+    def __init__(self, reactor: Any, url: str, *, timeout_s: float, trust: Any, names: Names) -> None:
         """`trust`: as `trust_root` gives it, `None` for the system's. Raises `ValueError` for a URL with more to it
         than scheme, host and port."""
-        self.authority, self._endpoint, self._secure = _way(reactor, url, timeout_s, trust)
+        self.authority, self._endpoint, self._secure = _way(reactor, url, timeout_s, trust, names)
         self._clock: IReactorTime = reactor
         self._timeout_s = timeout_s
 
@@ -103,7 +105,7 @@ def trust_root(ca_file: str | None) -> Any:
     return trustRootFromCertificates([Certificate.loadPEM(begin + part) for part in parts])
 
 
-def _way(reactor: Any, url: str, timeout_s: float, trust: Any) -> tuple[str, IStreamClientEndpoint, bool]:
+def _way(reactor: Any, url: str, timeout_s: float, trust: Any, names: Names) -> tuple[str, IStreamClientEndpoint, bool]:
     """Authority, way there, and whether it is TLS."""
     parts = urlsplit(url)
     if (
@@ -117,14 +119,13 @@ def _way(reactor: Any, url: str, timeout_s: float, trust: Any) -> tuple[str, ISt
         raise ValueError(f"not the base URL of a service: {url!r}")
     secure = parts.scheme == "https"
     host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
-    # Addresses skip HostnameEndpoint, which would ask the resolver's threads for them too.
     plain: IStreamClientEndpoint
     if ":" in host:
         plain = TCP6ClientEndpoint(reactor, host, port, timeout=timeout_s)
     elif isIPAddress(host):
         plain = TCP4ClientEndpoint(reactor, host, port, timeout=timeout_s)
     else:
-        plain = HostnameEndpoint(reactor, host, port, timeout=timeout_s)
+        plain = NameEndpoint(reactor, names, host, port, timeout_s=timeout_s)
     if not secure:
         return parts.netloc, plain, False
     options = optionsForClientTLS(host, trustRoot=trust or platformTrust(), acceptableProtocols=[b"http/1.1"])

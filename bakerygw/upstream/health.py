@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from bakerygw.ports import ServiceHealth, UpstreamFailed, UpstreamRequest
 from bakerygw.upstream.deadline import Deadlines
 from bakerygw.upstream.dial import trust_root
+from bakerygw.upstream.names import Names
 from bakerygw.upstream.pool import Pool
 
 PROBE_TIMEOUT_S: Final = 2.0
@@ -47,14 +48,24 @@ class HttpProbe:
     """
 
     def __init__(
-        self, reactor: Any, urls: Sequence[str], *, ca_file: str | None = None, timeout_s: float = PROBE_TIMEOUT_S
+        self,
+        reactor: Any,
+        urls: Sequence[str],
+        *,
+        ca_file: str | None = None,
+        names: Names | None = None,
+        timeout_s: float = PROBE_TIMEOUT_S,
     ) -> None:
-        """`urls`: all that will be asked for. `timeout_s` covers everything from connecting to the response's head."""
+        """`urls`: all that will be asked for. `names`: where look-ups are shared with others. `timeout_s` covers
+        everything from connecting to the response's head."""
         self._clock: IReactorTime = reactor
         self._timeout_s = timeout_s
         trust = trust_root(ca_file) if any(url.startswith("https:") for url in urls) else None
         deadlines = Deadlines(connect_s=timeout_s, first_byte_s=timeout_s, idle_s=timeout_s)
-        self._pools = {url: Pool(reactor, url, deadlines=deadlines, keepalive_s=0, trust=trust) for url in urls}
+        names = names or Names(reactor)
+        self._pools = {
+            url: Pool(reactor, url, deadlines=deadlines, keepalive_s=0, trust=trust, names=names) for url in urls
+        }
 
     async def __call__(self, url: str) -> None:
         """Ask once. Raises `ProbeFailed`."""

@@ -11,6 +11,7 @@ from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
 from bakerygw.upstream.connection import UpstreamConnection
 from bakerygw.upstream.deadline import Deadlines
 from bakerygw.upstream.dial import Dialler
+from bakerygw.upstream.names import Names
 
 MAX_IDLE: Final = 100
 """Idle connections kept."""
@@ -37,6 +38,7 @@ class Pool:
         deadlines: Deadlines,
         keepalive_s: float,
         trust: Any = None,
+        names: Names | None = None,
         max_connections: int = MAX_CONNECTIONS,
         max_queued: int = MAX_QUEUED,
         max_idle: int = MAX_IDLE,
@@ -45,10 +47,10 @@ class Pool:
         """`url` is `http[s]://host[:port]` without a path. `trust`: as `trust_root` gives it, `None` for the system's.
 
         `reactor` gives TCP and time (`IReactorTCP`, `IReactorTime`, `IReactorPluggableNameResolver` for names).
-        Raises `ValueError` for any other URL.
+        `names`: where look-ups are shared, `None` for some of its own. Raises `ValueError` for any other URL.
         """
         self.url = url
-        self._dialler = Dialler(reactor, url, timeout_s=deadlines.connect_s, trust=trust)
+        self._dialler = Dialler(reactor, url, timeout_s=deadlines.connect_s, trust=trust, names=names or Names(reactor))
         self.authority = self._dialler.authority
         self._clock: IReactorTime = reactor
         self._deadlines, self._keepalive_s = deadlines, keepalive_s

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,15 +44,26 @@ def free_ports(count: int) -> list[int]:
 
 
 def clean_environment(settings: Environment, home: Path) -> dict[str, str]:
-    """A process environment with nothing of the caller's but where programs are; a setting of `None` is left out."""
+    """A process environment with nothing of the caller's but where programs are; a setting of `None` is left out.
+
+    A `PYTHONPATH` among the settings comes before the checkout's own.
+    """
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
     base = {"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        distribution("bakerygw")
-    except PackageNotFoundError:
-        base["PYTHONPATH"] = str(REPOSITORY)  # a bare checkout
     given = {name: value for name, value in settings.items() if value is not None}
+    paths = [*filter(None, [given.pop("PYTHONPATH", None)]), *([] if is_installed() else [str(REPOSITORY)])]
+    if paths:
+        base["PYTHONPATH"] = os.pathsep.join(paths)
     return {**kept, **base, **given}
+
+
+def is_installed(places: Sequence[str] | None = None, checkout: Path = REPOSITORY) -> bool:
+    """Whether a gateway started elsewhere finds the package in one of these places, by default where this process does.
+
+    What lies in the checkout itself does not count: a build leaves a `bakerygw.egg-info` there.
+    """
+    outside = [place for place in (sys.path if places is None else places) if Path(place).resolve() != checkout]
+    return any(distributions(name="bakerygw", path=outside))
 
 
 def twistd_command(args: Sequence[str], *, demo: bool = False, config: Path | None = None) -> list[str]:

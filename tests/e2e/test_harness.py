@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Answer, Gateway, RecordingUpstream, answer, raw_request
+from tests.e2e.harness import Answer, Gateway, RecordingUpstream, answer, clean_environment, is_installed, raw_request
 from tests.e2e.wire import answer_end, body_end, chunked_end, unchunked
 
 GET = b"GET /a?b=%2F HTTP/1.1\r\nHost: x\r\nX-One: 1\r\nX-One:  2 \r\n\r\n"
@@ -294,6 +294,25 @@ class TestGateway:
 
         assert "'ADMIN_TOKEN'" in gateway.output
         assert "REDIS_HOST" not in gateway.output
+
+    def test_a_path_for_modules_is_added_to_what_the_gateway_needs(self, tmp_path: Path) -> None:
+        needed = clean_environment({}, tmp_path).get("PYTHONPATH")
+
+        given = clean_environment({"PYTHONPATH": "/mine"}, tmp_path)["PYTHONPATH"]
+
+        assert given.split(":") == ["/mine", *([needed] if needed else [])]
+
+    def test_only_what_lies_outside_the_checkout_makes_the_package_installed(self, tmp_path: Path) -> None:
+        checkout, site = tmp_path / "checkout", tmp_path / "site-packages"
+        places = [str(checkout), str(site)]
+        for folder in (checkout / "bakerygw.egg-info", site):
+            folder.mkdir(parents=True)
+        (checkout / "bakerygw.egg-info" / "PKG-INFO").write_text("Name: bakerygw\nVersion: 1\n", encoding="utf-8")
+        assert not is_installed(places, checkout)
+
+        (site / "bakerygw-1.dist-info").mkdir()
+
+        assert is_installed(places, checkout)
 
 
 def test_twistd_stands_beside_the_interpreter() -> None:
