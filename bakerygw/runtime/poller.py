@@ -258,3 +258,10 @@ class TurnPoller:
     def _late(self) -> None:
         self._scheduled = False
         self._end_turn()
+
+
+def soon_of(reactor: Any) -> Callable[[Callable[[], object]], object]:
+    """The reactor's way to call something at the end of this turn, or else at the beginning of the next."""
+    if isinstance(reactor, TurnPoller):
+        return reactor.soon
+    return lambda call: reactor.callLater(0, call)

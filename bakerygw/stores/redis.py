@@ -14,6 +14,7 @@ from bakerygw.core.flags import changed_at_text, parse_flags, read_only_json
 from bakerygw.core.limits import Level, level_of
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, AdmissionState, StoreUnavailable
+from bakerygw.runtime.poller import soon_of
 from bakerygw.runtime.task import Pending, Task
 from bakerygw.stores.mirror import FLAG_NAMES, REVOKED_PREFIX, TENANT_PREFIX, Found, Known, Mirror, Read
 from bakerygw.stores.redis_link import RedisLink
@@ -39,6 +40,7 @@ class RedisStore:
     def __init__(self, link: RedisLink, mirror: Mirror, reactor: IReactorTime, now: Callable[[], float]) -> None:
         """`mirror` answers what it can and is given whatever is read; `now` is Unix seconds."""
         self._link, self._mirror, self._reactor, self._now = link, mirror, reactor, now
+        self._soon = soon_of(reactor)
         self._script = Script.of(files("bakerygw.stores").joinpath("admission.lua").read_bytes())
         self._waiting: list[_Waiter] = []
 
@@ -97,7 +99,7 @@ class RedisStore:
     def _queued(self, ask: AdmissionAsk, known: Known | None) -> Pending[AdmissionState]:
         answer: Pending[AdmissionState] = Pending()
         if not self._waiting:
-            self._reactor.callLater(0, self._flush)
+            self._soon(self._flush)
         self._waiting.append((ask, known, answer))
         return answer
 
