@@ -88,7 +88,9 @@ class EdgeChannel(Protocol):
             if len(self._unfed) > READ_AHEAD_BYTES:
                 self.pause_reading()
             return
+        self._advancing = True  # a reply that ends within the parser's callbacks must not feed the parser again
         self._parse()
+        self._advancing = False
         self._advance()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -131,12 +133,13 @@ class EdgeChannel(Protocol):
     # from the framer (Listener)
 
     def head_began(self) -> None:
-        """The time for a head runs from its first byte."""
-        self._deadline = self._site.clock.seconds() + self._limits.head_s
+        """The time for a head runs from its first byte; what stands behind a last reply has none of its own."""
+        if not self._closing:
+            self._deadline = self._site.clock.seconds() + self._limits.head_s
 
     def request_began(self, head: RequestHead, framing: Framing) -> RequestBody:
         """A new exchange, in line behind those before it."""
-        self._deadline = None
+        self._deadline = self._deadline if self._closing else None
         exchange = Exchange(self, head, RequestBody(self, head.length), framing)
         self._receiving = exchange
         self._queue.append(exchange)

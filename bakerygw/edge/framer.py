@@ -91,7 +91,7 @@ class Framer:
         """Requests begun on this connection."""
 
     def feed(self, data: bytes) -> None:
-        """The next bytes from the client. Raises `Refused`, after which nothing more may be fed."""
+        """The next bytes from the client, never from within a callback. Raises `Refused`; no more may be fed then."""
         begun, body = self._begun, self._body
         received = 0 if body is None else body.received
         in_head_before = self.in_head
@@ -117,7 +117,9 @@ class Framer:
             self._stay_http()
             return data[upgrade.args[0] :]
         except HttpParserCallbackError:
-            raise self._refusal or refuse("bad-request", "Malformed request.", reason="parser", close=True) from None
+            if self._refusal is None:
+                raise  # a fault of ours within a callback: not the client's, so it is logged, not answered
+            raise self._refusal from None
         except HttpParserError as error:
             if self.last_read and self._body is None and not self.in_head:
                 return b""

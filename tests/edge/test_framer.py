@@ -6,6 +6,7 @@ import pytest
 from edge_fakes import HOST, OK, Client, Sink, give, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from httptools import HttpParserCallbackError
 
 from bakerygw.core.heads import TrustedProxies
 from bakerygw.core.http import RequestHead
@@ -250,6 +251,20 @@ class Heard:
 
     def request_complete(self) -> None:
         self.complete += 1
+
+
+class Broken(Heard):
+    """A listener with a defect."""
+
+    def request_complete(self) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_defect_of_whoever_listens_is_not_told_as_the_clients():
+    framer = Framer(Broken(), ChannelLimits(), TrustedProxies(()), peer="192.0.2.1", tls=False)
+    with pytest.raises(HttpParserCallbackError) as raised:
+        framer.feed(request())
+    assert isinstance(raised.value.__context__, ZeroDivisionError)
 
 
 @pytest.mark.parametrize("offer", [(), (b"Upgrade: h2c",)])
