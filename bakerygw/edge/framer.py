@@ -15,6 +15,7 @@ from httptools.parser.errors import (
     HttpParserInvalidMethodError,
     HttpParserUpgrade,
 )
+from twisted.logger import Logger
 
 from bakerygw.core.heads import TrustedProxies, bad_method, read_head
 from bakerygw.core.http import RequestHead
@@ -71,6 +72,8 @@ class Listener(Protocol):
 class Framer:
     """One connection's parser. `feed` raises `Refused` where the bytes stop making sense."""
 
+    _log = Logger()
+
     def __init__(
         self, listener: Listener, limits: ChannelLimits, proxies: TrustedProxies, *, peer: str, tls: bool
     ) -> None:
@@ -117,9 +120,7 @@ class Framer:
             self._stay_http()
             return data[upgrade.args[0] :]
         except HttpParserCallbackError:
-            if self._refusal is None:
-                raise  # a fault of ours within a callback: not the client's, so it is logged, not answered
-            raise self._refusal from None
+            raise self._refusal or self._defect() from None
         except HttpParserError as error:
             if self.last_read and self._body is None and not self.in_head:
                 return b""
@@ -233,6 +234,11 @@ class Framer:
             return  # the body is still to come, see `_stay_http`
         self._body = None
         self._listener.request_complete()
+
+    def _defect(self) -> Refused:
+        """What whoever listens to the parser raised and should not have: a fault of ours, not of the client's."""
+        self._log.failure("parsing.crashed")
+        return refuse("internal-error", "An error of the gateway's own; it has been logged.", close=True)
 
     def _leave(self, refusal: Refused) -> None:
         """Out of the parser, from inside one of its callbacks."""

@@ -6,10 +6,10 @@ import pytest
 from edge_fakes import HOST, OK, Client, Sink, give, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from httptools import HttpParserCallbackError
 
 from bakerygw.core.heads import TrustedProxies
 from bakerygw.core.http import RequestHead
+from bakerygw.core.problem import Refused
 from bakerygw.edge.body import RequestBody
 from bakerygw.edge.framer import ChannelLimits, Framer, Framing
 
@@ -260,11 +260,12 @@ class Broken(Heard):
         raise ZeroDivisionError
 
 
-def test_a_defect_of_whoever_listens_is_not_told_as_the_clients():
+def test_a_defect_of_whoever_listens_is_logged_and_not_told_as_the_clients(logged_failures):
     framer = Framer(Broken(), ChannelLimits(), TrustedProxies(()), peer="192.0.2.1", tls=False)
-    with pytest.raises(HttpParserCallbackError) as raised:
+    with pytest.raises(Refused) as refused:
         framer.feed(request())
-    assert isinstance(raised.value.__context__, ZeroDivisionError)
+    assert (refused.value.problem.code, refused.value.problem.close) == ("internal-error", True)
+    assert isinstance(logged_failures.pop().value.__context__, ZeroDivisionError)
 
 
 @pytest.mark.parametrize("offer", [(), (b"Upgrade: h2c",)])
