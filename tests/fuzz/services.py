@@ -1,0 +1,179 @@
+"""Services of a fuzzed gateway: they read what comes as the reference does, and answer soundly or as rogues."""
+
+import contextlib
+import hashlib
+import select
+import socket
+import struct
+import threading
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from random import Random
+from typing import Self
+
+from tests.fuzz.answers import AnswerStream, answer_stream
+from tests.fuzz.reference import ReadRequest, read_requests
+
+FENCE = b"/fence"
+FENCED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nfenced"
+SILENT_S = 2.0
+"""How long a service that never answers waits for the gateway to leave: longer than the gateway's patience."""
+
+
+def tag(target: bytes) -> bytes:
+    """Stands in the answer to a request with this target, and in no other."""
+    return hashlib.sha256(target).hexdigest()[:16].encode()
+
+
+@dataclass(kw_only=True)
+class Record:
+    """What clients have sent, what arrived of it, and what was answered. `faults` holds every broken promise."""
+
+    meant: set[tuple[bytes, bytes, bytes]] = field(default_factory=set)
+    """Whole requests in the clients' streams, by the reference."""
+    begun: dict[bytes, list[ReadRequest]] = field(default_factory=lambda: defaultdict(list))
+    """By target, all whose head was whole."""
+    arrived: Counter[tuple[bytes, bytes, bytes]] = field(default_factory=Counter)
+    sent: dict[bytes, list[AnswerStream]] = field(default_factory=lambda: defaultdict(list))
+    """By tag."""
+    faults: list[str] = field(default_factory=list)
+
+    def announce(self, requests: tuple[ReadRequest, ...]) -> None:
+        """These are in a stream that is about to be sent."""
+        for request in requests:
+            self.begun[request.target].append(request)
+            if request.complete:
+                self.meant.add(request.identity)
+
+    def whole(self, request: ReadRequest, authority: bytes) -> None:
+        """A service has got this."""
+        self._head(request, authority)
+        if request.identity not in self.meant:
+            self.faults.append(f"a request that no client sent as a whole: {request}")
+        self.arrived[request.identity] += 1
+        if self.arrived[request.identity] > 2 * sum(
+            each.identity == request.identity for each in self.begun[request.target]
+        ):
+            self.faults.append(f"more often than once and once again: {request}")
+
+    def cut(self, request: ReadRequest, authority: bytes) -> None:
+        """A service has got the beginning of this, and no more came."""
+        self._head(request, authority)
+        if not any(
+            each.method == request.method and each.body.startswith(request.body) for each in self.begun[request.target]
+        ):
+            self.faults.append(f"the beginning of a request that no client sent: {request}")
+
+    def _head(self, request: ReadRequest, authority: bytes) -> None:
+        fields = [(name.lower(), value) for name, value in request.fields]
+        if [value for name, value in fields if name == b"host"] != [authority]:
+            self.faults.append(f"another Host: {request}")
+        if len([name for name, _ in fields if name == b"x-user-id"]) != 1 or (b"x-user-id", b"admin") in fields:
+            self.faults.append(f"another user: {request}")
+
+
+class Services:
+    """So many services on loopback ports, told apart by number. As a context manager they stop at the end."""
+
+    def __init__(self, count: int, record: Record, *, seed: int, rogue: bool) -> None:
+        self._record, self._seed, self._rogue = record, seed, rogue
+        self._listeners = [socket.create_server(("127.0.0.1", 0), backlog=256) for _ in range(count)]
+        self.urls = [f"http://127.0.0.1:{each.getsockname()[1]}" for each in self._listeners]
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _accept(self) -> None:
+        with contextlib.ExitStack() as held:
+            for each in self._listeners:
+                held.enter_context(each)
+            while not self._stopped.is_set():
+                for ready in select.select(self._listeners, [], [], 0.1)[0]:
+                    sock, _ = ready.accept()
+                    thread = threading.Thread(target=self._connection, args=(sock,), daemon=True)
+                    thread.start()
+                    self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+
+    def _connection(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(0.5)
+        authority = b"127.0.0.1:%d" % sock.getsockname()[1]
+        with sock, contextlib.suppress(OSError):
+            while not self._stopped.is_set() and self._exchange(sock, authority):
+                pass
+
+    def _exchange(self, sock: socket.socket, authority: bytes) -> bool:
+        """One request and its answer; whether the connection goes on."""
+        received, answered = b"", None
+        while True:
+            reading = read_requests(received)
+            if reading.end == "fault" or len(reading.requests) > 1:
+                self._record.faults.append(f"the gateway sent what is no request: {received!r}")
+                return False
+            begun = reading.begun
+            if begun and answered is None and (begun[0].complete or self._chance(begun[0], "early").random() < 0.05):
+                if begun[0].target == b"/health":
+                    sock.sendall(FENCED)
+                    return True
+                if begun[0].complete and not begun[0].target.endswith(FENCE):
+                    self._record.whole(begun[0], authority)
+                answered = self._answer(sock, begun[0])
+                if not answered:
+                    return False
+            if reading.requests:
+                return True
+            data = self._read(sock)
+            if not data:
+                if reading.partial is not None:
+                    self._record.cut(reading.partial, authority)
+                return False
+            received += data
+
+    def _read(self, sock: socket.socket) -> bytes:
+        while not self._stopped.is_set():
+            try:
+                return sock.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError:
+                return b""
+        return b""
+
+    def _chance(self, request: ReadRequest, what: str) -> Random:
+        return Random(f"{self._seed}:{what}:{request.target!r}")
+
+    def _answer(self, sock: socket.socket, request: ReadRequest) -> bool:
+        """Whether the connection goes on."""
+        if request.target.endswith(FENCE):
+            sock.sendall(FENCED)
+            return True
+        random, own = self._chance(request, "answer"), tag(request.target)
+        if not self._rogue:
+            told = b"HTTP/1.1 200 OK\r\nX-Tag: %b\r\n" % own
+            told += b"\r\n" if request.method == b"HEAD" else b"Content-Length: 16\r\n\r\n" + own
+            self._record.sent[own].append(
+                AnswerStream(data=told, pieces=(told,), sound=True, closes=False, resets=False)
+            )
+            sock.sendall(told)
+            return True
+        if random.random() < 0.02:
+            time.sleep(SILENT_S)
+            return False
+        stream = answer_stream(random, to_head=request.method == b"HEAD", fields=(b"X-Tag: " + own,))
+        self._record.sent[own].append(stream)
+        for piece in stream.pieces:
+            sock.sendall(piece)
+            if len(stream.pieces) < 20 and random.random() < 0.3:
+                time.sleep(random.choice((0.0005, 0.003, 0.02)))
+        if stream.closes and stream.resets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return not stream.closes
