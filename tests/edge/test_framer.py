@@ -25,9 +25,15 @@ def one_by_one(data: bytes) -> list[bytes]:
     return [data[at : at + 1] for at in range(len(data))]
 
 
+def cuts(data: bytes) -> list[list[bytes]]:
+    """`data` whole, byte by byte, and in two pieces, cut at every place (long data: at one in 97)."""
+    step = 1 if len(data) < 1000 else 97
+    return [[data], one_by_one(data), *([data[:at], data[at:]] for at in range(1, len(data), step))]
+
+
 def refused(data: bytes, status: int, code: str) -> None:
     """However it is cut up, `data` gets this one answer, and the connection is over."""
-    for pieces in ([data + SMUGGLED], one_by_one(data + SMUGGLED)):
+    for pieces in cuts(data + SMUGGLED):
         client = Client()
         client.send(*pieces)
         answer = client.only()
@@ -167,7 +173,7 @@ MALFORMED_CHUNKS = {
 @pytest.mark.parametrize("chunks", MALFORMED_CHUNKS.values(), ids=MALFORMED_CHUNKS)
 def test_a_malformed_chunk_cuts_the_body_and_ends_the_connection(chunks, last):
     data = head(CHUNKED, *[b"Connection: close"] * last) + chunks + SMUGGLED
-    for pieces in ([data], one_by_one(data)):
+    for pieces in cuts(data):
         sink = Sink()
         client = Client()
         client.app.respond = lambda exchange, sink=sink: exchange.body.start(sink)
@@ -204,7 +210,7 @@ def test_framing_that_outweighs_the_body_ends_it(chunks):
 def body_of(data: bytes) -> tuple[bytes, Client]:
     """The body, cut up in both ways, of the one request in `data`."""
     bodies = set()
-    for pieces in ([data], one_by_one(data)):
+    for pieces in cuts(data):
         sink = Sink()
         client = Client()
         client.app.respond = lambda exchange, sink=sink: exchange.body.start(sink)
