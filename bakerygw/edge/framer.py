@@ -69,6 +69,10 @@ class Listener(Protocol):
         """The last byte of the body has been pushed, but `finish` not been called."""
 
 
+class _Left(Exception):
+    """A callback has had enough; `_refusal` says of what."""
+
+
 class Framer:
     """One connection's parser. `feed` raises `Refused` where the bytes stop making sense."""
 
@@ -78,7 +82,9 @@ class Framer:
         self, listener: Listener, limits: ChannelLimits, proxies: TrustedProxies, *, peer: str, tls: bool
     ) -> None:
         self._listener, self._limits, self._proxies = listener, limits, proxies
-        self._peer, self._tls = peer, tls
+        self._peer = peer
+        self.tls = tls
+        """The client speaks TLS to us."""
         self._parser = HttpRequestParser(self)
         self._refusal: Refused | None = None
         self._priming = False
@@ -112,6 +118,15 @@ class Framer:
             if self._overhead_bytes > FREE_OVERHEAD_BYTES + body.received:
                 raise refuse("bad-request", "The body is mostly framing.", reason="chunk-overhead", close=True)
 
+    def close(self) -> None:
+        """Nothing more is fed: let go of all that it holds.
+
+        So a lost connection goes with all that it still holds at once, and not when the collector of cycles comes,
+        which counts objects and not their bytes.
+        """
+        self._body = self._refusal = None
+        del self._parser, self._listener
+
     def _parse(self, data: bytes) -> bytes:
         """Let llhttp have `data`; returns what another parser is to have."""
         try:
@@ -120,7 +135,7 @@ class Framer:
             self._stay_http()
             return data[upgrade.args[0] :]
         except HttpParserCallbackError:
-            raise self._refusal or self._defect() from None
+            self._refusal = self._refusal or self._defect()
         except HttpParserError as error:
             if self.last_read and self._body is None and not self.in_head:
                 return b""
@@ -128,6 +143,8 @@ class Framer:
                 raise bad_method(data.lstrip(b"\r\n")) from None
             detail = "The request is not well-formed HTTP/1.1; nothing of it was processed."
             raise refuse("bad-request", detail, reason=str(error)[:80], close=True) from None
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)  # whose frames hold it, and the connection, in a cycle
         return b""
 
     def _stay_http(self) -> None:
@@ -199,7 +216,7 @@ class Framer:
                 headers=tuple(self._headers),
                 version=version,
                 peer=self._peer,
-                tls=self._tls,
+                tls=self.tls,
                 proxies=self._proxies,
             )
             framing = Framing(
@@ -243,7 +260,7 @@ class Framer:
     def _leave(self, refusal: Refused) -> None:
         """Out of the parser, from inside one of its callbacks."""
         self._refusal = refusal
-        raise refusal
+        raise _Left
 
     def _head_too_large(self) -> Refused:
         limits = self._limits

@@ -43,7 +43,7 @@ def test_a_gateway_neither_misreads_nor_hangs_nor_leaks_nor_stumbles(issuer: Iss
         found = run.run(SECONDS * 2 / 3 - WARM_UP_S)
 
         print(f"{found.cases} cases; answers: {dict(found.statuses)}")
-        assert found.faults == []
+        assert not found.faults, "\n\n".join(found.faults)
         assert {200, 400, 413, 502} <= found.statuses.keys()
         run.settle()
         assert run.open_files() <= files

@@ -9,6 +9,7 @@ from bakerygw.core.http import Reply
 from bakerygw.core.problem import Problem, problem_reply
 from bakerygw.edge.body import MAX_UNREAD_BYTES, collect, too_large
 from bakerygw.edge.channel import PIECE_BYTES, READ_AHEAD_BYTES, SERVED_A_TURN
+from tests.collector import goes_by_itself
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 EXPECTING = request(b"POST", b"/", b"Expect: 100-continue", b"Content-Length: 5")
@@ -545,3 +546,36 @@ def test_lingering_ends_in_time_though_a_request_stands_behind_the_refused_body(
     client.wait(3)
     assert client.wire.closed
     assert client.app.targets == [b"/a"]
+
+
+# what is left of a lost connection
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HT",
+        request(),
+        request() * 100,
+        request(b"POST", b"/", b"Content-Length: 5") + b"he",
+        request(b"POST", b"/", b"Connection: upgrade", b"Upgrade: x", body=b"hello"),
+        b"nonsense\r\n",
+        request(b"GET", b"/", b"Content-Length: x"),
+        request(b"GET", b"/", b"Host: another"),
+        request(b"GET", b"/" + b"a" * 9000),
+        request(b"POST", b"/", b"Transfer-Encoding: chunked") + b"1;" + b"x" * 90_000,
+    ],
+)
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_lost_connection_goes_with_all_it_holds_and_waits_for_no_collector(sent, answered):
+    def lost():
+        app = App(lambda _: OK if answered else None)
+        client = Client(app).send(sent)
+        client.leave()
+        client.turns(1)
+        app.exchanges.clear()
+        app.refusals.clear()
+        return client.channel
+
+    assert goes_by_itself(lost)

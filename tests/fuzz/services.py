@@ -13,7 +13,7 @@ from random import Random
 from typing import Self
 
 from tests.fuzz.answers import AnswerStream, answer_stream
-from tests.fuzz.reference import ReadRequest, read_requests
+from tests.fuzz.reference import Fault, Incomplete, ReadRequest, read_answer, read_requests
 
 FENCE = b"/fence"
 FENCED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nfenced"
@@ -170,10 +170,28 @@ class Services:
             return False
         stream = answer_stream(random, to_head=request.method == b"HEAD", fields=(b"X-Tag: " + own,))
         self._record.sent[own].append(stream)
-        for piece in stream.pieces:
+        for piece in _surplus_at_once(stream, to_head=request.method == b"HEAD"):
             sock.sendall(piece)
             if len(stream.pieces) < 20 and random.random() < 0.3:
                 time.sleep(random.choice((0.0005, 0.003, 0.02)))
         if stream.closes and stream.resets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return not stream.closes
+
+
+def _surplus_at_once(stream: AnswerStream, *, to_head: bool) -> list[bytes]:
+    """The pieces; what stands behind the answer comes together with its end.
+
+    Later, it could come when the connection already waits for the next answer, and nobody could tell it from that one.
+    """
+    try:
+        end = read_answer(stream.data, to_head=to_head).end
+    except (Fault, Incomplete):
+        return list(stream.pieces)
+    pieces, sent = [], 0
+    for piece in stream.pieces:
+        sent += len(piece)
+        if 0 <= end <= sent:
+            return [*pieces, stream.data[sent - len(piece) :]]
+        pieces.append(piece)
+    return pieces
