@@ -10,8 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
-from tests.e2e.stage import NO_LIMITS, Received, Stage
-from tests.e2e.test_byte_for_byte import (
+from tests.e2e.messages import (
     BODIES,
     CUTS,
     FIELD_VALUES,
@@ -23,6 +22,7 @@ from tests.e2e.test_byte_for_byte import (
     chunked,
     fields,
 )
+from tests.e2e.stage import NO_LIMITS, Received, Stage
 from tests.minting import Issuer
 
 EXAMPLES = settings(max_examples=30, deadline=None)
