@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.e2e.stage import until
 from tests.fuzz import memory, service_memory
 from tests.fuzz.process import fuzzed
 from tests.minting import Issuer
@@ -46,7 +47,7 @@ def test_a_gateway_neither_misreads_nor_hangs_nor_leaks_nor_stumbles(issuer: Iss
         assert not found.faults, "\n\n".join(found.faults)
         assert {200, 400, 413, 502} <= found.statuses.keys()
         run.settle()
-        assert run.open_files() <= files
+        until(lambda: run.open_files() <= files, 5)  # probes of health come and go
         assert run.gateway.rss() - before < MAY_GROW
         told = {event["request_id"] for event in run.gateway.events("request.done")}
         assert [event for event in run.gateway.events("request.start") if event["request_id"] not in told] == []

@@ -13,9 +13,10 @@ from random import Random
 from typing import Self
 
 from tests.fuzz.answers import AnswerStream, answer_stream
-from tests.fuzz.reference import Fault, Incomplete, ReadRequest, read_answer, read_requests
+from tests.fuzz.reference import Fault, Incomplete, ReadRequest, read_answer, read_request
 
 FENCE = b"/fence"
+HEALTH = b"/health"
 FENCED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nfenced"
 SILENT_S = 2.0
 """How long a service that never answers waits for the gateway to leave: longer than the gateway's patience."""
@@ -108,34 +109,41 @@ class Services:
         sock.settimeout(0.5)
         authority = b"127.0.0.1:%d" % sock.getsockname()[1]
         with sock, contextlib.suppress(OSError):
-            while not self._stopped.is_set() and self._exchange(sock, authority):
-                pass
+            received: bytes | None = b""
+            while received is not None and not self._stopped.is_set():
+                received = self._exchange(sock, authority, received)
 
-    def _exchange(self, sock: socket.socket, authority: bytes) -> bool:
-        """One request and its answer; whether the connection goes on."""
-        received, answered = b"", None
+    def _exchange(self, sock: socket.socket, authority: bytes, received: bytes) -> bytes | None:
+        """One request and its answer; what came behind the request, `None` where the connection ends."""
+        answered = early = False
         while True:
-            reading = read_requests(received)
-            if reading.end == "fault" or len(reading.requests) > 1:
+            try:
+                request, end, _ = read_request(received, 0)
+            except Incomplete:
+                request, end = None, 0
+            except Fault:
+                end = -1
+            if end < 0:
                 self._record.faults.append(f"the gateway sent what is no request: {received!r}")
-                return False
-            begun = reading.begun
-            if begun and answered is None and (begun[0].complete or self._chance(begun[0], "early").random() < 0.05):
-                if begun[0].target == b"/health":
-                    sock.sendall(FENCED)
-                    return True
-                if begun[0].complete and not begun[0].target.endswith(FENCE):
-                    self._record.whole(begun[0], authority)
-                answered = self._answer(sock, begun[0])
-                if not answered:
-                    return False
-            if reading.requests:
-                return True
+                return None
+            if request is not None:
+                if request.complete and not request.target.endswith(FENCE) and request.target != HEALTH:
+                    self._record.whole(request, authority)
+                early = early or (not request.complete and self._chance(request, "early").random() < 0.05)
+                if not answered and (request.complete or early):
+                    answered = True
+                    if not self._answer(sock, request):
+                        return None
+                if request.complete:
+                    rest = received[end:]
+                    if rest and not early:
+                        self._record.faults.append(f"the gateway sent on before it was answered: {received!r}")
+                    return rest
             data = self._read(sock)
             if not data:
-                if reading.partial is not None:
-                    self._record.cut(reading.partial, authority)
-                return False
+                if request is not None:
+                    self._record.cut(request, authority)
+                return None
             received += data
 
     def _read(self, sock: socket.socket) -> bytes:
@@ -153,7 +161,7 @@ class Services:
 
     def _answer(self, sock: socket.socket, request: ReadRequest) -> bool:
         """Whether the connection goes on."""
-        if request.target.endswith(FENCE):
+        if request.target.endswith(FENCE) or request.target == HEALTH:
             sock.sendall(FENCED)
             return True
         random, own = self._chance(request, "answer"), tag(request.target)
