@@ -46,6 +46,7 @@ EXTRAS = {
     # mypy-zope 1.0.17 knows mypy up to 2.4.
     "types": ["mypy>=2.4,<2.5", "mypy-zope>=1.0.17"],
     "bench": ["httpx>=0.28", "psutil>=7"],
+    "load": ["locust>=2.40"],
 }
 
 

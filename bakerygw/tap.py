@@ -13,6 +13,7 @@ from bakerygw import cli
 from bakerygw.config.routes import ConfigError
 from bakerygw.config.secrecy import secret_values
 from bakerygw.config.settings import Settings, load_settings
+from bakerygw.runtime.poller import TurnPoller
 from bakerygw.service import build
 from bakerygw.telemetry.logs import configure_logging
 from bakerygw.telemetry.writer import LogWriter
@@ -59,7 +60,7 @@ def makeService(options: Options) -> IService:
     pretty = settings.structlog_pretty_print or (settings.demo and writer.isatty)
     logs = configure_logging(writer, level=settings.log_level, pretty=pretty, secrets=secret_values(settings))
     try:
-        return build(settings, reactor, logs, read_settings)
+        return build(settings, TurnPoller(reactor) if TurnPoller.works() else reactor, logs, read_settings)
     except (ValueError, OSError, crypto.Error, SSL.Error) as error:
         reason = " ".join(str(error).split())
         sys.stderr.write(f"bakerygw: cannot be built: {type(error).__name__}: {reason}\n")

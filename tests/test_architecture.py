@@ -10,17 +10,18 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "bakerygw"
 
 ADAPTERS = frozenset({"stores", "tokens", "upstream", "telemetry"})
-BELOW_SERVICE = ADAPTERS | {"admin", "config", "core", "demo", "edge", "lifecycle", "ports", "realtime"}
+BELOW_SERVICE = ADAPTERS | {"admin", "config", "core", "demo", "edge", "lifecycle", "ports", "realtime", "runtime"}
 
 # Part of the package -> the parts that it may import besides itself and the bare `bakerygw` (the version).
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "bakerygw": frozenset(),
     "core": frozenset(),
     "ports": frozenset({"core"}),
+    "runtime": frozenset(),
     "config": frozenset({"core"}),
     "demo": frozenset({"core"}),
-    **dict.fromkeys(ADAPTERS, frozenset({"ports", "core"})),
-    "edge": frozenset({"ports", "core"}),
+    **dict.fromkeys(ADAPTERS, frozenset({"ports", "core", "runtime"})),
+    "edge": frozenset({"ports", "core", "runtime"}),
     "realtime": frozenset({"edge", "ports", "core"}),
     "admin": frozenset({"edge", "ports", "core"}),
     "lifecycle": BELOW_SERVICE - {"lifecycle"},

@@ -98,7 +98,7 @@ def test_every_dependency_has_a_floor(metadata: Message) -> None:
     assert [line for line in required if not re.search(r">=\d", line)] == []
 
 
-@pytest.mark.parametrize("extra", ["test", "lint", "types", "bench"])
+@pytest.mark.parametrize("extra", ["test", "lint", "types", "bench", "load"])
 def test_an_extra_is_offered(metadata: Message, extra: str) -> None:
     assert extra in metadata.get_all("Provides-Extra", [])
 

@@ -71,8 +71,6 @@ _IDENTITY_PREFIXES: Final = (
 )
 """Whole families that services take for the gateway's word."""
 
-_TRACE_ID: Final = slice(3, 35)
-"""Where a `traceparent` has its trace id (W3C Trace Context section 3.2.2)."""
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 _NEVER_TO_CLIENT: Final = _HOP_BY_HOP | {
@@ -155,8 +153,13 @@ def _continues_trace(head: RequestHead, owed: Pairs) -> bool:
         return False
     parents = head.fields.get(b"traceparent", ())
     return len(parents) == 1 and any(
-        name == b"traceparent" and value[_TRACE_ID] == parents[0][_TRACE_ID] for name, value in owed
+        name == b"traceparent" and _trace_id(value) == _trace_id(parents[0]) for name, value in owed
     )
+
+
+def _trace_id(traceparent: bytes) -> bytes:
+    """W3C Trace Context section 3.2.2."""
+    return traceparent[3:35]
 
 
 def _without_session(cookies: bytes) -> bytes:

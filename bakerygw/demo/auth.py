@@ -36,7 +36,9 @@ class Issuer:
         public = self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         self.public_pem = public.decode("ascii")
 
-    def access_token(self, account: Account, directory: Directory, session_id: str) -> str:
+    def access_token(
+        self, account: Account, directory: Directory, session_id: str, lifetime_s: int = ACCESS_TTL_S
+    ) -> str:
         """A token for this person (RFC 7519), with what their bakeries pay for at this moment."""
         issued_at = int(self._now())
         tenant = _tenant_of(account, directory)
@@ -47,7 +49,7 @@ class Issuer:
             "tenant_role": account.role,
             "subscription": tenant.subscription,
             "tenant_access": _access_claims(account, directory),
-            "exp": issued_at + ACCESS_TTL_S,
+            "exp": issued_at + lifetime_s,
             "iat": issued_at,
             "iss": ISSUER,
             "jti": str(uuid4()),
@@ -114,7 +116,7 @@ class AuthService:
         account = self._directory.authenticated(_text(document, "email"), _text(document, "password"))
         if account is None:
             raise ServiceError(401, "wrong e-mail address or password")
-        return self._signed_in(account, str(uuid4()))
+        return self._signed_in(account, str(uuid4()), lifetime_s=_lifetime(document))
 
     def _register(self, call: Call) -> Answer:
         document = call.json()
@@ -196,7 +198,9 @@ class AuthService:
             raise ServiceError(401, "no such user; call through the gateway")
         return account
 
-    def _signed_in(self, account: Account, session_id: str, status: int = 200) -> Answer:
+    def _signed_in(
+        self, account: Account, session_id: str, *, status: int = 200, lifetime_s: int = ACCESS_TTL_S
+    ) -> Answer:
         refresh_token = secrets.token_urlsafe(32)
         self._grants[_digest(refresh_token)] = _Grant(
             user_id=account.user_id, session_id=session_id, expires_at=self._now() + REFRESH_TTL_S
@@ -204,10 +208,10 @@ class AuthService:
         while len(self._grants) > MAX_GRANTS:
             del self._grants[next(iter(self._grants))]
         tokens = {
-            "access_token": self._issuer.access_token(account, self._directory, session_id),
+            "access_token": self._issuer.access_token(account, self._directory, session_id, lifetime_s),
             "refresh_token": refresh_token,
             "token_type": "bearer",
-            "expires_in": ACCESS_TTL_S,
+            "expires_in": lifetime_s,
         }
         return Answer(status=status, body=tokens, headers=(("Cache-Control", "no-store"),))
 
@@ -217,6 +221,14 @@ class AuthService:
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
+def _lifetime(document: dict[str, object]) -> int:
+    """Seconds that the access token is wanted for: fewer than usual, so that a client's refreshing can be tried."""
+    value = document.get("expires_in", ACCESS_TTL_S)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= ACCESS_TTL_S:
+        raise ServiceError(400, f"expires_in must be a whole number of seconds, at most {ACCESS_TTL_S}")
+    return value
 
 
 def _text(document: dict[str, object], name: str, default: str | None = None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from uuid import uuid4
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -16,6 +16,7 @@ from bakerygw.core.outcome import Outcome, Trace
 from bakerygw.core.problem import Problem, Refused, problem_reply
 from bakerygw.edge.deliver import deliver
 from bakerygw.edge.exchange import Exchange
+from bakerygw.runtime.task import Task
 
 CLIENT_LEFT: Final = 499
 UNREADABLE: Final = "(unreadable)"
@@ -95,10 +96,9 @@ class Conversation:
 
     def serve(self, exchange: Exchange) -> None:
         """Answer, now or later; stop working when the client leaves."""
-        work: Deferred[None] = Deferred.fromCoroutine(self._serve(exchange))
-        if not work.called:
+        work = Task(self._serve(exchange), lambda failure: self._crashed(failure, exchange))
+        if not work.done:
             exchange.on_lost = work.cancel
-        work.addErrback(self._crashed, exchange)
 
     def unreadable(self, refusal: Refused, peer: str) -> Reply:
         """The answer to what could not be read as a request."""

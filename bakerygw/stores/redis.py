@@ -1,6 +1,7 @@
 """Admission state and tenant flags in Redis; all requests of one reactor turn share one call."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Literal, cast
 
@@ -13,6 +14,7 @@ from bakerygw.core.flags import changed_at_text, parse_flags, read_only_json
 from bakerygw.core.limits import Level, level_of
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, AdmissionState, StoreUnavailable
+from bakerygw.runtime.task import Pending, Task
 from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.redis_wire import Argument, Script
 
@@ -39,7 +41,7 @@ class RedisStore:
 
     async def admit(self, ask: AdmissionAsk) -> AdmissionState:
         """Take tokens and read flags, together with all who ask in this turn. Raises `StoreUnavailable`."""
-        answer: Deferred[AdmissionState] = Deferred()
+        answer: Pending[AdmissionState] = Pending()
         if not self._waiting:
             self._reactor.callLater(0, self._flush)
         self._waiting.append((ask, answer))
@@ -72,7 +74,7 @@ class RedisStore:
         self._waiting = []
         for start in range(0, len(waiting), MAX_BATCH):
             batch = waiting[start : start + MAX_BATCH]
-            Deferred.fromCoroutine(self._admit_all(batch)).addErrback(self._broken, batch)
+            Task(self._admit_all(batch), partial(self._broken, batch))
 
     async def _admit_all(self, batch: list[_Waiter]) -> None:
         asks = [ask for ask, _ in batch]
@@ -86,7 +88,7 @@ class RedisStore:
             if not answer.called:
                 answer.callback(state)
 
-    def _broken(self, failure: Failure, batch: list[_Waiter]) -> None:
+    def _broken(self, batch: list[_Waiter], failure: Failure) -> None:
         """The last resort: a fault in here is logged, and nobody is left waiting."""
         self._log.failure("store.batch_failed", failure)
         _fail(batch, "batch failed")

@@ -30,10 +30,10 @@ POOL_STATES: Final = ("idle", "active")
 REDIS_FAILURES: Final = ("timeout", "disconnected", "error", "open")
 EVENT_DROPS: Final = ("slow", "invalid", "too-large", "store", "closed")
 
-SECONDS: Final = (
+SECONDS: Final[tuple[float, ...]] = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
-SHORT_SECONDS: Final = (0.0001, 0.00025, 0.0005, *SECONDS[:10])
+SHORT_SECONDS: Final[tuple[float, ...]] = (0.0001, 0.00025, 0.0005, *SECONDS[:10])
 """The gateway's own time and Redis: well under a millisecond when all is well."""
 BYTES: Final = (0, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 10_485_760, 104_857_600)
 

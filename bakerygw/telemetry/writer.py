@@ -145,7 +145,7 @@ class LogWriter:
         self._closed = False
         self._clock = clock
         self._max_bytes = max_bytes
-        self._thread = get_ident()
+        self._home_thread = get_ident()
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._torn = False
@@ -170,7 +170,7 @@ class LogWriter:
 
     def write(self, line: bytes) -> None:
         """Queue one line, newline included. Any thread may call."""
-        if get_ident() != self._thread and IReactorFromThreads.providedBy(self._clock):
+        if get_ident() != self._home_thread and IReactorFromThreads.providedBy(self._clock):
             self._clock.callFromThread(self.write, line)
             return
         size = len(line)

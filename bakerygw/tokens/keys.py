@@ -17,7 +17,7 @@ MIN_RSA_BITS: Final = 2048
 RSA_ALGORITHMS: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 CURVES: Final = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
 """The one curve that each algorithm allows (RFC 7518 3.4)."""
-ALGORITHMS: Final = RSA_ALGORITHMS | CURVES.keys() | {"EdDSA"}
+ALGORITHMS: Final = RSA_ALGORITHMS.union(CURVES, {"EdDSA"})
 """What a token may be pinned to: signatures whose key can be public."""
 
 

@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from bakerygw.core.http import BodySource
 from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
+from bakerygw.runtime.task import Pending
 from bakerygw.upstream.body import RequestBodyPump, ResponseBody
 from bakerygw.upstream.deadline import Deadline, Deadlines
 from bakerygw.upstream.response import ResponseReader, Rogue
@@ -70,7 +71,7 @@ class UpstreamConnection(TwistedProtocol):
 
     def send(self, request: UpstreamRequest) -> Deferred[UpstreamResponse]:
         """Begin an exchange on an idle connection. Fails with `UpstreamFailed`; cancelling aborts the connection."""
-        waiting = self._waiting = Deferred[UpstreamResponse](self._cancelled)
+        waiting = self._waiting = Pending[UpstreamResponse](self._cancelled)
         self.served += 1
         self._reader.begin(request.method)
         self._sent = False
@@ -90,8 +91,11 @@ class UpstreamConnection(TwistedProtocol):
 
     def secured(self) -> Deferred[None]:
         """Fires once TLS stands; fails with the transport's reason. Ask as soon as TCP stands."""
-        self._secured = Deferred[None](lambda _: self._drop())
+        self._secured = Deferred[None](self._unsecured)
         return self._secured
+
+    def _unsecured(self, _: object) -> None:
+        self._drop()
 
     def close(self) -> None:
         """End an idle connection in order."""

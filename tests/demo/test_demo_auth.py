@@ -71,6 +71,21 @@ def test_a_token_states_who_where_and_what_is_paid_for(bench: Bench) -> None:
     }
 
 
+def test_a_shorter_token_may_be_asked_for(bench: Bench) -> None:
+    answer = bench.post("login", {"email": "ana@espiga.example", "password": PASSWORD, "expires_in": 5})
+
+    assert (answer.status, answer.body["expires_in"]) == (200, 5)
+    assert claims_of(answer)["exp"] == int(NOW) + 5
+
+
+@pytest.mark.parametrize("wanted", [0, -1, ACCESS_TTL_S + 1, 1.5, True, "5", None])
+def test_a_token_of_another_lifetime_is_refused(bench: Bench, wanted: object) -> None:
+    answer = bench.post("login", {"email": "ana@espiga.example", "password": PASSWORD, "expires_in": wanted})
+
+    assert answer.status == 400
+    assert "expires_in" in answer.body["detail"]
+
+
 def test_each_token_has_a_jti_of_its_own(bench: Bench) -> None:
     assert claims_of(bench.login())["jti"] != claims_of(bench.login())["jti"]
 
