@@ -170,7 +170,10 @@ def test_a_task_that_has_ended_lets_go_of_whoever_was_to_be_told(fails: bool) ->
     class Exchange:
         def __init__(self) -> None:
             self.told: list[Failure] = []
-            self.task = Task(self.work(), lambda failure: self.told.append(failure))
+            self.task = Task(self.work(), self.tell)
+
+        def tell(self, failure: Failure) -> None:
+            self.told.append(failure)
 
         async def work(self) -> None:
             if fails:
