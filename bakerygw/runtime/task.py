@@ -13,6 +13,10 @@ from twisted.python.failure import Failure
 T = TypeVar("T")
 
 
+def _nobody(_: Failure) -> None:
+    """Is told of failures that somebody else has dealt with, or that cannot come any more."""
+
+
 class Pending(Deferred[T]):
     """A Deferred that one coroutine awaits, and nobody adds callbacks to. Driven by a `Task` it wakes that directly.
 
@@ -26,6 +30,7 @@ class Pending(Deferred[T]):
             yield self
         result: Any = self.result
         if isinstance(result, Failure):
+            self.addErrback(_nobody)  # taken here: else Deferred would log what failed before it was awaited
             result.raiseException()
         return result  # type: ignore[no-any-return]
 
@@ -50,10 +55,6 @@ class Pending(Deferred[T]):
         self.called = True
         self.result = fail if isinstance(fail, Failure) else Failure(fail)
         task.step()
-
-
-def _nobody(_: Failure) -> None:
-    """Is told of the failure of a coroutine that has ended."""
 
 
 class Task:

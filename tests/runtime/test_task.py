@@ -165,6 +165,14 @@ def test_twisted_drives_what_awaits_a_pending_too(how: str) -> None:
     assert seen == [{"result": "there", "failure": "ValueError", "cancelled": "CancelledError"}[how]]
 
 
+def test_what_failed_before_it_was_awaited_is_told_to_whoever_awaits_it_and_to_no_log() -> None:
+    failed = Pending[str]()
+    failed.errback(ValueError("early"))
+    diary = Diary(failed)
+    assert diary.begin().done
+    assert [str(error) for error in diary.seen] == ["early"]
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_task_that_has_ended_lets_go_of_whoever_was_to_be_told(fails: bool) -> None:
     class Exchange:
