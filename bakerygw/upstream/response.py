@@ -103,8 +103,8 @@ class ResponseReader:
     def _ended_exactly(self, data: bytes, head_was_done: bool, pieces_before: int) -> bool:
         """Whether the response's last byte is the last of `data`. llhttp skips line ends between messages silently."""
         if self._chunked and not self._bodiless:
-            end = (self._tail + data)[-6:]
-            return end[-4:] == b"\r\n\r\n" and end != b"\r\n\r\n\r\n"
+            end = (self._tail + data[-16:])[-16:]
+            return end[len(end.rstrip(b"\r\n")) :] == b"\r\n\r\n"
         fed = sum(map(len, self.pieces[pieces_before:]))
         if not head_was_done:
             fed += (self._tail + data).find(b"\r\n\r\n") + 4 - len(self._tail)

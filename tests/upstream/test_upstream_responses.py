@@ -192,7 +192,7 @@ def test_surplus_bytes_are_seen_in_whatever_pieces_they_come() -> None:
         assert line.transport.aborted
 
 
-@pytest.mark.parametrize("surplus", [b"\r\n", b"\n", b"\r"])
+@pytest.mark.parametrize("surplus", [b"\r\n", b"\n", b"\r", b"\n\r\n\r\n", b"\r\n" * 9])
 def test_surplus_line_ends_behind_chunks_are_seen_wherever_the_bytes_are_cut(surplus: bytes) -> None:
     raw = CHUNKED + b"2\r\nhi\r\n0\r\n\r\n" + surplus
     for cut in range(len(raw)):
