@@ -37,6 +37,7 @@ from bakerygw.telemetry.logs import LogSystem
 from bakerygw.telemetry.metrics import Metrics, StoreMetrics
 from bakerygw.telemetry.request_log import RequestLog
 from bakerygw.telemetry.requests import RequestTelemetry
+from bakerygw.telemetry.stalls import StallWatch
 from bakerygw.tokens.keys import PemKey, load_public_key
 from bakerygw.tokens.verifier import TokenVerifier
 from bakerygw.upstream.client import UpstreamClient
@@ -97,6 +98,7 @@ class House:
             services=_service_names(settings),
         )
         self.telemetry = RequestTelemetry(RequestLog(logs), self.metrics)
+        self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.state = make_state(settings, reactor, StoreMetrics(self.metrics))
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
@@ -141,6 +143,7 @@ class House:
     def open(self) -> "Deferred[None]":
         """Begin to probe services and to keep Redis connected; fires when its first attempt ended, well or not."""
         self.edition.health.start()
+        self.stalls.start()
         return self.state.open()
 
     def close_services(self) -> None:
@@ -149,6 +152,7 @@ class House:
 
     def close_state(self) -> "Deferred[None]":
         """Leave Redis."""
+        self.stalls.stop()
         return self.state.close()
 
     async def seed(self, flags: Mapping[str, TenantFlags]) -> None:

@@ -117,9 +117,10 @@ class RequestBody:
             return
         self.failure = problem
         self._unread.clear()
-        if self._sink is not None and not self._ended:
+        sink, self._sink = self._sink, None
+        if sink is not None and not self._ended:
             self._ended = True
-            self._sink.cut(problem.code)
+            sink.cut(problem.code)
 
     def _flush(self) -> None:
         sink = self._sink
@@ -131,6 +132,7 @@ class RequestBody:
             sink.write(data)
         if self.complete and not self._unread and not self.paused and not self._ended:
             self._ended = True
+            self._sink = None
             sink.done()
 
 

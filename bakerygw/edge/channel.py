@@ -60,8 +60,7 @@ class EdgeChannel(Protocol):
         self._unfed = b""
         self._last_read = False
         """Nothing more is parsed; replies that are owed are still given."""
-        self._closing = self._lingering = False
-        self._advancing = self._reading_paused = False
+        self._closing = self._lingering = self._advancing = self._reading_paused = False
         # deadlines, in seconds of the site's clock, swept
         self._deadline: float | None = site.clock.seconds() + site.limits.head_s
         self._body_since: float | None = None
@@ -71,8 +70,7 @@ class EdgeChannel(Protocol):
 
     def connectionMade(self) -> None:
         """The client is there."""
-        self._tls = ISSLTransport.providedBy(self.transport)
-        self._framer = Framer(self, self._limits, self._site.proxies, peer=self.peer, tls=self._tls)
+        self._tls = self._framer.tls = ISSLTransport.providedBy(self.transport)
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None and self.peer != UNKNOWN:
             set_no_delay(True)
@@ -88,15 +86,18 @@ class EdgeChannel(Protocol):
             if len(self._unfed) > READ_AHEAD_BYTES:
                 self.pause_reading()
             return
+        self._advancing = True  # a reply that ends within the parser's callbacks must not feed the parser again
         self._parse()
+        self._advancing = False
         self._advance()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client is gone; whoever works for it is told to stop."""
         self.gone = self._closing = True
         self._queue.clear()
+        self._framer.close()
         self._site.forget(self)
-        active, self._active = self._active, None
+        active, self._active, self._receiving = self._active, None, None
         if active is not None:
             active.lost()
 
@@ -131,12 +132,13 @@ class EdgeChannel(Protocol):
     # from the framer (Listener)
 
     def head_began(self) -> None:
-        """The time for a head runs from its first byte."""
-        self._deadline = self._site.clock.seconds() + self._limits.head_s
+        """The time for a head runs from its first byte; what stands behind a last reply has none of its own."""
+        if not self._closing:
+            self._deadline = self._site.clock.seconds() + self._limits.head_s
 
     def request_began(self, head: RequestHead, framing: Framing) -> RequestBody:
         """A new exchange, in line behind those before it."""
-        self._deadline = None
+        self._deadline = self._deadline if self._closing else None
         exchange = Exchange(self, head, RequestBody(self, head.length), framing)
         self._receiving = exchange
         self._queue.append(exchange)

@@ -15,6 +15,7 @@ from httptools.parser.errors import (
     HttpParserInvalidMethodError,
     HttpParserUpgrade,
 )
+from twisted.logger import Logger
 
 from bakerygw.core.heads import TrustedProxies, bad_method, read_head
 from bakerygw.core.http import RequestHead
@@ -68,14 +69,22 @@ class Listener(Protocol):
         """The last byte of the body has been pushed, but `finish` not been called."""
 
 
+class _Left(Exception):
+    """A callback has had enough; `_refusal` says of what."""
+
+
 class Framer:
     """One connection's parser. `feed` raises `Refused` where the bytes stop making sense."""
+
+    _log = Logger()
 
     def __init__(
         self, listener: Listener, limits: ChannelLimits, proxies: TrustedProxies, *, peer: str, tls: bool
     ) -> None:
         self._listener, self._limits, self._proxies = listener, limits, proxies
-        self._peer, self._tls = peer, tls
+        self._peer = peer
+        self.tls = tls
+        """The client speaks TLS to us."""
         self._parser = HttpRequestParser(self)
         self._refusal: Refused | None = None
         self._priming = False
@@ -91,7 +100,7 @@ class Framer:
         """Requests begun on this connection."""
 
     def feed(self, data: bytes) -> None:
-        """The next bytes from the client. Raises `Refused`, after which nothing more may be fed."""
+        """The next bytes from the client, never from within a callback. Raises `Refused`; no more may be fed then."""
         begun, body = self._begun, self._body
         received = 0 if body is None else body.received
         in_head_before = self.in_head
@@ -109,6 +118,15 @@ class Framer:
             if self._overhead_bytes > FREE_OVERHEAD_BYTES + body.received:
                 raise refuse("bad-request", "The body is mostly framing.", reason="chunk-overhead", close=True)
 
+    def close(self) -> None:
+        """Nothing more is fed: let go of all that it holds.
+
+        So a lost connection goes with all that it still holds at once, and not when the collector of cycles comes,
+        which counts objects and not their bytes.
+        """
+        self._body = self._refusal = None
+        del self._parser, self._listener
+
     def _parse(self, data: bytes) -> bytes:
         """Let llhttp have `data`; returns what another parser is to have."""
         try:
@@ -117,7 +135,7 @@ class Framer:
             self._stay_http()
             return data[upgrade.args[0] :]
         except HttpParserCallbackError:
-            raise self._refusal or refuse("bad-request", "Malformed request.", reason="parser", close=True) from None
+            self._refusal = self._refusal or self._defect()
         except HttpParserError as error:
             if self.last_read and self._body is None and not self.in_head:
                 return b""
@@ -125,6 +143,8 @@ class Framer:
                 raise bad_method(data.lstrip(b"\r\n")) from None
             detail = "The request is not well-formed HTTP/1.1; nothing of it was processed."
             raise refuse("bad-request", detail, reason=str(error)[:80], close=True) from None
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)  # whose frames hold it, and the connection, in a cycle
         return b""
 
     def _stay_http(self) -> None:
@@ -196,7 +216,7 @@ class Framer:
                 headers=tuple(self._headers),
                 version=version,
                 peer=self._peer,
-                tls=self._tls,
+                tls=self.tls,
                 proxies=self._proxies,
             )
             framing = Framing(
@@ -232,10 +252,15 @@ class Framer:
         self._body = None
         self._listener.request_complete()
 
+    def _defect(self) -> Refused:
+        """What whoever listens to the parser raised and should not have: a fault of ours, not of the client's."""
+        self._log.failure("parsing.crashed")
+        return refuse("internal-error", "An error of the gateway's own; it has been logged.", close=True)
+
     def _leave(self, refusal: Refused) -> None:
         """Out of the parser, from inside one of its callbacks."""
         self._refusal = refusal
-        raise refusal
+        raise _Left
 
     def _head_too_large(self) -> Refused:
         limits = self._limits

@@ -13,6 +13,10 @@ from twisted.python.failure import Failure
 T = TypeVar("T")
 
 
+def _nobody(_: Failure) -> None:
+    """Is told of failures that somebody else has dealt with, or that cannot come any more."""
+
+
 class Pending(Deferred[T]):
     """A Deferred that one coroutine awaits, and nobody adds callbacks to. Driven by a `Task` it wakes that directly.
 
@@ -26,6 +30,7 @@ class Pending(Deferred[T]):
             yield self
         result: Any = self.result
         if isinstance(result, Failure):
+            self.addErrback(_nobody)  # taken here: else Deferred would log what failed before it was awaited
             result.raiseException()
         return result  # type: ignore[no-any-return]
 
@@ -74,11 +79,12 @@ class Task:
             else:
                 waiting = failure.throwExceptionIntoGenerator(self._coroutine)
         except StopIteration:
-            self.done = True
+            self._end()
             return
         except BaseException:
-            self.done = True
-            self._failed(Failure())
+            failed = self._failed
+            self._end()
+            failed(Failure())
             return
         self._waiting = waiting
         if type(waiting) is Pending:
@@ -90,6 +96,10 @@ class Task:
         """Cancel what the coroutine waits for, which raises `CancelledError` in it."""
         if self._waiting is not None:
             self._waiting.cancel()
+
+    def _end(self) -> None:
+        # Let go of whoever was to be told: it may hold this, and all that a lost connection still has, in a cycle.
+        self.done, self._failed = True, _nobody
 
     def _woken(self, result: object) -> None:
         # A result is still in its Deferred here, and the `await` takes it from there.

@@ -77,6 +77,9 @@ class Metrics:
         self._policy_families()
         self._redis_families()
         self._gauges(version)
+        self.reactor_stalls = Counters(
+            registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
+        ).child()
         registry.register(_Asked("gateway_log_lines_dropped", "Log lines lost to a stalled reader.", log_lines_dropped))
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)

@@ -22,6 +22,10 @@ class Deadlines:
     """Between two pieces of a body, either way."""
 
 
+def _nobody() -> None:
+    """Is called by a deadline that was given up."""
+
+
 class Deadline:
     """Calls back once if a moment passes that nobody has put off or taken back.
 
@@ -52,8 +56,8 @@ class Deadline:
         self._at = None
 
     def cancel(self) -> None:
-        """There is none any more: leave no timer behind."""
-        self._at = None
+        """There is none any more: leave no timer behind, and let go of whoever was to be called."""
+        self._at, self._reached = None, _nobody
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()

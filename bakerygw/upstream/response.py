@@ -103,7 +103,8 @@ class ResponseReader:
     def _ended_exactly(self, data: bytes, head_was_done: bool, pieces_before: int) -> bool:
         """Whether the response's last byte is the last of `data`. llhttp skips line ends between messages silently."""
         if self._chunked and not self._bodiless:
-            return data[-1:] == b"\n" and data[-6:] != b"\r\n\r\n\r\n"
+            end = (self._tail + data[-16:])[-16:]
+            return end[len(end.rstrip(b"\r\n")) :] == b"\r\n\r\n"
         fed = sum(map(len, self.pieces[pieces_before:]))
         if not head_was_done:
             fed += (self._tail + data).find(b"\r\n\r\n") + 4 - len(self._tail)
@@ -129,6 +130,7 @@ class ResponseReader:
             self._refuse("too many or too large header fields")
         if self.head_done:
             return
+        sent = value
         if value[-1:] in (b" ", b"\t"):
             value = value.rstrip(b" \t")
         self._headers.append((name, value))
@@ -136,7 +138,7 @@ class ResponseReader:
         if size == 14 and name.lower() == b"content-length":
             self._length_fields.append(value)
         elif size == 17 and name.lower() == b"transfer-encoding":
-            self._te_fields.append(value)
+            self._te_fields.append(sent.rstrip(b" "))  # behind a tab llhttp sees another coding, and no chunks
         elif size == 10 and name.lower() == b"connection" and b"close" in value.lower():
             self.reusable = False
 

@@ -99,7 +99,8 @@ class Gateway:
 
     `env` adds to and replaces the settings (`None` removes one), on free ports of 127.0.0.1, without a wait before
     the drain. At the end the process gets SIGTERM and must exit 0, and its log must hold no unhandled error and no
-    traceback, unless `expect_exit` (`None`: anything) and `allow_faults` say otherwise.
+    traceback, unless `expect_exit` (`None`: anything) and `allow_faults` say otherwise. `open_files` is the process's
+    limit of them, soft and hard.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Gateway:
         expect_exit: int | None = 0,
         allow_faults: bool = False,
         ready_s: float = 15.0,
+        open_files: int | None = None,
     ) -> None:
         public, admin = free_ports(2)
         settings: dict[str, str | None] = {
@@ -130,6 +132,8 @@ class Gateway:
         self.folder = Path(tempfile.mkdtemp(prefix="bakerygw-"))
         self._env = clean_environment(settings, self.folder)
         self._command = twistd_command(args, demo=demo, config=config)
+        if open_files is not None:
+            self._command = ["sh", "-c", f'ulimit -n {open_files}; exec "$0" "$@"', *self._command]
         self._expect_exit, self._allow_faults, self._ready_s = expect_exit, allow_faults, ready_s
         self._lines: list[str] = []
         self._arrived = threading.Condition()

@@ -491,6 +491,8 @@ class TestSlowClients:
             "dripping head": (head[:-2] + b"X: ", b"x"),
             "no body": (post(stage, b"Content-Length: 100000"), b""),
             "dripping body": (post(stage, b"Transfer-Encoding: chunked"), b"1\r\nx\r\n"),
+            "dripping extension": (post(stage, b"Transfer-Encoding: chunked") + b"1;", b"x"),
+            "dripping trailer": (post(stage, b"Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\nT: ", b"x"),
         }
 
         with ThreadPoolExecutor(len(cases)) as pool:

@@ -200,6 +200,7 @@ class Client:
         return self
 
     def leave(self) -> None:
+        self.wire.producer = None
         self.channel.connectionLost(Failure(ConnectionDone()))
 
     def wait(self, seconds: float) -> None:

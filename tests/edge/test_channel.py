@@ -2,16 +2,19 @@
 
 import pytest
 from edge_fakes import BUFFER_BYTES, HOST, OK, App, Client, Sink, Source, answers, give, make_site, request
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from bakerygw.core.http import Reply
 from bakerygw.core.problem import Problem, problem_reply
-from bakerygw.edge.body import MAX_UNREAD_BYTES
+from bakerygw.edge.body import MAX_UNREAD_BYTES, collect, too_large
 from bakerygw.edge.channel import PIECE_BYTES, READ_AHEAD_BYTES, SERVED_A_TURN
+from tests.collector import goes_by_itself
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 EXPECTING = request(b"POST", b"/", b"Expect: 100-continue", b"Content-Length: 5")
 WAITING = App(lambda _: None).respond
+TOO_LARGE = problem_reply(too_large(1), instance="/", request_id="r")
 
 
 def waiting() -> Client:
@@ -515,3 +518,64 @@ def test_a_reply_that_was_not_taken_keeps_the_connection_busy():
     assert client.site.busy == 1
     client.leave()
     assert client.site.busy == 0
+
+
+# replies that end while their request is parsed
+
+
+def answer_once_read(exchange):
+    Deferred.fromCoroutine(collect(exchange.body, 999)).addCallback(lambda _: give(exchange, OK))
+
+
+def test_a_reply_that_ends_with_the_last_byte_of_a_body_leaves_the_parser_to_what_follows():
+    client = Client(App(answer_once_read)).send(request(b"POST", b"/a", b"Content-Length: 5"))
+    client.send(b"hello" + request(b"PUT", b"/b", body=b"x" * 300)[:-200], b"x" * 200 + request(b"GET", b"/c"))
+    assert client.app.targets == [b"/a", b"/b", b"/c"]
+    assert client.app.exchanges[1].body.received == 300
+    assert [answer.status for answer in client.answers()] == [200, 200, 200]
+
+
+def test_lingering_ends_in_time_though_a_request_stands_behind_the_refused_body():
+    client = waiting().send(request(b"POST", b"/a", b"Transfer-Encoding: chunked"))
+    exchange = client.app.exchanges[0]
+    exchange.body.cap = 1
+    Deferred.fromCoroutine(collect(exchange.body, 100)).addErrback(lambda _: give(exchange, TOO_LARGE))
+    client.send(b"2\r\nab\r\n0\r\n\r\n" + request(b"GET", b"/b") + b"GET /c HTTP/1.1\r\n")
+    assert client.only().status == 413
+    assert client.wire.half_closed
+    client.wait(3)
+    assert client.wire.closed
+    assert client.app.targets == [b"/a"]
+
+
+# what is left of a lost connection
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HT",
+        request(),
+        request() * 100,
+        request(b"POST", b"/", b"Content-Length: 5") + b"he",
+        request(b"POST", b"/", b"Connection: upgrade", b"Upgrade: x", body=b"hello"),
+        b"nonsense\r\n",
+        request(b"GET", b"/", b"Content-Length: x"),
+        request(b"GET", b"/", b"Host: another"),
+        request(b"GET", b"/" + b"a" * 9000),
+        request(b"POST", b"/", b"Transfer-Encoding: chunked") + b"1;" + b"x" * 90_000,
+    ],
+)
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_lost_connection_goes_with_all_it_holds_and_waits_for_no_collector(sent, answered):
+    def lost():
+        app = App(lambda _: OK if answered else None)
+        client = Client(app).send(sent)
+        client.leave()
+        client.turns(1)
+        app.exchanges.clear()
+        app.refusals.clear()
+        return client.channel
+
+    assert goes_by_itself(lost)

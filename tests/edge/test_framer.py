@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bakerygw.core.heads import TrustedProxies
 from bakerygw.core.http import RequestHead
+from bakerygw.core.problem import Refused
 from bakerygw.edge.body import RequestBody
 from bakerygw.edge.framer import ChannelLimits, Framer, Framing
 
@@ -24,9 +25,15 @@ def one_by_one(data: bytes) -> list[bytes]:
     return [data[at : at + 1] for at in range(len(data))]
 
 
+def cuts(data: bytes) -> list[list[bytes]]:
+    """`data` whole, byte by byte, and in two pieces, cut at every place (long data: at one in 97)."""
+    step = 1 if len(data) < 1000 else 97
+    return [[data], one_by_one(data), *([data[:at], data[at:]] for at in range(1, len(data), step))]
+
+
 def refused(data: bytes, status: int, code: str) -> None:
     """However it is cut up, `data` gets this one answer, and the connection is over."""
-    for pieces in ([data + SMUGGLED], one_by_one(data + SMUGGLED)):
+    for pieces in cuts(data + SMUGGLED):
         client = Client()
         client.send(*pieces)
         answer = client.only()
@@ -166,7 +173,7 @@ MALFORMED_CHUNKS = {
 @pytest.mark.parametrize("chunks", MALFORMED_CHUNKS.values(), ids=MALFORMED_CHUNKS)
 def test_a_malformed_chunk_cuts_the_body_and_ends_the_connection(chunks, last):
     data = head(CHUNKED, *[b"Connection: close"] * last) + chunks + SMUGGLED
-    for pieces in ([data], one_by_one(data)):
+    for pieces in cuts(data):
         sink = Sink()
         client = Client()
         client.app.respond = lambda exchange, sink=sink: exchange.body.start(sink)
@@ -203,7 +210,7 @@ def test_framing_that_outweighs_the_body_ends_it(chunks):
 def body_of(data: bytes) -> tuple[bytes, Client]:
     """The body, cut up in both ways, of the one request in `data`."""
     bodies = set()
-    for pieces in ([data], one_by_one(data)):
+    for pieces in cuts(data):
         sink = Sink()
         client = Client()
         client.app.respond = lambda exchange, sink=sink: exchange.body.start(sink)
@@ -250,6 +257,21 @@ class Heard:
 
     def request_complete(self) -> None:
         self.complete += 1
+
+
+class Broken(Heard):
+    """A listener with a defect."""
+
+    def request_complete(self) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_defect_of_whoever_listens_is_logged_and_not_told_as_the_clients(logged_failures):
+    framer = Framer(Broken(), ChannelLimits(), TrustedProxies(()), peer="192.0.2.1", tls=False)
+    with pytest.raises(Refused) as refused:
+        framer.feed(request())
+    assert (refused.value.problem.code, refused.value.problem.close) == ("internal-error", True)
+    assert isinstance(logged_failures.pop().value.__context__, ZeroDivisionError)
 
 
 @pytest.mark.parametrize("offer", [(), (b"Upgrade: h2c",)])

@@ -8,6 +8,7 @@ from twisted.internet.defer import AlreadyCalledError, CancelledError, Deferred,
 from twisted.python.failure import Failure
 
 from bakerygw.runtime.task import Pending, Task
+from tests.collector import goes_by_itself
 
 Waiting = Pending[str] | Deferred[str]
 
@@ -162,3 +163,35 @@ def test_twisted_drives_what_awaits_a_pending_too(how: str) -> None:
     seen: list[str] = []
     result.addCallback(seen.append)
     assert seen == [{"result": "there", "failure": "ValueError", "cancelled": "CancelledError"}[how]]
+
+
+def test_what_failed_before_it_was_awaited_is_told_to_whoever_awaits_it_and_to_no_log() -> None:
+    failed = Pending[str]()
+    failed.errback(ValueError("early"))
+    diary = Diary(failed)
+    assert diary.begin().done
+    assert [str(error) for error in diary.seen] == ["early"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_task_that_has_ended_lets_go_of_whoever_was_to_be_told(fails: bool) -> None:
+    class Exchange:
+        def __init__(self) -> None:
+            self.told: list[Failure] = []
+            self.task = Task(self.work(), self.tell)
+
+        def tell(self, failure: Failure) -> None:
+            self.told.append(failure)
+
+        async def work(self) -> None:
+            if fails:
+                raise ValueError
+
+    def ended() -> Exchange:
+        exchange = Exchange()
+        assert exchange.task.done
+        assert len(exchange.told) == fails
+        exchange.told.clear()
+        return exchange
+
+    assert goes_by_itself(ended)

@@ -7,6 +7,7 @@ from upstream_fakes import FakeSource, Line, RecordingSink, read
 
 from bakerygw.ports import UpstreamFailed
 from bakerygw.upstream.connection import Unanswered
+from tests.collector import goes_by_itself
 
 OK = b"HTTP/1.1 200 OK\r\n"
 SMALL = OK + b"Content-Length: 2\r\n\r\nhi"
@@ -362,3 +363,15 @@ def test_an_abort_fails_what_waits_and_cuts_what_flows() -> None:
     sink = read(success_of(answer))
     flowing.connection.abort()
     assert sink.end == "cut: aborted"
+
+
+@pytest.mark.parametrize("said", [b"", SMALL, SMALL[:-1], b"nonsense"])
+def test_a_lost_connection_goes_with_all_it_holds_and_waits_for_no_collector(said: bytes) -> None:
+    def lost() -> object:
+        line = Line()
+        line.send().addBoth(lambda _: None)
+        line.receive(said)
+        line.lose()
+        return line.connection
+
+    assert goes_by_itself(lost)

@@ -109,6 +109,7 @@ ROGUE = {
     "gzip, chunked": OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "gzip": OK + b"Transfer-Encoding: gzip\r\n\r\nhi",
     "identity": OK + b"Transfer-Encoding: identity\r\n\r\nhi",
+    "tab behind chunked": OK + b"Transfer-Encoding: chunked\t\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
     "xchunked": OK + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
     "chunked in 1.0": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "bare LF": b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
@@ -189,6 +190,18 @@ def test_surplus_bytes_are_seen_in_whatever_pieces_they_come() -> None:
         assert read(success_of(answer)).data == b"\r\n"
         assert line.owner.heard[-1] == "gone", cut
         assert line.transport.aborted
+
+
+@pytest.mark.parametrize("surplus", [b"\r\n", b"\n", b"\r", b"\n\r\n\r\n", b"\r\n" * 9])
+def test_surplus_line_ends_behind_chunks_are_seen_wherever_the_bytes_are_cut(surplus: bytes) -> None:
+    raw = CHUNKED + b"2\r\nhi\r\n0\r\n\r\n" + surplus
+    for cut in range(len(raw)):
+        line = Line()
+        answer = line.send()
+        line.receive(raw[:cut])
+        line.receive(raw[cut:])
+        assert read(success_of(answer)).data == b"hi"
+        assert line.owner.heard[-1] == "gone", cut
 
 
 def test_bytes_while_idle_end_the_connection() -> None:
