@@ -53,10 +53,9 @@ EXTRAS = {
 
 
 # What a request passes through, compiled by mypyc where that is asked for: the same sources, a third less time for each
-# request. Left out are those that need what compiled classes lack (values.py a decorator's attribute, redis_link.py a
-# class within a function), and all that is not on the path.
+# request. Left out is what is not on the path, and what needs more than compiled classes offer.
 COMPILED = [
-    "core/[!_v]*.py",
+    "core/[!_]*.py",
     "runtime/[!_]*.py",
     "edge/[!_]*.py",
     "upstream/[!_]*.py",
@@ -72,6 +71,10 @@ COMPILED = [
     "admin/application.py",
     "ports.py",
 ]
+NOT_COMPILED = {
+    "core/values.py",  # decorates classes, and is marked by an attribute of its own
+    "upstream/names.py",  # exceptions below Twisted's and OSError
+}
 COMPILE = os.environ.get("BAKERYGW_COMPILE", "") not in {"", "0"}
 
 
@@ -82,8 +85,10 @@ def extensions() -> list[Any]:
     from mypyc.build import mypycify  # noqa: PLC0415  # only there when it is needed
 
     os.chdir(HERE)
-    sources = sorted(str(path) for pattern in COMPILED for path in Path("bakerygw").glob(pattern))
-    return list(mypycify(["--config-file", "pyproject.toml", *sources], opt_level="3", debug_level="1"))
+    package = Path("bakerygw")
+    sources = {path for pattern in COMPILED for path in package.glob(pattern)} - {package / it for it in NOT_COMPILED}
+    flags = ["--config-file", "pyproject.toml"]
+    return list(mypycify([*flags, *sorted(map(str, sources))], opt_level="3", debug_level="1"))
 
 
 def version() -> str:

@@ -6,7 +6,7 @@ HTTP/1.0 chunking, and whatever `read_head` finds wrong with target or Host.
 """
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from httptools import HttpRequestParser
 from httptools.parser.errors import (
@@ -125,7 +125,7 @@ class Framer:
         which counts objects and not their bytes.
         """
         self._body = self._refusal = None
-        del self._parser, self._listener
+        self._parser, self._listener = HttpRequestParser(None), cast(Listener, None)
 
     def _parse(self, data: bytes) -> bytes:
         """Let llhttp have `data`; returns what another parser is to have."""
