@@ -61,6 +61,7 @@ COMPILED = [
     "upstream/[!_]*.py",
     "stores/redis.py",
     "stores/resilient.py",
+    "stores/mirror.py",
     "stores/redis_wire.py",
     "telemetry/request_log.py",
     "telemetry/requests.py",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import ceil
 from typing import Final
 from urllib.parse import quote
@@ -152,7 +153,7 @@ def identity_headers(claims: Claims, view: TenantView | None) -> Pairs:
     """
     pairs = [(b"X-User-Id", claims.user_id.encode())]
     if claims.email is not None:
-        pairs.append((b"X-User-Email", quote(claims.email, safe=_VISIBLE).encode()))
+        pairs.append((b"X-User-Email", _visible(claims.email)))
     if view is not None:
         if view.role is not None:
             pairs.append((b"X-User-Role", view.role.encode()))
@@ -164,6 +165,12 @@ def identity_headers(claims: Claims, view: TenantView | None) -> Pairs:
     if claims.is_demo and claims.demo_session_id is not None:
         pairs.append((b"X-Demo-Session-Id", claims.demo_session_id.encode()))
     return tuple(pairs)
+
+
+@lru_cache(4096)
+def _visible(text: str) -> bytes:
+    """`text` in visible ASCII, all else and `%` percent-encoded."""
+    return quote(text, safe=_VISIBLE).encode()
 
 
 def _named(path_tenant: str | None, header_values: tuple[bytes, ...]) -> str:

@@ -27,15 +27,12 @@ def status_line(status: int) -> bytes:
 
 def render_head(status: int, headers: Pairs, framing: bytes, date: bytes) -> bytes:
     """The bytes of a reply's head. `framing` holds the framing fields, each with its line end."""
-    parts = [status_line(status)]
-    dated = False
-    for name, value in headers:
-        parts += (name, b": ", value, b"\r\n")
-        dated = dated or (len(name) == 4 and name.lower() == b"date")
-    if not dated:  # a service's own stays (RFC 9110 §6.6.1)
-        parts += (b"Date: ", date, b"\r\n")
-    parts += (framing, b"\r\n")
-    return b"".join(parts)
+    for name, _ in headers:
+        if len(name) == 4 and name.lower() == b"date":
+            break  # a service's own stays (RFC 9110 §6.6.1)
+    else:
+        headers = (*headers, (b"Date", date))
+    return b"%b%b\r\n%b\r\n" % (status_line(status), b"\r\n".join(map(b": ".join, headers)), framing)
 
 
 class ReplyWriter:

@@ -50,6 +50,8 @@ class TurnPoller:
     def __init__(self, reactor: Any) -> None:
         directlyProvides(self, providedBy(reactor))
         self._reactor = reactor
+        # Each request asks for the time some ten times.
+        self.seconds, self.callLater = reactor.seconds, reactor.callLater
         self._epoll: Any = None
         self._selectables: dict[int, Any] = {}
         self._watched: dict[Any, tuple[int, int]] = {}

@@ -2,6 +2,7 @@
 
 from typing import Final, Protocol
 
+from bakerygw.core.http import BodySource
 from bakerygw.ports import UpstreamRequest
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -12,18 +13,20 @@ _BODY_EXPECTED: Final = frozenset({"POST", "PUT", "PATCH"})
 
 def request_head(request: UpstreamRequest, host: bytes) -> bytes:
     """The request's head on the wire, framing written anew (RFC 9112 section 6)."""
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method.encode(), request.target, host)]
-    lines += [b"%b: %b\r\n" % pair for pair in request.headers]
-    body = request.body
-    if body is None:
-        lines.append(b"Content-Length: 0\r\n\r\n" if request.method in _BODY_EXPECTED else b"\r\n")
-    elif body.length is None:
-        lines.append(b"Transfer-Encoding: chunked\r\n\r\n")
-    elif body.length == 0 and request.method not in _BODY_EXPECTED:
-        lines.append(b"\r\n")
-    else:
-        lines.append(b"Content-Length: %d\r\n\r\n" % body.length)
-    return b"".join(lines)
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (request.method.encode(), request.target, host)]
+    lines += map(b": ".join, request.headers)
+    lines.append(_framing(request.method, request.body))
+    return b"\r\n".join(lines)
+
+
+def _framing(method: str, body: BodySource | None) -> bytes:
+    """The field that tells how long the body is, and the end of the head."""
+    length = 0 if body is None else body.length
+    if length is None:
+        return b"Transfer-Encoding: chunked\r\n\r\n"
+    if length or method in _BODY_EXPECTED:
+        return b"Content-Length: %d\r\n\r\n" % length
+    return b"\r\n"
 
 
 def chunk(data: bytes) -> bytes:
