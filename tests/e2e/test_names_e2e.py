@@ -62,7 +62,8 @@ def test_a_hanging_name_costs_neither_threads_nor_the_other_services(stage: Stag
             began = time.monotonic()
             assert stage.get(b"/api/v1/orders/x").status == 200
             assert time.monotonic() - began < CONNECT_S
-            assert stage.get(b"/api/v1/external/x").status == 502
+            # unreachable, or spared by its breaker
+            assert stage.get(b"/api/v1/external/x").status in (502, 503)
             assert time.monotonic() - began < 2 * CONNECT_S + SLACK_S
 
     assert 1 <= look_ups(stage, "hanging.test") <= 2, "requests and probes wait for the same look-up"
