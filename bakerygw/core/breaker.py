@@ -46,12 +46,14 @@ class Breaker:
         self._change()
         return True
 
-    def success(self, mark: int | None = None) -> None:
-        """A call went well: a probe's success closes the breaker."""
-        if self._probed_at is not None and (mark is None or mark >= self._floor):
-            self._opened_at = self._probed_at = None
-            self._failed.clear()
-            self._change()
+    def success(self, mark: int | None = None) -> bool:
+        """A call went well: a probe's success closes the breaker. Returns whether this one did."""
+        if self._probed_at is None or (mark is not None and mark < self._floor):
+            return False
+        self._opened_at = self._probed_at = None
+        self._failed.clear()
+        self._change()
+        return True
 
     def failure(self, now: float, mark: int | None = None) -> bool:
         """A call failed. Returns whether this failure opened the breaker, for the first time or again."""

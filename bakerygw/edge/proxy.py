@@ -12,7 +12,7 @@ from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.routing import Route
 from bakerygw.core.tenancy import identity_headers
 from bakerygw.edge.admission import Grant
-from bakerygw.edge.body import too_large
+from bakerygw.edge.body import RequestBody, too_large
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
@@ -40,8 +40,7 @@ class Proxy:
         service = self._service(route, grant, policies)
         trace.service = service
         body.cap = route.max_body if route.max_body is not None else policies.max_body_bytes
-        if body.failure is not None:
-            raise Refused(body.failure)
+        _check_sound(body)
         if max(head.length or 0, body.received) > body.cap:  # some of it may be here before its cap was known
             raise Refused(too_large(body.cap))
         request = UpstreamRequest(
@@ -55,8 +54,7 @@ class Proxy:
         try:
             response = await policies.upstreams.request(service, request)
         except UpstreamFailed as failed:
-            if body.failure is not None:  # the client's own fault broke the exchange
-                raise Refused(body.failure) from None
+            _check_sound(body)  # the client's own fault may have broken the exchange
             raise _refusal(failed, trace) from None
         finally:
             trace.upstream_s = self._clock.seconds() - asked
@@ -69,6 +67,12 @@ class Proxy:
         if not policies.upstreams.has(service):
             raise refuse("service-unavailable", f"No address is configured for the service {service!r}.")
         return service
+
+
+def _check_sound(body: RequestBody) -> None:
+    """Refuse what the client itself has spoilt."""
+    if body.failure is not None:
+        raise Refused(body.failure)
 
 
 def _owed(grant: Grant, trace: Trace) -> Pairs:

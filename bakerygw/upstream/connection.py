@@ -243,9 +243,12 @@ class UpstreamConnection(TwistedProtocol):
         self._body = body
         self._deadline.put(self._deadlines.idle_s)
         waiting.callback(response)
-        if self._body is body and body.waits:
+        if self._holds(body) and body.waits:
             self.pause_reading()
             self._deadline.put(self._deadlines.idle_s)  # a body that nobody takes must not hold its connection for ever
+
+    def _holds(self, body: ResponseBody) -> bool:
+        return self._body is body
 
     def _finish(self) -> None:
         """The response is complete: the connection goes back to its owner, or away."""

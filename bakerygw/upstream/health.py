@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
@@ -100,6 +100,8 @@ class HttpProbe:
 class HealthChecks:
     """Implements `ports.HealthSource`: probes every URL again and again, answers from what it saw."""
 
+    _log: ClassVar[Logger] = Logger()
+
     def __init__(
         self,
         probe: Probe,
@@ -120,7 +122,6 @@ class HealthChecks:
         self._loop = LoopingCall(self._round)
         self._loop.clock = clock
         self._probing: Deferred[Any] | None = None
-        self._log = Logger()
 
     def start(self) -> None:
         """Probe at once, then every `every_s` seconds."""

@@ -154,8 +154,7 @@ class Pool:
 
     async def _acquire(self) -> UpstreamConnection:
         """A connection, opened or waited for."""
-        if self._closed:
-            raise _unavailable("closing")
+        self._check_open()
         if len(self._busy) + self._opening >= self._max_connections:
             connection = await self._wait()
             if connection is not None:
@@ -171,9 +170,13 @@ class Pool:
         self._opening -= 1
         if self._closed:
             connection.close()
-            raise _unavailable("closing")
+        self._check_open()
         self._busy.add(connection)
         return connection
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _unavailable("closing")
 
     async def _wait(self) -> UpstreamConnection | None:
         """A connection that another request freed, or `None` with leave to open one, already counted in `_opening`."""

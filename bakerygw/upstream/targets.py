@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from math import ceil
 from random import Random
-from typing import Final
+from typing import ClassVar, Final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -65,7 +65,7 @@ class Targets:
     of all of several URLs are open, each URL still takes one request at a time.
     """
 
-    _log = Logger()
+    _log: ClassVar[Logger] = Logger()
 
     def __init__(self, service: str, pools: Sequence[Pool], *, clock: IReactorTime, random: Random) -> None:
         self._service, self._clock, self._random = service, clock, random
@@ -115,8 +115,7 @@ class Targets:
         if breaker.closed:
             breaker.mark += 1
             return
-        breaker.success(mark)
-        if breaker.closed:
+        if breaker.success(mark):
             self._sort()
             self._tell(target, "closed")
 

@@ -26,7 +26,7 @@ def test_failures_spread_over_longer_do_not_open_it() -> None:
 def test_successes_between_failures_do_not_hide_them() -> None:
     breaker = Breaker(failures=2, within_s=10.0, open_s=1.0)
     breaker.failure(0.0)
-    breaker.success()
+    assert not breaker.success()  # it was closed before
     assert breaker.failure(1.0)
 
 
@@ -40,7 +40,7 @@ def test_after_the_pause_exactly_one_probe_passes() -> None:
 def test_a_good_probe_closes_it_and_forgets_the_failures() -> None:
     breaker = opened()
     breaker.allow(101.0)
-    breaker.success()
+    assert breaker.success()
     assert breaker.state(101.0) == "closed"
     assert not breaker.failure(101.0)
     assert breaker.allow(101.0)

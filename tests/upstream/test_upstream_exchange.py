@@ -204,6 +204,14 @@ def test_a_reader_that_leaves_ends_an_unfinished_exchange_only() -> None:
     assert (sink.data, sink.end) == (b"ab", None)
 
 
+def test_a_reader_may_leave_as_soon_as_it_has_the_head() -> None:
+    line = Line()
+    line.send().addCallback(lambda response: response.body.stop())
+    line.receive(OK + b"Content-Length: 4\r\n\r\nab")
+    assert line.transport.aborted
+    assert line.owner.heard == ["gone"]
+
+
 def test_a_whole_body_is_given_once() -> None:
     line = Line()
     answer = line.send()
