@@ -108,6 +108,16 @@ def function_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (node.end_lineno or node.lineno) - node.lineno + 1 - told
 
 
+def is_bare_logger(node: ast.AST) -> bool:
+    """Whether this is a class that keeps a `Logger` as anything but a `ClassVar`.
+
+    Compiled, it would be an attribute of each instance, and its events would not say where they come from.
+    """
+    return isinstance(node, ast.ClassDef) and any(
+        isinstance(item, ast.Assign) and ast.unparse(item.value).startswith("Logger(") for item in node.body
+    )
+
+
 def violations(module: str, source: str, *, is_package: bool = False) -> list[str]:
     """Every broken rule in one module's source, each with its line."""
     if part_of(module) not in MAY_IMPORT:
@@ -120,6 +130,8 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
     ]
     if (lines := len(source.splitlines())) > MAX_MODULE_LINES:
         found.append(f"{module}: {lines} lines, at most {MAX_MODULE_LINES}")
+    bare = (node.lineno for node in ast.walk(tree) if is_bare_logger(node))
+    found.extend(f"{module}:{line}: a class's Logger is a ClassVar" for line in bare)
     functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     found.extend(
         f"{module}:{node.lineno}: {node.name} has {lines} lines, at most {MAX_FUNCTION_LINES}"
@@ -181,6 +193,7 @@ def test_the_folder_of_plugins_is_no_package() -> None:
         ("bakerygw.stores.redis_link", "class Link:\n    from txredisapi import RedisFactory", "inside a function"),
         ("bakerygw.edge.site", "from bakerygw.state import make_state", "edge may not import state"),
         ("bakerygw.state", "from bakerygw.edge import site", "state may not import edge"),
+        ("bakerygw.edge.site", "class Site:\n    _log = Logger()", "ClassVar"),
         ("bakerygw.helpers", "", "unknown part"),
         ("bakerygw.core.limits", "x = 1\n" * (MAX_MODULE_LINES + 1), "lines, at most"),
         ("bakerygw.core.limits", "def f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES, "f has 61 lines"),

@@ -1,5 +1,7 @@
 """The admin port's application: bodies collected, refusals as problems, nothing logged but what failed."""
 
+from typing import ClassVar
+
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -18,7 +20,7 @@ AUDITED = frozenset({401, 403})
 class AdminGateway(Conversation):
     """Serves `AdminApp` on an `EdgeSite`."""
 
-    _events = Logger()
+    _events: ClassVar[Logger] = Logger()
 
     def __init__(self, app: AdminApp, *, clock: IReactorTime) -> None:
         super().__init__(self._call, standing=lambda _, trace: standing_headers(trace), ended=self._called, clock=clock)

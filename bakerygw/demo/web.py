@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import parse_qsl, unquote
 
 from twisted.internet.defer import Deferred
@@ -107,7 +107,7 @@ class ServiceResource(Resource):
     """Carries a `Service` on every path."""
 
     isLeaf = True
-    _log = Logger()
+    _log: ClassVar[Logger] = Logger()
 
     def __init__(self, name: str, service: Service) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import ClassVar, Final
 from uuid import uuid4
 
 from twisted.internet.defer import CancelledError
@@ -81,7 +81,7 @@ class Conversation:
     header fields that every answer carries.
     """
 
-    _log = Logger()
+    _log: ClassVar[Logger] = Logger()
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ HTTP/1.0 chunking, and whatever `read_head` finds wrong with target or Host.
 """
 
 from dataclasses import dataclass
-from typing import Final, Protocol, cast
+from typing import ClassVar, Final, Protocol, cast
 
 from httptools import HttpRequestParser
 from httptools.parser.errors import (
@@ -76,7 +76,7 @@ class _Left(Exception):
 class Framer:
     """One connection's parser. `feed` raises `Refused` where the bytes stop making sense."""
 
-    _log = Logger()
+    _log: ClassVar[Logger] = Logger()
 
     def __init__(
         self, listener: Listener, limits: ChannelLimits, proxies: TrustedProxies, *, peer: str, tls: bool

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
+from typing import ClassVar
 from typing import Protocol as Port
 
 from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IReactorTime
@@ -19,7 +20,6 @@ from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.framer import ChannelLimits
 
 SWEEP_S = 0.5
-_LOG = Logger()
 
 
 class Application(Port):
@@ -41,6 +41,7 @@ class EdgeSite(Factory):
     deadlines of all connections: ten thousand timers cost more than ten thousand looks.
     """
 
+    _log: ClassVar[Logger] = Logger()
     noisy = False
     sweep_s = SWEEP_S
 
@@ -162,5 +163,5 @@ class EdgeSite(Factory):
             try:
                 channel.sweep(now)
             except Exception:  # one connection's trouble must not stop the others' deadlines
-                _LOG.failure("sweeping a connection failed")
+                self._log.failure("sweeping a connection failed")
                 channel.abort()

@@ -7,7 +7,7 @@ to write leaves at the end of the turn in which it arose, and epoll is asked onl
 
 import select
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
@@ -45,7 +45,7 @@ class TurnPoller:
     outer reactor's. It opens its descriptor when the first socket needs it.
     """
 
-    _log = Logger()
+    _log: ClassVar[Logger] = Logger()
 
     def __init__(self, reactor: Any) -> None:
         directlyProvides(self, providedBy(reactor))

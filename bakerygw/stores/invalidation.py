@@ -7,7 +7,7 @@ holds as long as both connections do; both are asked again and again whether the
 
 import random
 from collections.abc import Callable
-from typing import Final, cast
+from typing import ClassVar, Final, cast
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -31,7 +31,7 @@ _PREFIX_WORDS: Final = tuple(word for prefix in PREFIXES for word in ("PREFIX", 
 class Invalidations:
     """Has Redis tell the mirror of every change, and the mirror, when it can rely on that."""
 
-    _log = Logger()
+    _log: ClassVar[Logger] = Logger()
 
     def __init__(
         self,

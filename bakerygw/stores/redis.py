@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.resources import files
 from math import ceil, inf
-from typing import Final, Literal, cast
+from typing import ClassVar, Final, Literal, cast
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -35,7 +35,7 @@ _Waiter = tuple[AdmissionAsk, Known | None, Pending[AdmissionState]]
 class RedisStore:
     """`AdmissionStore`, `TenantStore`, `RevocationStore` and `StoreLink` over one `RedisLink`."""
 
-    _log = Logger()
+    _log: ClassVar[Logger] = Logger()
 
     def __init__(self, link: RedisLink, mirror: Mirror, reactor: IReactorTime, now: Callable[[], float]) -> None:
         """`mirror` answers what it can and is given whatever is read; `now` is Unix seconds."""

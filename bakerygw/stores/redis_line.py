@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, ITCPTransport
@@ -21,7 +21,7 @@ RETRY_MAX_S = 2.0
 class RedisLine:
     """Connects, greets, hands the connection over until it is gone, waits, and begins again."""
 
-    _log = Logger()
+    _log: ClassVar[Logger] = Logger()
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ failed AUTH or SELECT and lets commands wait for ever while there is no connecti
 
 import random
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import hiredis
 from twisted.internet.defer import Deferred, succeed
@@ -27,7 +27,7 @@ HEARTBEAT_TIMEOUT_S = 1.0
 class RedisLink:
     """Calls to one Redis over one pipelined connection. Also a `StoreLink`."""
 
-    _log = Logger()
+    _log: ClassVar[Logger] = Logger()
 
     def __init__(
         self,

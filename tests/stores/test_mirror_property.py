@@ -119,11 +119,11 @@ class World:
 
     # what must hold
 
-    def flags(self, tenant: str) -> Found[TenantFlags | None]:
+    def flags(self, tenant: str) -> "Found[TenantFlags | None]":
         changed_at, until = self.alive().get(f"tenant:{tenant}:subscription_changed_at", (None, inf))
         return Found(value=TenantFlags(changed_at=changed_at), ttl_s=until - self.now)
 
-    def revoked(self, digest: str) -> Found[bool]:
+    def revoked(self, digest: str) -> "Found[bool]":
         its = self.alive().get(f"bakerygw:revoked:{digest}")
         return Found(value=its is not None, ttl_s=inf if its is None else its[1] - self.now)
 
