@@ -5,8 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from redis_server import RedisServer
 from twisted.logger import globalLogPublisher
+
+# How long it takes to think of an example tells of the machine, which others may be using too.
+settings.register_profile("bakerygw", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("bakerygw")
 
 
 @pytest.fixture(autouse=True)
