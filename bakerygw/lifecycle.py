@@ -17,7 +17,7 @@ from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
-from bakerygw import __version__
+from bakerygw import __version__, is_compiled
 from bakerygw.config.listening import ListenFailed, listen_on
 from bakerygw.config.routes import ConfigError
 from bakerygw.config.secrecy import secret_values
@@ -207,6 +207,7 @@ class GatewayService(Service):
         self._log.info(
             "gateway.started",
             version=__version__,
+            compiled=is_compiled(),
             environment=settings.environment,
             public=_address(self._ports[0]),
             admin=_address(self._admin_port),

@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 
-from bakerygw import __version__
+from bakerygw import __version__, is_compiled
 from bakerygw.admin.application import AdminGateway
 from bakerygw.admin.site import AdminApp, LifecycleView
 from bakerygw.admin.state import routes_view, services_view
@@ -93,6 +93,7 @@ class House:
         self.metrics = Metrics(
             CollectorRegistry(),
             version=__version__,
+            compiled=is_compiled(),
             log_lines_dropped=lambda: logs.writer.dropped,
             routes=_templates(settings),
             services=_service_names(settings),

@@ -60,11 +60,12 @@ class Metrics:
         routes: Iterable[str] = (),
         services: Iterable[str] = (),
         version: str = "unknown",
+        compiled: bool = False,
         log_lines_dropped: Callable[[], int] = lambda: 0,
     ) -> None:
         """`routes` are the templates and `services` the names that the configuration knows; all others are `OTHER`.
 
-        `log_lines_dropped` is asked at each scrape.
+        `log_lines_dropped` is asked at each scrape; `version` and `compiled` tell of the gateway's own build.
         """
         self._registry = registry
         self._methods = Label(METHODS)
@@ -76,7 +77,7 @@ class Metrics:
         self._request_families()
         self._policy_families()
         self._redis_families()
-        self._gauges(version)
+        self._gauges(version, "compiled" if compiled else "plain")
         self.reactor_stalls = Counters(
             registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
         ).child()
@@ -149,7 +150,7 @@ class Metrics:
         for kind in REDIS_FAILURES:
             self.redis_failures.child(kind)
 
-    def _gauges(self, version: str) -> None:
+    def _gauges(self, version: str, kind: str) -> None:
         registry = self._registry
         self.connections = Gauge("gateway_connections", "Open client connections.", registry=registry)
         self.sse_connections = Gauge("gateway_sse_connections", "Open event streams.", registry=registry)
@@ -170,9 +171,12 @@ class Metrics:
             registry=registry,
         )
         build = Gauge(
-            "gateway_build_info", "1, with the versions at work.", ("version", "python", "twisted"), registry=registry
+            "gateway_build_info",
+            "1, with the versions at work; build: compiled or plain.",
+            ("version", "build", "python", "twisted"),
+            registry=registry,
         )
-        build.labels(version, platform.python_version(), installed("twisted")).set(1)
+        build.labels(version, kind, platform.python_version(), installed("twisted")).set(1)
 
     def allow(self, *, routes: Iterable[str] = (), services: Iterable[str] = ()) -> None:
         """Know further templates and services, after the configuration was reloaded."""

@@ -166,10 +166,16 @@ def test_the_exposition_names_the_build_and_the_process_and_has_no_created_serie
     metrics.ended(done())
     text, content_type = metrics.exposition()
     assert content_type.startswith("text/plain")
-    assert b'gateway_build_info{python="' in text
+    assert b'gateway_build_info{build="plain",python="' in text
     assert b'version="1.2.3"' in text
     assert b"process_resident_memory_bytes" in text
     assert b"_created" not in text
+
+
+def test_the_exposition_tells_a_compiled_build() -> None:
+    text, _ = Metrics(CollectorRegistry(), compiled=True).exposition()
+
+    assert b'gateway_build_info{build="compiled",' in text
 
 
 def test_two_gateways_in_one_process_share_nothing() -> None:
