@@ -2,6 +2,9 @@
 
 import os
 import re
+import shutil
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -74,22 +77,48 @@ COMPILED = [
 ]
 NOT_COMPILED = {
     "core/values.py",  # decorates classes, and is marked by an attribute of its own
+    "runtime/sockets.py",  # Twisted deletes attributes of transports, which those of compiled classes do not allow
     "upstream/names.py",  # exceptions below Twisted's and OSError
 }
 COMPILE = os.environ.get("BAKERYGW_COMPILE", "") not in {"", "0"}
+BUILDS = {"bdist_wheel", "build", "build_ext", "install"}
+"""Commands that make extensions; to the others, which only ask what is needed, mypyc may not be there yet."""
 
 
 def extensions() -> list[Any]:
-    """The compiled modules; none unless BAKERYGW_COMPILE is set."""
+    """The compiled modules; none unless BAKERYGW_COMPILE is set. SystemExit, with what to do, where that can't be."""
     if not COMPILE:
         return []
+    if "editable_wheel" in sys.argv:
+        raise SystemExit(
+            "BAKERYGW_COMPILE: an editable install would go on with what was compiled when a source changes. "
+            "Install without --editable, or unset it; `make compiled` makes an environment of its own."
+        )
+    if BUILDS.isdisjoint(sys.argv):
+        return []
+    check_compiler()
     from mypyc.build import mypycify  # noqa: PLC0415  # only there when it is needed
 
     os.chdir(HERE)
     package = Path("bakerygw")
     sources = {path for pattern in COMPILED for path in package.glob(pattern)} - {package / it for it in NOT_COMPILED}
-    flags = ["--config-file", "pyproject.toml"]
-    return list(mypycify([*flags, *sorted(map(str, sources))], opt_level="3", debug_level="1"))
+    made = mypycify(["--config-file", "pyproject.toml", *sorted(map(str, sources))], group_name="bakerygw")
+    for extension in made:  # what a compiler of another year warns of is no reason not to build
+        extension.extra_compile_args = [flag for flag in extension.extra_compile_args if flag != "-Werror"]
+    return list(made)
+
+
+def check_compiler() -> None:
+    """SystemExit, with what to do, unless there are a C compiler and Python's headers."""
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    missing = [] if shutil.which(compiler) else [f"the C compiler {compiler}"]
+    missing += [] if header.exists() else [f"Python's headers ({header})"]
+    if missing:
+        raise SystemExit(
+            f"BAKERYGW_COMPILE needs what is not here: {' and '.join(missing)}. "
+            "On Debian or Ubuntu: apt install gcc python3-dev. Or unset it: the gateway runs without, only slower."
+        )
 
 
 def version() -> str:
