@@ -8,6 +8,7 @@ import svg
 
 SHOWN: Final = {
     "bakerygw": ("bakerygw", "orange", ""),
+    "plain": ("plain", "red", "3 2"),
     "haproxy": ("HAProxy", "blue", "6 3"),
     "aiohttp": ("aiohttp", "green", "2 3"),
     "seed": ("FastAPI", "purple", "9 3 2 3"),
@@ -46,7 +47,7 @@ def _bars(rows: Rows) -> Iterator[str]:
     most = max(row["rps"] for row in rows.values())
     for number, (name, row) in enumerate(rows.items()):
         shown, colour, _ = SHOWN[name]
-        y, width = 66 + 56 * number, max(1.0, (BARS[1] - BARS[0]) * row["rps"] / most)
+        y, width = 66 + 50 * number, max(1.0, (BARS[1] - BARS[0]) * row["rps"] / most)
         yield svg.text(BARS[0] - 8, y + 21, shown, anchor="end")
         yield f'<rect x="{BARS[0]}" y="{y}" width="{width:.1f}" height="32" rx="3" style="fill:var(--{colour})"/>'
         yield svg.text(BARS[0] + width + 8, y + 21, f"{row['rps']:,.0f}")

@@ -1,15 +1,16 @@
 """Run the gateway and its peers side by side, interleaved, and print throughput and latency.
 
-    python bench/compare.py [--rounds 7] [--seconds 5] [--systems bakerygw,haproxy,aiohttp,seed] [--quick]
+    python bench/compare.py [--rounds 7] [--seconds 5] [--systems bakerygw,plain,haproxy,aiohttp,seed] [--quick]
 
 One core for the system under test, the other for nginx (the service: a fixed 213-byte JSON answer), Redis and wrk.
 Needs nginx, wrk, redis-server and haproxy; the Python peers need what `bench/requirements.txt` lists, in the Python
 that PEERS_PYTHON names (this one, if it names none). Every system verifies the same RS256 tokens of 200 users and
-limits each user, the limit set out of reach. The slow peers, aiohttp and seed, take part in every third round only.
-Each round gives one pair with bakerygw for each system, and what counts is the median of the pairs' ratios. The raw
-figures are left in `bench/results/compare.json`, from which `page.py` makes the table and the picture. "disturbed" is
-the share of the time in which the system could have run and other processes had its core: a few per cent are the
-machine's own, with more the figures are worth little.
+limits each user, the limit set out of reach. `bakerygw` is the compiled build, which `make compiled` makes; `plain` is
+the same, interpreted. The slow peers, aiohttp and seed, take part in every third round only. Each round gives one pair
+with bakerygw for each system, and what counts is the median of the pairs' ratios. The raw figures are left in
+`bench/results/compare.json`, from which `page.py` makes the table and the picture. "disturbed" is the share of the time
+in which the system could have run and other processes had its core: a few per cent are the machine's own, with more the
+figures are worth little.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import builds
 import wrk
 from procfs import waited_seconds
 from rig import (
@@ -31,7 +33,6 @@ from rig import (
     Unusable,
     arguments,
     free_port,
-    gateway_command,
     machine,
     require,
     sales_requests,
@@ -39,7 +40,7 @@ from rig import (
     verdict,
 )
 
-SYSTEMS: Final = ("bakerygw", "haproxy", "aiohttp", "seed")
+SYSTEMS: Final = ("bakerygw", "plain", "haproxy", "aiohttp", "seed")
 PROMISES: Final = {"haproxy": 0.8, "aiohttp": 5.5, "seed": 30.0}
 """How many times a peer's throughput bakerygw has at least."""
 SLOW_EVERY: Final = 3
@@ -83,8 +84,9 @@ def summary(runs: Runs) -> dict[str, dict[str, float]]:
 
 def peer(rig: Rig, name: str, port: int) -> tuple[list[str], dict[str, str]]:
     """How to start one system on `port`, with its environment."""
-    if name == "bakerygw":
-        return gateway_command(), rig.gateway_settings(port)
+    if name in ("bakerygw", "plain"):
+        build = builds.compiled() if name == "bakerygw" else builds.plain()
+        return build.command(), {**rig.gateway_settings(port), **build.environ}
     upstream = f"127.0.0.1:{rig.service_port}"
     environ = {"RATE_LIMIT_REQUESTS": LIMIT}
     if name == "haproxy":
@@ -196,6 +198,8 @@ def main() -> int:
         parser.error(f"no such system: {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
     require("nginx", "wrk", "redis-server", *(["haproxy"] if "haproxy" in options.systems else []))
     require_peers(options.systems)
+    if "bakerygw" in options.systems:
+        builds.compiled()
     about = machine()
     with Rig() as rig:
         rig.start_service()

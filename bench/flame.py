@@ -4,8 +4,9 @@
 
 The load is that of `compare.py`. The kernel tells the time on the processor for each request, before anything looks;
 it is shared among the parts as samples of the stack tell. The process takes these itself, by its own time on the
-processor (see `inside.py`). The figures are left in `bench/results/flame.json`, from which `page.py` makes table and
-picture. Prints the cost of one request; exits with 1 if answers were errors.
+processor (see `inside.py`). Compiled functions are no part of such stacks, so what is looked at is the plain build. The
+figures are left in `bench/results/flame.json`, from which `page.py` makes table and picture. Prints the cost of one
+request; exits with 1 if answers were errors.
 """
 
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import wrk
+from builds import plain
 from flamegraph import condensed, costs, parse
 from procfs import cpu_seconds
 from rig import Rig, Unusable, arguments, machine, require, sales_requests, save, verdict, wait_for
@@ -41,12 +43,12 @@ def main() -> int:
     given = parser.parse_args()
     seconds = given.seconds or (4.0 if given.quick else 20.0)
     require("nginx", "wrk", "redis-server")
-    about = machine()
+    about = machine() | {"build": "plain"}
     with Rig() as rig:
         rig.start_service()
         rig.start_redis()
         requests = wrk.write_requests(rig.folder / "requests", sales_requests(rig.tokens))
-        with rig.gateway(inside={"STACKS_FILE": str(rig.folder / "stacks")}) as (pid, port):
+        with rig.gateway(plain(), inside={"STACKS_FILE": str(rig.folder / "stacks")}) as (pid, port):
             wrk.load(port, requests, connections=CONNECTIONS, seconds=2)
             before = cpu_seconds(pid)
             run = wrk.load(port, requests, connections=CONNECTIONS, seconds=seconds / 2)

@@ -1,6 +1,6 @@
 """Many keep-alive connections at once: each asks once, rests, and asks once more.
 
-    python bench/idle.py [--connections 10000] [--rest 20] [--quick]
+    python bench/idle.py [--connections 10000] [--rest 20] [--quick] [--plain]
 
 Prints the gateway's memory for each (growth of its resident memory, without the kernel's own for sockets). Exits with 1
 above 15 KiB, or if any of them is refused, lost or answered wrongly. A gateway closes connections that rest for 75 s.
@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from builds import build_arguments, of
 from client import Connection, connect
 from procfs import open_files, rss_bytes
-from rig import Rig, Unusable, arguments, machine, require, sales_requests, save, verdict
+from rig import Rig, Unusable, machine, require, sales_requests, save, verdict
 
 PROMISE_KIB: Final = 15.0
 AT_ONCE: Final = 32
@@ -99,14 +100,15 @@ async def measure(pid: int, port: int, requests: Sequence[bytes], count: int, re
 
 def main() -> int:
     """All of it; 0 if the promise is kept."""
-    parser = arguments(__doc__)
+    parser = build_arguments(__doc__)
     parser.add_argument("--connections", type=int)
     parser.add_argument("--rest", type=float)
     given = parser.parse_args()
     count = given.connections or (1_000 if given.quick else 10_000)
     rest_s = given.rest or (2.0 if given.quick else 20.0)
     require("nginx", "redis-server")
-    about = machine()
+    build = of(given)
+    about = machine() | {"build": build.name}
     with Rig() as rig:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if files < count * 4 // 3 + 200:
@@ -114,7 +116,7 @@ def main() -> int:
         rig.start_service()
         rig.start_redis()
         settings = {"MAX_CONNECTIONS_PER_CLIENT": str(count + 100)}
-        with rig.gateway(settings) as (pid, port):
+        with rig.gateway(build, settings) as (pid, port):
             memory, crowd = asyncio.run(measure(pid, port, sales_requests(rig.tokens), count, rest_s))
     for what, number in crowd.wrong.most_common(10):
         print(f"{number} x {what}")

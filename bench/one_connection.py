@@ -1,6 +1,6 @@
 """What the gateway adds to a request of a single client: the median over asking the service (nginx) directly.
 
-    python bench/one_connection.py [--pairs 7] [--seconds 3] [--quick]
+    python bench/one_connection.py [--pairs 7] [--seconds 3] [--quick] [--plain]
 
 One connection, one request at a time; pairs of runs, direct and through the gateway, in turn. The figure is the median
 of the pairs' differences between median latencies. Exits with 1 above 0.6 ms.
@@ -10,27 +10,29 @@ import statistics
 from typing import Final
 
 import wrk
-from rig import Rig, arguments, machine, require, sales_requests, save, verdict
+from builds import build_arguments, of
+from rig import Rig, machine, require, sales_requests, save, verdict
 
 PROMISE_MS: Final = 0.6
 
 
 def main() -> int:
     """All of it; 0 if the promise is kept."""
-    parser = arguments(__doc__)
+    parser = build_arguments(__doc__)
     parser.add_argument("--pairs", type=int)
     parser.add_argument("--seconds", type=float)
     given = parser.parse_args()
     pairs = given.pairs or (3 if given.quick else 7)
     seconds = given.seconds or (1.0 if given.quick else 3.0)
     require("nginx", "wrk", "redis-server")
-    about = machine()
+    build = of(given)
+    about = machine() | {"build": build.name}
     runs = []
     with Rig() as rig:
         rig.start_service()
         rig.start_redis()
         requests = wrk.write_requests(rig.folder / "requests", sales_requests(rig.tokens))
-        with rig.gateway() as (_, port):
+        with rig.gateway(build) as (_, port):
             wrk.load(port, requests, connections=1, seconds=1)
             for number in range(pairs):
                 direct = wrk.load(rig.service_port, requests, connections=1, seconds=seconds)

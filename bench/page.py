@@ -20,7 +20,8 @@ PAGE: Final = ROOT / "docs" / "performance.md"
 IMAGES: Final = ROOT / "docs" / "img"
 
 DOES: Final = {
-    "bakerygw": "bakerygw: limit in Redis, flags, two log lines and metrics",
+    "bakerygw": "bakerygw, compiled: limit in Redis, flags, two log lines and metrics",
+    "plain": "bakerygw, plain: the same, interpreted",
     "haproxy": "HAProxy{version}, one thread: limit in its own memory, no flags, no metrics, one log line",
     "aiohttp": "`aiohttp`, uvloop, redis-py, with the same policies",
     "seed": "FastAPI, HTTPX, redis-py, uvicorn, with the same policies",
@@ -93,15 +94,16 @@ def peers(result: Mapping[str, Any]) -> str:
 
 
 def promises(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Every promise that was measured, and what came of it."""
+    """Every promise that was measured, and what came of it: by the compiled build, where nothing else is said."""
     found = {it["name"]: (it, result) for result in results.values() for it in result.get("verdicts", [])}
     rows = []
     for name, words in MEASURES.items():
         if name in found:
-            it, _ = found[name]
+            it, result = found[name]
+            build = " (plain build)" if result.get("machine", {}).get("build") == "plain" else ""
             unit = "×" if it["unit"] == "x" else it["unit"]  # noqa: RUF001
             promise = it["promise"].replace("<=", "≤").replace(">=", "≥")
-            rows.append([words, promise, f"{figure(it['value'])} {unit}", "yes" if it["kept"] else "**no**"])
+            rows.append([words + build, promise, f"{figure(it['value'])} {unit}", "yes" if it["kept"] else "**no**"])
     return table(("measure", "promise", "found", "kept"), rows)
 
 

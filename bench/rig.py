@@ -20,11 +20,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+
+if TYPE_CHECKING:
+    from builds import Build
 
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent
@@ -214,21 +217,22 @@ class Rig:
     @contextlib.contextmanager
     def gateway(
         self,
+        build: "Build",
         settings: Mapping[str, str] | None = None,
         *,
         output: int | None = None,
         inside: Mapping[str, str] | None = None,
     ) -> Iterator[tuple[int, int]]:
-        """A gateway of this checkout: its process id and port. `settings` add to those of every run.
+        """A gateway of this build: its process id and port. `settings` add to those of every run.
 
         With `inside`, the variables of `inside.py`, it also tells what only the process itself knows.
         """
         port = free_port()
-        environ = {**self.gateway_settings(port), **(settings or {})}
-        command = gateway_command()
+        environ = {**self.gateway_settings(port), **build.environ, **(settings or {})}
+        command = build.command()
         if inside is not None:
             environ |= inside
-            command = [sys.executable, str(HERE / "inside.py"), *command[1:]]
+            command = [str(build.python), str(HERE / "inside.py"), *command[1:]]
         with self.running("bakerygw", command, environ, port, output=output) as pid:
             yield pid, port
 
@@ -243,18 +247,12 @@ class Rig:
             "RATE_LIMIT_REQUESTS": LIMIT,
             "DRAIN_GRACE_SECONDS": "0",
             "DRAIN_TIMEOUT_SECONDS": "2",
-            "PYTHONPATH": str(ROOT),
         }
         if self.redis_port:
             settings |= {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(self.redis_port)}
         if self.service_port:
             settings["SALES_SERVICE_URL"] = f"http://127.0.0.1:{self.service_port}"
         return settings
-
-
-def gateway_command() -> list[str]:
-    """The gateway in the foreground, by the `twistd` beside this Python."""
-    return [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "bakerygw"]
 
 
 def _accepts(port: int) -> bool:

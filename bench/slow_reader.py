@@ -1,6 +1,6 @@
 """A download by a client that stops reading: what it costs the gateway, and whether it still arrives whole.
 
-    python bench/slow_reader.py [--megabytes 300] [--pause 10] [--quick]
+    python bench/slow_reader.py [--megabytes 300] [--pause 10] [--quick] [--plain]
 
 Prints the growth of the gateway's resident memory, at its peak over the whole transfer. Exits with 1 above 16 MiB, if
 the service was never held back, or if the client, reading on, does not get every byte.

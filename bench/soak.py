@@ -1,6 +1,6 @@
 """Minutes at 70 % of what the gateway can do: no error, and nothing that grows.
 
-    python bench/soak.py [--minutes 5] [--share 0.7] [--quick]
+    python bench/soak.py [--minutes 5] [--share 0.7] [--quick] [--plain]
 
 The capacity is measured at the start, by wrk with the same mix of requests and connections. Then the mix comes evenly,
 whatever the gateway does: reads, writes, unknown routes, tokens that are missing, forged or garbage, subscriptions that
@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import wrk
+from builds import build_arguments, of
 from client import Load, Planned, Tally, paced_load
 from procfs import cpu_seconds, open_files, rss_bytes, waited_seconds
-from rig import Issuer, Rig, arguments, http_request, machine, require, save, verdict
+from rig import Issuer, Rig, http_request, machine, require, save, verdict
 
 CONNECTIONS: Final = 50
 PLANNED: Final = 2_000
@@ -220,20 +221,21 @@ def capacity(port: int, pid: int, rig: Rig, planned: Sequence[Planned], seconds:
 
 def main() -> int:
     """All of it; 0 if nothing went wrong and nothing grew."""
-    parser = arguments(__doc__)
+    parser = build_arguments(__doc__)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--share", type=float, default=0.7)
     given = parser.parse_args()
     seconds = 60 * given.minutes if given.minutes else (12.0 if given.quick else 300.0)
     warm_s = 3.0 if given.quick else 30.0
     require("nginx", "wrk", "redis-server")
-    about = machine()
+    build = of(given)
+    about = machine() | {"build": build.name}
     with Rig() as rig, LogWatch() as log:
         rig.start_service()
         rig.start_redis()
         planned = mixture(rig.tokens, rig.issuer, random.Random(1))
         inside = rig.folder / "inside"
-        with rig.gateway(output=log.write, inside={"INSIDE_FILE": str(inside)}) as (pid, port):
+        with rig.gateway(build, output=log.write, inside={"INSIDE_FILE": str(inside)}) as (pid, port):
             most, busy = capacity(port, pid, rig, planned, 2.0 if given.quick else 10.0)
             rate = given.share * most
             load = Load(port=port, rate=rate, connections=CONNECTIONS)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final, Protocol, Self
 
+from builds import build_arguments, of
 from client import parse_answer
 from procfs import PeakMemory
-from rig import Rig, arguments, machine, require, save, verdict, wait_for
+from rig import Rig, machine, require, save, verdict, wait_for
 
 MIB: Final = 1024 * 1024
 PROMISE_MIB: Final = 16.0
@@ -201,14 +202,15 @@ def run(
 
     `transfer(port, token, the service's side, bytes, pause in seconds)` yields what goes wrong.
     """
-    parser = arguments(description)
+    parser = build_arguments(description)
     parser.add_argument("--megabytes", type=int)
     parser.add_argument("--pause", type=float)
     given = parser.parse_args()
     total = (given.megabytes or (64 if given.quick else megabytes)) * MIB
     pause_s = given.pause or (2.0 if given.quick else 10.0)
     require("redis-server")
-    about = machine()
+    build = of(given)
+    about = machine() | {"build": build.name}
     service_end = end(total)
     wrong: list[str] = []
     with Rig() as rig, RawService(service_end.serve) as service:
@@ -216,7 +218,7 @@ def run(
         rig.service_port = service.port
         routes = rig.folder / "routes.toml"
         routes.write_text(ROUTES.format(total=total))
-        with rig.gateway({"ROUTES_FILE": str(routes)}) as (pid, port), PeakMemory(pid) as memory:
+        with rig.gateway(build, {"ROUTES_FILE": str(routes)}) as (pid, port), PeakMemory(pid) as memory:
             try:
                 wrong.extend(transfer(port, rig.tokens[0], service_end, total, pause_s))
             except (OSError, RuntimeError) as error:

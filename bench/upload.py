@@ -1,6 +1,6 @@
 """An upload into a service that stops reading: what it costs the gateway, and whether it still arrives whole.
 
-    python bench/upload.py [--megabytes 1024] [--pause 10] [--quick]
+    python bench/upload.py [--megabytes 1024] [--pause 10] [--quick] [--plain]
 
 A routes file raises `max_body` for it. Prints the growth of the gateway's resident memory, at its peak over the whole
 transfer. Exits with 1 above 16 MiB, if the client was never held back, or if the service, reading on, does not get

@@ -3,9 +3,11 @@
 import math
 import os
 import random
+import sys
 from pathlib import Path
 
 import pytest
+from builds import build_arguments, compiled, differing, of, plain
 from client import Tally, parse_answer
 from compare import order, ratios, summary
 from procfs import stat_seconds, status_bytes
@@ -100,6 +102,40 @@ def test_systems_take_turns_in_who_begins_and_slow_ones_run_seldom() -> None:
         ["bakerygw", "haproxy"],
         ["seed", "haproxy", "bakerygw"],
     ]
+
+
+def test_the_plain_build_is_this_checkout_by_this_python() -> None:
+    build = of(build_arguments("").parse_args(["--plain"]))
+
+    assert build == plain()
+    assert build.command()[0] == str(Path(sys.executable).with_name("twistd"))
+    assert build.environ == {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
+def test_a_build_of_other_sources_is_found_out(tmp_path: Path) -> None:
+    for folder, text in (("sources", "a"), ("same", "a"), ("other", "b"), ("empty", None)):
+        (tmp_path / folder / "core").mkdir(parents=True)
+        if text is not None:
+            (tmp_path / folder / "core" / "limits.py").write_text(text)
+    sources = tmp_path / "sources"
+
+    assert differing(sources, tmp_path / "same") == []
+    assert differing(sources, tmp_path / "other") == differing(sources, tmp_path / "empty") == ["core/limits.py"]
+
+
+@pytest.mark.parametrize("answer", [None, "echo False /nowhere", "exit 1"])
+def test_without_a_compiled_build_its_figures_are_not_taken(
+    answer: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    if answer is not None:
+        python.write_text(f"#!/bin/sh\n{answer}\n")
+        python.chmod(0o755)
+    monkeypatch.setenv("COMPILED_PYTHON", str(python))
+    compiled.cache_clear()
+
+    with pytest.raises(Unusable, match="make compiled"):
+        compiled()
 
 
 def run_of(number: int, rps: float) -> dict[str, float]:

@@ -27,7 +27,13 @@ def row_of(rps: float) -> dict[str, float]:
     return {"rps": rps, **latencies, "rounds": 7, "waiting": 0.02, "ratio": 1.05, "ratio_low": 0.9, "ratio_high": 1.2}
 
 
-ROWS = {"bakerygw": row_of(8_400), "haproxy": row_of(8_000), "aiohttp": row_of(1_200), "seed": row_of(110)}
+ROWS = {
+    "bakerygw": row_of(8_400),
+    "plain": row_of(5_600),
+    "haproxy": row_of(8_000),
+    "aiohttp": row_of(1_200),
+    "seed": row_of(110),
+}
 
 
 def words_of(picture: str) -> list[str]:
@@ -86,6 +92,8 @@ def test_the_table_of_peers_tells_ratios_machine_and_what_was_set() -> None:
     used = {"connections": 50, "warm_up": 2.0, "seconds": 5.0}
     text = peers({"machine": MACHINE, "versions": {"haproxy": "2.6.12"}, "options": used, "systems": ROWS})
 
+    assert "| bakerygw, compiled: " in text
+    assert "| bakerygw, plain: the same, interpreted | 5,600 |" in text
     assert "| HAProxy 2.6.12, one thread" in text
     assert "| 8,000 | 0.625 ms | 1.24 ms | 1.25 ms | 1.05 × (0.9 to 1.2) | 7 |" in text  # noqa: RUF001
     assert "A CPU, 2 cores, the two used are threads of one core, Linux 6, Python 3.11.9" in text
@@ -101,6 +109,18 @@ def test_a_broken_promise_stands_out_and_unmeasured_ones_are_left_out() -> None:
     assert lines[2] == "| throughput, times FastAPI's | ≥ 30 | 29 × | **no** |"  # noqa: RUF001
     assert lines[3].endswith("| ≤ 0.6 ms | 0.25 ms | yes |")
     assert len(lines) == 4
+
+
+def test_what_was_found_of_the_plain_build_says_so() -> None:
+    kept = {"name": "one_connection_added", "value": 0.25, "unit": "ms", "promise": "<= 0.6 ms", "kept": True}
+    machines = {build: {**MACHINE, "build": build} for build in ("plain", "compiled")}
+    lines = {
+        build: promises({"a": {"machine": machine, "verdicts": [kept]}}).splitlines()[2]
+        for build, machine in machines.items()
+    }
+
+    assert "(plain build)" in lines["plain"]
+    assert "build" not in lines["compiled"]
 
 
 def test_every_script_that_promises_something_is_in_the_table() -> None:
