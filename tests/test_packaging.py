@@ -1,5 +1,6 @@
 """What is packed: the wheel's files and promises, and that twistd and the console script find the gateway."""
 
+import ast
 import configparser
 import os
 import re
@@ -10,6 +11,7 @@ import zipfile
 from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +70,63 @@ def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
 def test_the_version_is_the_packages_own(metadata: Message) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("bakerygw", bakerygw.__version__)
     assert metadata["Requires-Python"] == ">=3.11"
+
+
+def test_an_ordinary_wheel_is_pure(wheel: zipfile.ZipFile) -> None:
+    assert str(wheel.filename).endswith("-py3-none-any.whl")
+
+
+def setup_value(name: str) -> Any:
+    """A constant of setup.py."""
+    tree = ast.parse((REPOSITORY / "setup.py").read_text(encoding="utf-8"))
+    (found,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]
+    )
+    return ast.literal_eval(found)
+
+
+def named_compiled() -> set[str]:
+    """The sources that the patterns of setup.py name."""
+    return set().union(*(sources(f"bakerygw/{pattern}") for pattern in setup_value("COMPILED")))
+
+
+@pytest.mark.parametrize("pattern", setup_value("COMPILED"))
+def test_each_pattern_of_what_is_compiled_names_something(pattern: str) -> None:
+    assert sources(f"bakerygw/{pattern}")
+
+
+@pytest.mark.parametrize("name", sorted(setup_value("NOT_COMPILED")))
+def test_what_is_left_out_of_the_compiled_modules_would_be_among_them(name: str) -> None:
+    assert f"bakerygw/{name}" in named_compiled()
+
+
+def test_the_module_that_tells_whether_a_build_is_compiled_would_be() -> None:
+    assert "bakerygw/edge/gateway.py" in named_compiled()
+    assert "edge/gateway.py" not in setup_value("NOT_COMPILED")
+    assert not bakerygw.is_compiled()
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [("build_ext", "needs what is not here: the C compiler /nowhere/cc"), ("editable_wheel", "without --editable")],
+)
+def test_a_compiled_build_that_cannot_be_says_why(command: str, told: str) -> None:
+    environment = {"PATH": os.environ["PATH"], "BAKERYGW_COMPILE": "1", "CC": "/nowhere/cc -pthread"}
+
+    done = subprocess.run(
+        [sys.executable, "setup.py", command],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert told in done.stderr
 
 
 def test_the_console_script_is_declared(wheel: zipfile.ZipFile) -> None:
