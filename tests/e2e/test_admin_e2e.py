@@ -400,6 +400,8 @@ class TestMetrics:
         lines = exposed(admin)
 
         assert [name for name in PROMISED_METRICS if not any(line.startswith(name) for line in lines)] == []
+        build = "compiled" if gateway.events("gateway.started")[0]["compiled"] else "plain"
+        assert any(line.startswith(f'gateway_build_info{{build="{build}",') for line in lines)
         assert any(
             re.fullmatch(
                 r'gateway_requests_total{method="GET",path="/api/v1/sales/\*\*",status_code="200"} \d+.0', line
