@@ -114,7 +114,7 @@ class TurnPoller:
             self._watch(reader, fd, events, events & ~(_IN | _LEFT))
 
     def pauseReader(self, reader: Any) -> None:
-        """Call its `doRead` no more, but see when its peer leaves: what it has sent and nobody has read is lost then."""
+        """Call its `doRead` no more, but see when its peer leaves; what it has sent unread is lost then."""
         fd, events = self._watched.get(reader, _UNWATCHED)
         if events & _IN:
             self._watch(reader, fd, events, events & ~_IN | _LEFT)
