@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from bakerygw.core.claims import Claims
-from bakerygw.core.http import BodySource, Pairs, RequestHead
+from bakerygw.core.http import BodySource, Pairs, RequestHead, RequestSource
 from bakerygw.core.limits import Bucket, Level
 from bakerygw.core.outcome import Outcome, Trace
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
@@ -125,7 +125,7 @@ class UpstreamRequest:
     target: bytes
     headers: Pairs
     """End-to-end headers, without Host and framing, which the connection writes."""
-    body: BodySource | None
+    body: RequestSource | None
     """`None`: no body at all."""
     first_byte_timeout_s: float | None = None
     """`None`: the configured one."""
