@@ -4,7 +4,7 @@
 stands in for an `HTTPChannel`.
 """
 
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionLost
@@ -70,13 +70,20 @@ class ResourceChannel:
                 self._leave(Failure(ConnectionLost()))
                 raise
         if self._failure is not None:
-            self._failure.raiseException()
-        tunnel = self._tunnel
-        if tunnel is not None:
-            if tunnel.reply is not None:
-                return tunnel.reply
-            tunnel.decline()
+            self._give_up(self._failure)
+        if self._tunnel is not None:
+            reply = self._tunnel.take_reply()
+            if reply is not None:
+                return reply
+            self._tunnel.decline()
         return self._own_reply()
+
+    def _give_up(self, failure: Failure) -> NoReturn:
+        if self._tunnel is not None:
+            if self.transport is None:  # taken: what stands behind the offer may be of another protocol
+                self._exchange.persistent = False
+            self._tunnel.connectionLost(failure)
+        failure.raiseException()
 
     @property
     def _settled(self) -> bool:

@@ -40,7 +40,7 @@ class Tunnel:
     sent behind its request.
 
     `protocol` is assigned by the taker, as to a Twisted transport. `answered` is called once `reply` or `failure`
-    is there, `ended` with the reason when the connection is lost.
+    is there, `ended` with the reason when the connection is lost or was refused.
     """
 
     length: int | None = None
@@ -58,7 +58,7 @@ class Tunnel:
         self.failure: Failure | None = None
         """Why there will be no reply."""
         self._exchange, self._channel = exchange, exchange.channel
-        self._clock, self._answered, self._ended = clock, answered, ended
+        self._answered, self._ended = answered, ended
         self._producing = Producing(clock)
         self._sink: BodySink | None = None
         self._held = b""  # written before the 101 has gone
@@ -135,6 +135,13 @@ class Tunnel:
         """Nobody reads any more."""
         self.loseConnection()
 
+    def take_reply(self) -> Reply | None:
+        """The answer, if there is one. One that is no 101 is the end of the connection for its taker."""
+        reply, self.reply = self.reply, None
+        if reply is not None and reply.status != 101:
+            self.connectionLost(Failure(ConnectionDone()))
+        return reply
+
     def decline(self) -> None:
         """It was not taken, and cannot be any more."""
         self._over, self._ended, self._answered = True, _nobody, _nobody
@@ -154,7 +161,7 @@ class Tunnel:
         if self._lost:
             return
         self._lost = self._over = True
-        self._sink = None
+        self._sink = self.reply = None
         self._producing.stop()
         ended, self._ended, self._answered = self._ended, _nobody, _nobody
         ended(reason)
@@ -230,14 +237,10 @@ class Tunnel:
         elif status < 200:
             raise ValueError("an interim answer to the upgrade")
         elif whole:
-            self._refuse(Reply(status=status, headers=headers, body=rest, close=True))
+            # No upgrade. The connection ends with this reply, so nothing behind the offer is read as anything.
+            self.reply = Reply(status=status, headers=headers, body=rest, close=True)
         elif len(rest) > ANSWER_BYTES:
             raise ValueError("an endless refusal of the upgrade")
-
-    def _refuse(self, reply: Reply) -> None:
-        """No upgrade. The connection ends with this reply, so that nothing behind the offer is read as anything."""
-        self.reply, self._over = reply, True
-        self._clock.callLater(0, self.connectionLost, Failure(ConnectionDone()))  # not from within its own call
 
 
 def _nobody(*_: object) -> None:
