@@ -12,6 +12,7 @@ from twisted.web.resource import IResource, Resource, getChildForRequest
 from twisted.web.server import Site
 
 from bakerygw.core.http import Reply
+from bakerygw.core.problem import Problem, Refused
 from bakerygw.edge.body import collect
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.rendering import OwnRequest, ResourceChannel
@@ -27,14 +28,17 @@ class ResourceHandler:
     async def reply_to(self, exchange: Exchange, resource: IResource, *, upgrade: bytes | None = None) -> Reply:
         """What the tree under `resource` answers to this request.
 
-        `upgrade`, in lower case, names the protocol for which a resource may take the connection, as autobahn's
-        does, from a client that offers it. To all others `request.channel.transport` is `None`.
+        `upgrade`, in lower case, names the protocol for which the resource may take the connection, as autobahn's
+        does; a request that does not offer it is refused. Without `upgrade`, offers are ignored (RFC 9110 §7.8), and
+        `request.channel.transport` is `None`.
 
         Raises `Refused` for a body that is too large or incomplete, and whatever a resource raises, or hands to
         `Request.processingFailed`, before its reply has begun. Cancelling tells the resource that the client left.
         """
+        if upgrade is not None and not _offers(exchange, upgrade):
+            raise _upgrade_required(upgrade)
         content = await collect(exchange.body, self._max_body_bytes)
-        upgradable = upgrade is not None and _offers(exchange, upgrade)
+        upgradable = upgrade is not None
         return await ResourceChannel(exchange, resource, self._site, self._clock, upgradable).reply(content)
 
 
@@ -43,6 +47,13 @@ def _offers(exchange: Exchange, protocol: bytes) -> bool:
         return False
     values = exchange.head.fields.get(b"upgrade", ())
     return any(token.strip().lower() == protocol for value in values for token in value.split(b","))
+
+
+def _upgrade_required(protocol: bytes) -> Refused:
+    detail = f"Ask by a GET over HTTP/1.1 that offers to upgrade to {protocol.decode()}."
+    return Refused(
+        Problem(code="upgrade-required", detail=detail, headers=((b"Upgrade", protocol), (b"Connection", b"Upgrade")))
+    )
 
 
 class _Site(Site):

@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IProtocol, IReactorTime
+from twisted.internet.interfaces import IConsumer, IProtocol, IPushProducer, IReactorTime, ITransport
+from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import directlyProvides, providedBy
+from zope.interface import implementer
 
 from bakerygw.core.http import BodySink, Pairs, Reply
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.producing import Producing
+
+_LOG = Logger()
 
 ANSWER_BYTES: Final = 64 * 1024
 """The most that a taker may say, its refusal's body included, before it has changed the protocol."""
@@ -31,13 +34,16 @@ FRAMING: Final = frozenset(
 """Fields of a reply that are the connection's to write, and the name of the software behind it."""
 
 
+@implementer(ITransport, IConsumer, IPushProducer)
 class Tunnel:
     """The transport that may be taken from under a request, and the body of the 101 that its taker then sends.
 
-    To its taker it is the client's transport; what is not named here is the real one's. Nothing of what the taker
-    writes reaches the client as it is before a whole head with status 101. That head, and any other answer, becomes
-    `reply`, to be given like every reply; after 101 bytes pass as they are, both ways, those first that the client
-    sent behind its request.
+    To its taker it is the client's transport; what is not named here is the real one's. It provides no
+    `ISSLTransport`, for autobahn takes whatever does to be Twisted's own object.
+
+    Nothing that the taker writes reaches the client as it is before a whole head with status 101. That head, and any
+    other answer, becomes `reply`, to be given like every reply. After 101 bytes pass as they are, both ways, those
+    first that the client sent behind its request.
 
     `protocol` is assigned by the taker, as to a Twisted transport. `answered` is called once `reply` or `failure`
     is there, `ended` with the reason when the connection is lost or was refused.
@@ -64,7 +70,6 @@ class Tunnel:
         self._held = b""  # written before the 101 has gone
         self._behind = b""  # from the client, while the taker does not read
         self._closing = self._over = self._lost = self._reading_paused = False
-        directlyProvides(self, providedBy(self._channel.transport))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._channel.transport, name)
@@ -97,14 +102,14 @@ class Tunnel:
             self._read_answer(whole=True)
 
     def abortConnection(self) -> None:
-        """Reset the connection."""
+        """Reset the connection. After 101 that is an end like another: autobahn closes so, its own closing done."""
         if self._over:
             return
-        sink, self._sink, self._over = self._sink, None, True
+        self._over = True
+        self._exchange.abort()
+        sink, self._sink = self._sink, None
         if sink is not None:
-            sink.cut("aborted")
-        else:
-            self._exchange.abort()
+            sink.done()
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """`producer` is told of the client's pace."""
@@ -165,8 +170,11 @@ class Tunnel:
         self._producing.stop()
         ended, self._ended, self._answered = self._ended, _nobody, _nobody
         ended(reason)
-        if self.protocol is not None:
-            self.protocol.connectionLost(reason)
+        try:
+            if self.protocol is not None:
+                self.protocol.connectionLost(reason)
+        except Exception:  # whoever else is to hear of the end must
+            _LOG.failure("protocol.failed")
 
     def shutdown(self) -> None:
         """The gateway stops. A protocol with a method `shutdown` is told; another has until connections are reset."""

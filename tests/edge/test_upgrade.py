@@ -131,7 +131,7 @@ def test_the_new_protocol_is_never_called_from_within_its_own_writing():
 def test_an_offer_waits_for_the_replies_before_it():
     taker = Taker(SWITCH)
     end = Own(taker, upgrade=b"echo").send(request() + request(b"GET", b"/", *OFFER) + b"frames")
-    assert end.wire.written.index(b"over HTTP") < end.wire.written.index(b"101 Switching")
+    assert end.wire.written.index(b"upgrade-required") < end.wire.written.index(b"101 Switching")
     assert taker.spoken.data == b"frames"
 
 
@@ -150,9 +150,11 @@ def test_an_offer_waits_for_the_replies_before_it():
         b"GET / HTTP/1.0\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n",
     ],
 )
-def test_nothing_is_taken_without_a_fitting_offer(asked):
+def test_without_a_fitting_offer_an_upgrade_is_required(asked):
     end = Own(Taker(SWITCH), upgrade=b"echo").send(asked)
-    assert end.replies()[0][2] == b"over HTTP"
+    ((status, fields, _),) = end.replies()
+    assert (status, fields[b"upgrade"], fields[b"content-type"]) == (426, [b"echo"], [b"application/problem+json"])
+    assert b"\r\nConnection: Upgrade\r\n" in end.wire.written
 
 
 def test_nothing_is_taken_where_no_upgrade_is_asked_for():
@@ -167,7 +169,7 @@ def test_a_resource_that_leaves_the_offer_answers_over_http():
         def render(self, request: Any) -> bytes:
             return b"no, thanks"
 
-    end = Own(Declining(), upgrade=b"echo").send(request(b"GET", b"/", *OFFER) + HELD)
+    end = Own(Declining(), upgrade=b"echo").send(request(b"GET", b"/", *OFFER) * 2)
     assert [body for _, _, body in end.replies()] == [b"no, thanks", b"no, thanks"]
 
 
@@ -291,12 +293,12 @@ def test_the_outcome_tells_that_the_client_has_left():
     assert len(spoken.reasons) == 1
 
 
-def test_a_reset_by_the_new_protocol_is_told():
+def test_a_reset_by_the_new_protocol_is_its_end():
     end, transport, spoken = taken()
     transport.abortConnection()
     assert end.wire.aborted
     end.leave()
-    assert (end.outcomes[0].trace.reason, end.outcomes[0].trace.cause) == ("cut", "aborted")
+    assert [(outcome.status, outcome.trace.reason) for outcome in end.outcomes] == [(101, None)]
     assert len(spoken.reasons) == 1
 
 
