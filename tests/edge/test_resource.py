@@ -443,6 +443,17 @@ def test_a_resource_may_reset_the_connection(begun):
     assert [outcome.status for outcome in end.outcomes] == [200 if begun else 499]
 
 
+def test_a_reply_that_is_finished_on_a_reset_connection_goes_nowhere():
+    resource = Waiting()
+    end = Own(resource).send(request())
+    resource.requests[0].loseConnection()
+    resource.requests[0].write(b"too late")
+    resource.requests[0].finish()
+    end.turn().leave()
+    assert (end.wire.written, resource.ended) == (b"", ["finished"])
+    assert [outcome.status for outcome in end.outcomes] == [499]
+
+
 # bodies of requests, and outcomes
 
 

@@ -204,12 +204,13 @@ def test_a_refused_upgrade_is_an_ordinary_reply_and_nothing_behind_it_is_read():
         b"x" * 70_000,
     ],
 )
-def test_what_is_no_answer_is_an_internal_error(answer, logged_failures):
+def test_what_is_no_answer_is_an_internal_error_and_nothing_behind_is_read(answer, logged_failures):
     taker = Taker(answer)
-    end = Own(taker, upgrade=b"echo").send(request(b"GET", b"/", *OFFER))
+    end = Own(taker, upgrade=b"echo").send(request(b"GET", b"/", *OFFER) + HELD)
     taker.spoken.transport.loseConnection()
     end.turn()
     assert [status for status, _, _ in end.replies()] == [500]
+    assert end.wire.half_closed
     assert len(logged_failures) == 1
     logged_failures.clear()
     end.leave()
