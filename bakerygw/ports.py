@@ -26,6 +26,8 @@ class AdmissionAsk:
     """Tenants whose flags are wanted."""
     digests: tuple[str, ...] = ()
     """Tokens of which it is wanted whether they are revoked, by `Claims.digest`."""
+    verified: bool = False
+    """Whether it is certain who asks. What anybody can name is answered, but takes no room in any memory."""
 
 
 @value
