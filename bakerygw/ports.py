@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from bakerygw.core.claims import Claims
-from bakerygw.core.http import BodySource, Pairs, RequestHead
+from bakerygw.core.http import BodySource, Pairs, RequestHead, RequestSource
 from bakerygw.core.limits import Bucket, Level
 from bakerygw.core.outcome import Outcome, Trace
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
@@ -26,6 +26,8 @@ class AdmissionAsk:
     """Tenants whose flags are wanted."""
     digests: tuple[str, ...] = ()
     """Tokens of which it is wanted whether they are revoked, by `Claims.digest`."""
+    verified: bool = False
+    """Whether it is certain who asks. What anybody can name is answered, but takes no room in any memory."""
 
 
 @value
@@ -125,7 +127,7 @@ class UpstreamRequest:
     target: bytes
     headers: Pairs
     """End-to-end headers, without Host and framing, which the connection writes."""
-    body: BodySource | None
+    body: RequestSource | None
     """`None`: no body at all."""
     first_byte_timeout_s: float | None = None
     """`None`: the configured one."""

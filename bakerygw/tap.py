@@ -14,6 +14,7 @@ from bakerygw.config.routes import ConfigError
 from bakerygw.config.secrecy import secret_values
 from bakerygw.config.settings import Settings, load_settings
 from bakerygw.runtime.poller import TurnPoller
+from bakerygw.runtime.resolver import install_resolver
 from bakerygw.service import build
 from bakerygw.telemetry.logs import configure_logging
 from bakerygw.telemetry.writer import LogWriter
@@ -55,6 +56,7 @@ def makeService(options: Options) -> IService:
         raise SystemExit(1) from None
     # Twisted times by the wall clock; a clock that is set must neither end deadlines nor stretch them
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
+    install_resolver(reactor)
     # twistd redirects standard output into the log from here on, so the log takes the descriptor itself
     writer = LogWriter(sys.stdout.fileno(), reactor)
     pretty = settings.structlog_pretty_print or (settings.demo and writer.isatty)

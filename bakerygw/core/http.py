@@ -48,6 +48,14 @@ class BodySource(Protocol):
         """The reader has gone: release everything. The sink is not called again."""
 
 
+class RequestSource(BodySource, Protocol):
+    """Where a request's body comes from."""
+
+    @property
+    def complete(self) -> bool:
+        """All of it has come from the client, who can hold nothing up any more."""
+
+
 @value
 class RequestHead:
     """A request whose framing, target and host are known to be sound (RFC 9112)."""

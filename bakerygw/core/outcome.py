@@ -27,7 +27,8 @@ class Trace:
     cause: str | None = None
     """More exact than the reason, for operators only."""
     upstream_s: float | None = None
-    """Seconds from the request being handed to the service until its response head."""
+    """Seconds from the request being handed to the service until its response head, or until it was clear that there
+    would be none; `None` where nothing was sent, as while its breaker is open."""
     limited: str | None = None
     """The name of the policy whose limit was exceeded, shadow policies included."""
 

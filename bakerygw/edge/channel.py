@@ -5,10 +5,10 @@ one after the other, and their replies back to the socket.
 """
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.interfaces import IPushProducer, ISSLTransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -19,12 +19,10 @@ from bakerygw.edge.body import RequestBody
 from bakerygw.edge.exchange import Exchange, ReplyWriter
 from bakerygw.edge.framer import Framer, Framing
 from bakerygw.edge.kernel import Stall
+from bakerygw.edge.line import READ_AHEAD_BYTES, Line
 
 if TYPE_CHECKING:
     from bakerygw.edge.site import EdgeSite
-
-READ_AHEAD_BYTES: Final = 16 * 1024
-"""Pipelined bytes kept while a reply is under way; a client with more waits."""
 
 PIECE_BYTES: Final = 2048
 """Fed to the parser at once where requests begin: an ordinary head, or 75 of the smallest requests."""
@@ -36,15 +34,13 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @implementer(IPushProducer)
-class EdgeChannel(Protocol):
+class EdgeChannel(Line):
     """Constructed by `EdgeSite`, which also sweeps its deadlines.
 
     Bytes are parsed only while no reply is under way, and in small pieces, so a client can't
     queue more requests than one piece holds; they are answered in order, a few in each turn
     of the reactor, and none is begun while the client has not taken the replies before it.
     """
-
-    transport: Any  # twisted types it as ITransport | None, without producers and aborting
 
     def __init__(self, site: "EdgeSite", peer: str) -> None:
         self.peer = peer
@@ -79,6 +75,8 @@ class EdgeChannel(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the client: parsed at once, or kept while a reply is under way."""
         if self._closing or self._last_read:
+            if self.successor is not None and not self._closing:
+                self.successor.dataReceived(data)
             return
         busy = self._active is not None or self._queue or self._unfed or self.blocked
         self._unfed += data
@@ -100,6 +98,9 @@ class EdgeChannel(Protocol):
         active, self._active, self._receiving = self._active, None, None
         if active is not None:
             active.lost()
+        successor, self.successor = self.successor, None
+        if successor is not None:
+            successor.connectionLost(reason)
 
     def _parse(self) -> None:
         """Parse what was read, until a request is whole. llhttp can't be paused, so it is fed in pieces."""
@@ -115,9 +116,19 @@ class EdgeChannel(Protocol):
                 size = receiving.body.length - receiving.body.received
             data, self._unfed = self._unfed[:size], self._unfed[size:]
             try:
-                self._framer.feed(data)
+                behind = self._framer.feed(data)
             except Refused as refusal:
                 self._broken(refusal)
+            else:
+                if behind is not None:
+                    self._offered(behind)
+
+    def _offered(self, behind: bytes) -> None:
+        """The latest request offers to upgrade. What stands behind it is not read until that has been answered."""
+        self._unfed = behind + self._unfed
+        latest = self._queue[-1]
+        if isinstance(latest, Exchange):
+            latest.offers_upgrade = True
 
     def _broken(self, refusal: Refused) -> None:
         """What follows can't be read: answer what was whole, then this, then close."""
@@ -232,6 +243,8 @@ class EdgeChannel(Protocol):
 
     def shutdown(self) -> None:
         """Close as soon as nothing is under way."""
+        if self.successor is not None:
+            self.successor.shutdown()
         last = self._queue[-1] if self._queue else self._active
         if isinstance(last, ReplyWriter):
             last.persistent = False
@@ -304,24 +317,7 @@ class EdgeChannel(Protocol):
             self.write(CONTINUE)
         receiving.expects_continue = False
 
-    def pause_reading(self) -> None:
-        """Stop reading the socket."""
-        if not self._reading_paused and not self.gone:
-            self._reading_paused = True
-            self.transport.pauseProducing()
-
-    def resume_reading(self) -> None:
-        """Read the socket again, unless there is enough already for when the reply has ended."""
-        if self._reading_paused and not self.gone and len(self._unfed) <= READ_AHEAD_BYTES:
-            self._reading_paused = False
-            self.transport.resumeProducing()
-
     # for replies
-
-    def write(self, data: bytes) -> None:
-        """Bytes of the reply under way."""
-        if not self.gone:
-            self.transport.write(data)
 
     def date(self) -> bytes:
         """The `Date` of now."""

@@ -83,10 +83,17 @@ class ReplyWriter:
         self.end()
 
     def begin(self, reply: Reply, length: int | None) -> None:
-        """The head of a reply whose body follows by `write`; `length` if it is promised."""
+        """The head of a reply whose body follows by `write`; `length` if it is promised.
+
+        The body of a 101 is whatever the other protocol has to say (RFC 9110 §7.8).
+        """
         self.begun = True
         self._promised = length
         self._settle(reply)
+        if reply.status == 101:
+            self.persistent = False  # what follows is not HTTP
+            self._write_head(reply, b"Connection: Upgrade\r\n")
+            return
         if length is not None:
             framing = b"Content-Length: %d\r\n" % length
         elif self._version == "1.1":
@@ -94,8 +101,7 @@ class ReplyWriter:
             framing = b"Transfer-Encoding: chunked\r\n"
         else:
             framing = b""
-        head = render_head(reply.status, reply.headers, framing + self._connection(), self._channel.date())
-        self._channel.write(head)
+        self._write_head(reply, framing + self._connection())
 
     def write(self, data: bytes) -> None:
         """The next piece of the body."""
@@ -144,6 +150,9 @@ class ReplyWriter:
         if reply.close:
             self.persistent = False
 
+    def _write_head(self, reply: Reply, framing: bytes) -> None:
+        self._channel.write(render_head(reply.status, reply.headers, framing, self._channel.date()))
+
     def _connection(self) -> bytes:
         return b"" if self.persistent else b"Connection: close\r\n"
 
@@ -152,6 +161,8 @@ class Exchange(ReplyWriter):
     """A request and the writer of its reply."""
 
     unreadable = False
+    offers_upgrade = False
+    """The client would go on in another protocol, and nothing of what it sent behind this request has been read."""
 
     def __init__(self, channel: "EdgeChannel", head: RequestHead, body: RequestBody, framing: Framing) -> None:
         super().__init__(channel, method=head.method, version=framing.version, persistent=framing.persistent)
@@ -159,6 +170,16 @@ class Exchange(ReplyWriter):
         self.expects_continue = framing.expects_continue
         self.on_lost: Callable[[], None] | None = None
         """Called once if the client leaves before the reply has ended."""
+
+    @property
+    def channel(self) -> "EdgeChannel":
+        """The connection, for whoever takes it over."""
+        return self._channel
+
+    @property
+    def protocol(self) -> bytes:
+        """`HTTP/1.1`, or what else the client speaks."""
+        return b"HTTP/" + self._version.encode("ascii")
 
     def _settle(self, reply: Reply) -> None:
         super()._settle(reply)

@@ -99,14 +99,20 @@ class Framer:
         self._begun = 0
         """Requests begun on this connection."""
 
-    def feed(self, data: bytes) -> None:
-        """The next bytes from the client, never from within a callback. Raises `Refused`; no more may be fed then."""
+    def feed(self, data: bytes) -> bytes | None:
+        """The next bytes from the client, never from within a callback. Raises `Refused`; no more may be fed then.
+
+        Stops behind a request that offers to upgrade and could be taken at its word: returns the bytes behind it,
+        which are HTTP, and to be fed in their turn, only if the offer is not taken. Else returns `None`.
+        """
         begun, body = self._begun, self._body
         received = 0 if body is None else body.received
         in_head_before = self.in_head
-        rest = self._parse(data)
-        while rest:
-            rest = self._parse(rest)
+        behind = self._parse(data)
+        while behind is not None and (self._body is not None or self.last_read):
+            behind = self._parse(behind) if behind else None
+        if behind is not None:
+            return behind
         if in_head_before and self.in_head and begun == self._begun:
             # llhttp tells of a field only once it is whole; this bounds the one that it still collects
             self._unfinished_bytes += len(data)
@@ -117,6 +123,7 @@ class Framer:
             self._overhead_bytes += len(data) - (body.received - received)
             if self._overhead_bytes > FREE_OVERHEAD_BYTES + body.received:
                 raise refuse("bad-request", "The body is mostly framing.", reason="chunk-overhead", close=True)
+        return None
 
     def close(self) -> None:
         """Nothing more is fed: let go of all that it holds.
@@ -127,8 +134,8 @@ class Framer:
         self._body = self._refusal = None
         self._parser, self._listener = HttpRequestParser(None), cast(Listener, None)
 
-    def _parse(self, data: bytes) -> bytes:
-        """Let llhttp have `data`; returns what another parser is to have."""
+    def _parse(self, data: bytes) -> bytes | None:
+        """Let llhttp have `data`; returns what stands behind an offer to upgrade."""
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
@@ -138,17 +145,17 @@ class Framer:
             self._refusal = self._refusal or self._defect()
         except HttpParserError as error:
             if self.last_read and self._body is None and not self.in_head:
-                return b""
+                return None
             if isinstance(error, HttpParserInvalidMethodError):
                 raise bad_method(data.lstrip(b"\r\n")) from None
             detail = "The request is not well-formed HTTP/1.1; nothing of it was processed."
             raise refuse("bad-request", detail, reason=str(error)[:80], close=True) from None
         if self._refusal is not None:
             raise self._refusal.with_traceback(None)  # whose frames hold it, and the connection, in a cycle
-        return b""
+        return None
 
     def _stay_http(self) -> None:
-        """Go on as HTTP/1.1 after a request that offered to upgrade; nobody here took the offer.
+        """Be ready to go on as HTTP/1.1 after a request that offered to upgrade, for few such offers are taken.
 
         llhttp ends such a message at its head, body or not, so a fresh parser is put at
         the place where the body begins, as ready as the old one to end with this request.

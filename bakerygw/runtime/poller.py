@@ -19,11 +19,10 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer, providedBy
 
-from bakerygw.runtime.sockets import PlainConnector, PlainPort
+from bakerygw.runtime.sockets import PlainConnector, PlainPort, TLSOrNothing
 
 EVENTS: Final = 512
 """Sockets served in one turn; others have theirs in the next."""
@@ -33,6 +32,8 @@ ROUNDS: Final = 4
 _IN: Final = 0x001  # select.EPOLLIN and its like, which only Linux has
 _OUT: Final = 0x004
 _GONE: Final = 0x008 | 0x010
+_LEFT: Final = 0x2000
+"""The peer has closed, or will send no more (EPOLLRDHUP)."""
 
 _UNWATCHED: Final = (-1, 0)
 
@@ -88,7 +89,7 @@ class TurnPoller:
         self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
         """As `IReactorSSL.listenSSL`."""
-        return self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface)
+        return self.listenTCP(port, TLSOrNothing(contextFactory, False, factory), backlog, interface)
 
     def connectTCP(
         self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: tuple[str, int] | None = None
@@ -104,13 +105,19 @@ class TurnPoller:
         """Call its `doRead` whenever there is something to read."""
         fd, events = self._watched.get(reader, _UNWATCHED)
         if not events & _IN:
-            self._watch(reader, fd, events, events | _IN)
+            self._watch(reader, fd, events, events & ~_LEFT | _IN)
 
     def removeReader(self, reader: Any) -> None:
         """Call its `doRead` no more."""
         fd, events = self._watched.get(reader, _UNWATCHED)
+        if events & (_IN | _LEFT):
+            self._watch(reader, fd, events, events & ~(_IN | _LEFT))
+
+    def pauseReader(self, reader: Any) -> None:
+        """Call its `doRead` no more, but see when its peer leaves; what it has sent unread is lost then."""
+        fd, events = self._watched.get(reader, _UNWATCHED)
         if events & _IN:
-            self._watch(reader, fd, events, events & ~_IN)
+            self._watch(reader, fd, events, events & ~_IN | _LEFT)
 
     def addWriter(self, writer: Any) -> None:
         """Call its `doWrite` at the end of this turn, and from then on whenever there is room."""
@@ -174,7 +181,7 @@ class TurnPoller:
         try:
             if event & _IN:
                 why = selectable.doRead()
-            elif event & _GONE:
+            elif event & (_GONE | _LEFT):
                 reading = bool(self._watched[selectable][1] & _IN)
                 why = CONNECTION_DONE if reading else CONNECTION_LOST
             else:
@@ -207,15 +214,15 @@ class TurnPoller:
     def _write(self, writer: Any) -> None:
         try:
             why = writer.doWrite()
-        except Exception as error:
+            if not why and writer in self._writers:
+                fd, events = self._watched.get(writer, _UNWATCHED)
+                if not events & _OUT:
+                    self._watch(writer, fd, events, events | _OUT)
+        except Exception as error:  # epoll's own too: it costs this socket, not all of them
             self._log.failure("poller.failed")
             why = error
         if why:
             self._guarded(self._disconnect, writer, why, False)
-        elif writer in self._writers:
-            fd, events = self._watched.get(writer, _UNWATCHED)
-            if not events & _OUT:
-                self._watch(writer, fd, events, events | _OUT)
 
     def _disconnect(self, selectable: Any, why: Any, reading: bool) -> None:
         self.removeReader(selectable)

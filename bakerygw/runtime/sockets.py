@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Client, Connector, Port, Server
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 READ_BYTES: Final = 64 * 1024
 
@@ -40,9 +41,27 @@ class _Plain:
 class ServerSocket(_Plain, Server):
     """An accepted connection."""
 
+    reactor: Any
+
+    def pauseProducing(self) -> None:
+        """Read no more, but notice if the client leaves; its service must not work on for nobody."""
+        self.reactor.pauseReader(self)
+
 
 class ClientSocket(_Plain, Client):
     """A connection that the gateway opened."""
+
+
+class TLSOrNothing(TLSMemoryBIOFactory):
+    """TLS around the wrapped factory's protocols, and a closed connection where it gives none.
+
+    Twisted's would wrap that as well, and forget the socket.
+    """
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """The protocol for a connection from `addr`, or `None`."""
+        wrapped = self.wrappedFactory.buildProtocol(addr)
+        return None if wrapped is None else self.protocol(self, wrapped)
 
 
 class PlainPort(Port):

@@ -20,10 +20,15 @@ from bakerygw.stores.redis_link import RedisLink, greeting, protocol_class
 from bakerygw.stores.redis_wire import Argument, Connection, GoneError, LateError, ReplyError, ask
 
 PING_S: Final = 0.3
+RETRY_SOON_S: Final = 2.0
+"""Attempts after what may pass by itself, such as a Redis that is full or loading, come at least so often."""
 RETRY_SELDOM_S: Final = 60.0
-"""Attempts with a Redis that refuses to tell of changes, or has a proxy before it, come ever slower up to this."""
+"""Attempts with a Redis that cannot or may not tell, or a proxy that hangs up over it, come ever slower up to this."""
 CHANNEL: Final = "__redis__:invalidate"
 CANARY_MS: Final = 1000
+
+_LASTING: Final = ("noperm", "err unknown ", "err wrong number of arguments", "err syntax error")
+"""How errors begin that do not pass by themselves, in small letters; old servers say "Unknown subcommand or …"."""
 
 _PREFIX_WORDS: Final = tuple(word for prefix in PREFIXES for word in ("PREFIX", prefix))
 
@@ -132,16 +137,21 @@ class Invalidations:
 
     async def _try_to_track(self, subscriber: Connection, data: Connection) -> None:
         self._failures += 1
-        self._next_try = self._clock.seconds() + min(RETRY_SELDOM_S, PING_S * 2.0 ** min(self._failures, 20))
+        began_at = self._clock.seconds()
+        self._next_try = began_at + min(RETRY_SELDOM_S, PING_S * 2.0 ** min(self._failures, 20))
         try:
             await self._track(subscriber, data)
         except (ReplyError, GoneError, LateError) as error:
+            may_pass = not _lasting(error)
             self._report("distrusted", str(error)[:200])
         except TimeoutError:
+            may_pass = self._data is data
             self._report("distrusted", "a change of our own was not told")
         else:
-            self._failures = 0
+            self._failures, may_pass = 0, True
             self._report("trusted", "")
+        if may_pass:
+            self._next_try = min(self._next_try, began_at + RETRY_SOON_S)
 
     async def _track(self, subscriber: Connection, data: Connection) -> None:
         """Have every change told, and see that it is. Raises `ReplyError`, `GoneError`, `LateError`, `TimeoutError`."""
@@ -196,3 +206,8 @@ class Invalidations:
             self._told = state, reason
             tell = self._log.info if state == "trusted" else self._log.warn
             tell("store.mirror", state=state, reason=reason)
+
+
+def _lasting(error: Exception) -> bool:
+    """Whether it may be the same for ever. A connection that ended may have been ended for what was asked."""
+    return isinstance(error, GoneError) or str(error).lower().startswith(_LASTING)

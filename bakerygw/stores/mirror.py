@@ -21,12 +21,14 @@ FLAG_NAMES: Final = ("subscription_changed_at", "read_only", "demo")
 
 TRUST_S: Final = 0.6
 """How long after the last sign of life Redis is trusted to have told of every change."""
+MAX_AGE_S: Final = 60.0
+"""How long a value is taken for true without being read again: Redis does not tell of SWAPDB."""
 LAST_KNOWN_S: Final = 60.0
 """How long a value may stand in for one that cannot be read, after it was surely true."""
 MAX_TENANTS: Final = 10_000
 MAX_TOKENS: Final = 20_000
 MAX_OWN: Final = 50_000
-"""Own revocations that are kept whatever Redis says; they take 10 MB, all others together 8 MB."""
+"""Own revocations that are kept whatever Redis says; they take 10 MB, all others together 9 MB."""
 
 V = TypeVar("V")
 
@@ -50,7 +52,7 @@ class Epoch:
 
 
 class Read:
-    """One read of Redis under way."""
+    """One read of Redis under way, and what it may bring into the mirror."""
 
     __slots__ = ("at", "digests", "tenants")
 
@@ -72,6 +74,9 @@ class _Entry(Generic[V]):
     value: V
     read_at: float
     until: float
+    """When it is no longer taken for true, whatever Redis tells."""
+    expires_at: float
+    """When Redis lets it expire; it is not even last known then."""
     epoch: Epoch
 
 
@@ -84,7 +89,7 @@ class _Table(Generic[V]):
         self._reading: dict[str, Read] = {}
 
     def true(self, names: Iterable[str], epoch: Epoch, now: float) -> dict[str, V] | None:
-        """All their values, if all are of this epoch and have not expired."""
+        """All their values, if all are of this epoch, read within `MAX_AGE_S`, and have not expired."""
         entries, found = self._entries, {}
         for name in names:
             entry = entries.get(name)
@@ -97,7 +102,7 @@ class _Table(Generic[V]):
     def last_known(self, name: str, now: float) -> V | None:
         """The value, if it was true not long ago and has not expired."""
         entry = self._entries.get(name)
-        if entry is None or now >= entry.until:
+        if entry is None or now >= entry.expires_at:
             return None
         return entry.value if now - max(entry.read_at, entry.epoch.confirmed_at) <= LAST_KNOWN_S else None
 
@@ -107,11 +112,15 @@ class _Table(Generic[V]):
             self._reading.setdefault(name, read)
 
     def keep(self, read: Read, found: Mapping[str, Found[V]], epoch: Epoch) -> None:
-        """Keep what `read` has found, less what has changed since it began."""
-        entries = self._entries
+        """Keep what `read` has found, less what it was not begun for and what has changed since."""
+        entries, read_again_at = self._entries, read.at + MAX_AGE_S
         for name, its in found.items():
             if self._reading.get(name) is read:
-                entries[name] = _Entry(value=its.value, read_at=read.at, until=read.at + its.ttl_s, epoch=epoch)
+                expires_at = read.at + its.ttl_s
+                until = min(expires_at, read_again_at)
+                entries[name] = _Entry(
+                    value=its.value, read_at=read.at, until=until, expires_at=expires_at, epoch=epoch
+                )
                 entries.move_to_end(name)
         while len(entries) > self._size:
             entries.popitem(last=False)
@@ -140,8 +149,8 @@ class _Table(Generic[V]):
 class Mirror:
     """Tenants' flags and tokens' revocations as in Redis, absence included; bounded.
 
-    It is trusted from `whole` until `broken`, and never longer than `TRUST_S` after the last `confirm`. What it holds
-    remains, trusted or not, as the last that is known.
+    It is trusted from `whole` until `broken`, and never longer than `TRUST_S` after the last `confirm`; no value in it
+    longer than `MAX_AGE_S`. What it holds remains, trusted or not, as the last that is known.
     """
 
     def __init__(self, *, max_tenants: int = MAX_TENANTS, max_tokens: int = MAX_TOKENS, max_own: int = MAX_OWN) -> None:
@@ -192,7 +201,7 @@ class Mirror:
     # what was read
 
     def begin(self, tenants: tuple[str, ...], digests: tuple[str, ...], now: float) -> Read:
-        """Call it before the read is sent, and `end` afterwards."""
+        """Call it before the read is sent, and `end` afterwards. Nothing but these ids will be kept of it."""
         read = Read(tenants, digests, now)
         self._flags.begin(tenants, read)
         self._revoked.begin(digests, read)
@@ -201,7 +210,7 @@ class Mirror:
     def keep(
         self, read: Read, flags: Mapping[str, Found[TenantFlags | None]], revoked: Mapping[str, Found[bool | None]]
     ) -> None:
-        """Keep what the read has found. A tenant's `None` (not readable) is as true as any value."""
+        """Keep what the read has found of what it was begun for. A tenant's `None` (not readable) is a value too."""
         self._flags.keep(read, flags, self._epoch)
         self._revoked.keep(read, revoked, self._epoch)
 

@@ -96,7 +96,7 @@ class UpstreamClient:
         if targets is None:
             raise UpstreamFailed("service-unavailable", "destination_not_found", f"no URL for {service}")
         # While all is well the breaker costs this check, the mark's way in and out, and one addition.
-        target = targets.less_busy(targets.ready) if targets.calm else targets.choose()
+        target = targets.less_busy(targets.ready) if targets.calm else targets.choose(request)
         breaker = target.breaker
         mark = breaker.mark
         try:
@@ -175,9 +175,9 @@ def _where_again(
     if isinstance(failure, Unanswered):
         body = request.body
         if request.method in _IDEMPOTENT and (body is None or body.length == 0):
-            again = targets.for_second_try(failed, same=True)
+            again = targets.for_second_try(failed, request, same=True)
     elif isinstance(failure, ConnectFailed | TurnedAway):
-        again = targets.for_second_try(failed, same=False)
+        again = targets.for_second_try(failed, request, same=False)
     if again is not failed:  # at the same URL only the second try counts: the connection may just have been too old
         targets.failed(failed, mark, failure)
     return again

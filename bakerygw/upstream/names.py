@@ -36,7 +36,7 @@ PATIENCE_S: Final = 0.1
 LATE_S: Final = 5.0
 """How long a look-up may take before whoever has no other answer is refused without a wait."""
 MAX_LOOK_UPS: Final = 8
-"""Look-ups at a time. The reactor has 10 threads; the others are for Redis' name and for what else there is."""
+"""Look-ups at a time, each in a thread, that services may have; Redis has another of its own."""
 
 Address = IPv4Address | IPv6Address
 

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from bakerygw.core.breaker import Breaker, BreakerState
 from bakerygw.core.retries import RetryBudget
-from bakerygw.ports import UpstreamFailed
+from bakerygw.ports import UpstreamFailed, UpstreamRequest
 from bakerygw.upstream.connection import Blameless
 from bakerygw.upstream.pool import Pool
 
@@ -21,6 +21,10 @@ OPEN_S: Final = 5.0
 SHARE: Final = 0.1
 """A breaker opens by five failures in ten seconds, if they are a tenth of what was asked meanwhile: a few requests that
 are too slow among thousands of good ones must not take the service from everybody."""
+
+LONG_OPEN_S: Final = 30.0
+"""After so long without a probe that failed any request may be one: neither a health page that is wrong nor a service
+that gets nothing but uploads may keep a good URL out for ever."""
 
 ILL_LOOKS: Final = 2
 """Looks in a row that must find a URL ill before it is avoided."""
@@ -60,9 +64,11 @@ class Targets:
     """All URLs of one service, at least one.
 
     A URL whose breaker is closed is asked; health may move requests to others as long as it leaves at least half of
-    all URLs. A breaker's probe is one of the requests. Where there is another URL to ask, the probe also waits until
-    the URL was seen to answer at `/health`, so that no request is lost to one that is still dead. Where the breakers
-    of all of several URLs are open, each URL still takes one request at a time.
+    all URLs. Where the breakers of all of several URLs are open, each URL still takes one request at a time.
+
+    A breaker's probe is one of the requests, and one that is all here, so that no client can make it last. Where
+    there is another URL to ask that is not ailing, the probe also waits until the URL was seen to answer at `/health`,
+    so that no request is lost to one that is still dead. Both hold until the breaker has been open for `LONG_OPEN_S`.
     """
 
     _log: ClassVar[Logger] = Logger()
@@ -85,27 +91,28 @@ class Targets:
         one, other = self._random.sample(targets, 2)
         return one if one.pool.outstanding <= other.pool.outstanding else other
 
-    def choose(self) -> Target:
-        """The URL for the next request, which may be a probe. Raises `UpstreamFailed` while breakers allow none."""
-        now = self._clock.seconds()
+    def choose(self, request: UpstreamRequest) -> Target:
+        """The URL for this request, which may be a probe. Raises `UpstreamFailed` while breakers allow none."""
+        now, firm = self._clock.seconds(), _is_firm(request)
         for target in self.all:
-            if self._is_due(target, now):
+            if self._is_due(target, now, firm):
                 self._tell(target, "half-open")
                 return target
-        found = self._find(now)
+        found = self._find(now, firm)
         if found is None:
             raise self._spared(now)
         return found
 
-    def for_second_try(self, failed: Target, *, same: bool) -> Target | None:
-        """The URL for a second try, counted in the budget then: another one, else, if `same` will do, `failed`."""
+    def for_second_try(self, failed: Target, request: UpstreamRequest, *, same: bool) -> Target | None:
+        """The URL for this request's second try, counted in the budget then: another one, else, if `same` will do,
+        `failed`."""
         same = same and failed.breaker.closed
         if not same and len(self.all) == 1:
             return None
         now = self._clock.seconds()
         if not self._budget.spend(now, sum(target.pool.requests for target in self.all)):
             return None
-        return self._find(now, failed) or (failed if same else None)
+        return self._find(now, _is_firm(request), failed) or (failed if same else None)
 
     # What became of a request. `mark`: the breaker's, read just before the request.
 
@@ -168,13 +175,16 @@ class Targets:
         self.ready = well if 2 * len(well) >= len(self.all) else closed
         self.calm = len(closed) == len(self.all)
 
-    def _is_due(self, target: Target, now: float) -> bool:
+    def _is_due(self, target: Target, now: float, firm: bool) -> bool:
         """Whether the request at hand is this URL's probe, counted as begun then."""
-        if target.breaker.closed or (self.ready and (target.ailing or not target.cleared)):
+        if target.breaker.closed:
             return False
-        return target.breaker.allow(now)
+        doubtful = target.ailing or not target.cleared
+        if doubtful and any(not other.ailing for other in self.ready) and not _is_long_open(target, now):
+            return False
+        return _may_probe(target, now, firm)
 
-    def _find(self, now: float, other_than: Target | None = None) -> Target | None:
+    def _find(self, now: float, firm: bool, other_than: Target | None = None) -> Target | None:
         ready = [target for target in self.ready if target is not other_than]
         ready = ready or [target for target in self.all if target.breaker.closed and target is not other_than]
         if ready:
@@ -182,7 +192,7 @@ class Targets:
         if self.ready or len(self.all) == 1:
             return None
         for target in self._random.sample(self.all, len(self.all)):
-            if target is not other_than and target.breaker.allow(now, early=True):
+            if target is not other_than and _may_probe(target, now, firm, early=True):
                 return target
         return None
 
@@ -200,3 +210,17 @@ class Targets:
         tell = self._log.warn if state == "open" else self._log.info
         url = target.pool.url
         tell("upstream.breaker", service=self._service, url=url, state=state, cause=target.error)
+
+
+def _is_firm(request: UpstreamRequest) -> bool:
+    """Whether only the service and the usual deadlines decide how long the request takes."""
+    return request.body is None or request.body.complete
+
+
+def _is_long_open(target: Target, now: float) -> bool:
+    return target.breaker.open_for_s(now) >= LONG_OPEN_S
+
+
+def _may_probe(target: Target, now: float, firm: bool, *, early: bool = False) -> bool:
+    """Whether the request at hand may go to a URL that is not ready, counted as begun then."""
+    return (firm or _is_long_open(target, now)) and target.breaker.allow(now, early=early, firm=firm)

@@ -162,3 +162,53 @@ def test_whether_it_is_closed_is_an_attribute() -> None:
     assert not breaker.closed
     breaker.success()
     assert breaker.closed
+
+
+def test_a_probe_that_is_not_firm_keeps_no_firm_call_waiting() -> None:
+    breaker = opened()
+    assert [breaker.allow(101.0, firm=False) for _ in range(2)] == [True, False]
+    assert [breaker.allow(101.5) for _ in range(2)] == [True, False]
+    assert not breaker.allow(102.0, firm=False)
+    breaker.success(breaker.mark)
+    assert breaker.closed
+
+
+def test_before_its_time_a_firm_call_passes_beside_the_probe_only_when_asked_for() -> None:
+    breaker = opened()
+    assert breaker.allow(100.1, early=True, firm=False)
+    assert not breaker.allow(100.2)
+    assert not breaker.allow(100.2, early=True, firm=False)
+    assert [breaker.allow(100.2, early=True) for _ in range(2)] == [True, False]
+
+
+def test_a_probe_that_others_followed_still_closes_it() -> None:
+    breaker = opened()
+    breaker.allow(101.0)
+    first = breaker.mark
+    breaker.allow(102.0)
+    second = breaker.mark
+    breaker.success(first)
+    assert breaker.closed
+    assert not any(breaker.failure(102.1, second) for _ in range(10))
+
+
+def test_a_probe_from_before_a_later_one_failed_does_not_close_it() -> None:
+    breaker = opened()
+    breaker.allow(101.0)
+    first = breaker.mark
+    breaker.allow(102.0)
+    assert breaker.failure(102.1, breaker.mark)
+    breaker.success(first)
+    assert breaker.state(102.2) == "open"
+
+
+def test_it_tells_for_how_long_it_has_been_open() -> None:
+    breaker = opened()
+    assert (breaker.open_for_s(100.0), breaker.open_for_s(103.5), breaker.open_for_s(50.0)) == (0.0, 3.5, 0.0)
+    breaker.allow(104.0)
+    assert breaker.open_for_s(104.0) == 4.0
+    breaker.failure(105.0)
+    assert breaker.open_for_s(106.0) == 1.0
+    breaker.allow(106.0)
+    breaker.success()
+    assert breaker.open_for_s(107.0) == 0.0

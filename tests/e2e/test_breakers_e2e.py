@@ -153,6 +153,21 @@ class TestTheProbe:
 
             until(lambda: stage.get().status == 200, 1)
 
+    def test_uploads_that_never_send_their_body_keep_no_service_out(self, issuer: Issuer) -> None:
+        with staged(issuer, QUICK) as stage:
+            stage.upstream.always(Answer(pieces=(b"garbage\r\n\r\n",), close=True))
+            open_it(stage)
+            revive(stage.upstream)
+            time.sleep(OPEN_S + 0.1)
+            hanging = stage.head(b"", (b"Content-Length", b"10"), method=b"POST")
+
+            refused = [stage.ask(hanging) for _ in range(3)]
+
+            assert {json.loads(it.body)["code"] for it in refused} == {"service-unavailable"}
+            assert stage.upstream.requests == []
+            assert stage.ask(hanging + b"0123456789").status == 200, "one that is all here is the probe"
+            assert breaker(stage) == "closed"
+
 
 class TestSeveralUrls:
     @contextmanager
@@ -231,6 +246,23 @@ class TestSeveralUrls:
             assert {client.get("/api/v1/sales/x").status_code for _ in range(30)} == {200}
             assert one.requests, "health leaves at least half of all"
 
+    def test_a_url_is_found_again_though_the_health_pages_of_all_are_ill(self, issuer: Issuer) -> None:
+        with self.two(issuer) as (stage, one, two), stage.gateway.client(stage.token) as client:
+            one.health = two.health = answer(503)
+            until(lambda: len(stage.gateway.events("upstream.health")) == 2)
+            one.always(Answer(pieces=(b"garbage\r\n\r\n",), close=True))
+
+            def told() -> list[str]:
+                client.get("/api/v1/sales/x")
+                return [event["state"] for event in stage.gateway.events("upstream.breaker")]
+
+            until(lambda: told() == ["open"], every_s=0)
+            one.reset()
+
+            until(lambda: told() == ["open", "half-open", "closed"], OPEN_S + 2)
+            assert {client.get("/api/v1/sales/x").status_code for _ in range(40)} == {200}
+            assert len(one.requests) > 1, "it has its share again"
+
     def test_urls_without_a_health_page_get_their_requests(self, issuer: Issuer) -> None:
         with self.two(issuer) as (stage, one, two), stage.gateway.client(stage.token) as client:
             one.health = answer(404)
@@ -294,6 +326,7 @@ class TestWhatOperatorsSee:
             stage.get(b"/api/v1/sales/spared")
             done = stage.gateway.wait_for_event("request.done", lambda it: it["path"] == "/api/v1/sales/spared")
             assert done["cause"] == "breaker open: http_protocol_error"
+            assert "upstream_ms" not in done, "nothing was sent"
 
             stage.gateway.signal(signal.SIGHUP)
             stage.gateway.wait_for_event("reload.done")

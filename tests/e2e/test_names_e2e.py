@@ -48,6 +48,14 @@ def stage(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             yield stage
 
 
+def test_a_look_up_that_hangs_does_not_keep_the_process_from_ending(issuer: Issuer, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(RESOLVER.replace(str(HANG_S), "60"), encoding="utf-8")
+    env = {"PYTHONPATH": str(tmp_path), "EXTERNAL_SERVICE_URL": "http://hanging.test:9"}
+    with staged(issuer, env) as stage:
+        stage.gateway.wait_for_event("looking up hanging.test")
+        assert stage.gateway.terminate(timeout_s=5) == 0
+
+
 def look_ups(stage: Stage, name: str) -> int:
     return len(stage.gateway.events(f"looking up {name}"))
 

@@ -106,6 +106,32 @@ class TestClientsThatLeave:
         done = stage.gateway.wait_for_event("request.done", lambda event: event["path"] == "/api/v1/sales/left")
         assert (done["status"], done["reason"]) == (499, "client-left")
 
+    @pytest.mark.parametrize("reset", [False, True])
+    def test_so_it_does_with_more_behind_it_than_is_read_ahead(self, stage: Stage, reset: bool) -> None:
+        stage.upstream.next(Answer(never=True))
+        path = b"/api/v1/sales/left-%d" % reset
+        with dialled(stage) as client:
+            client.sendall(stage.head(path))
+            (request,) = stage.upstream.wait_for(1)
+            client.sendall(stage.head(b"/api/v1/sales/behind") * 40)
+            time.sleep(0.1)  # until the gateway has paused the socket
+            if reset:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+        assert request.left.wait(1)
+        done = stage.gateway.wait_for_event("request.done", lambda event: event["path"] == path.decode())
+        assert (done["status"], done["reason"]) == (499, "client-left")
+
+    def test_an_upload_that_its_service_does_not_read_ends_too(self, stage: Stage) -> None:
+        stage.upstream.next(Answer(stop_reading=True, pieces=answer(200).pieces))
+        with dialled(stage) as client:
+            client.settimeout(0.5)
+            client.sendall(post(stage, SIZE))
+            push(client, SIZE)
+
+        stage.gateway.wait_for_event("request.done", lambda event: event.get("reason") == "client-left", timeout_s=3)
+        stage.upstream.read_on()
+
     def test_a_download_ends_at_its_service(self, stage: Stage) -> None:
         download(stage)
         with dialled(stage) as client:

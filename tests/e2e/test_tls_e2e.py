@@ -5,6 +5,7 @@ import socket
 import ssl
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -155,6 +156,22 @@ class TestOwnTls:
 
         assert response.content == large
         assert service.requests[-1].body == large
+
+    def test_connections_beyond_the_cap_are_closed_at_once(
+        self, issuer: Issuer, service: RecordingUpstream, certificate: Path
+    ) -> None:
+        port = free_ports(1)[0]
+        settings = {
+            "LISTEN": ssl_endpoint(certificate, port),
+            "MAX_CONNECTIONS_PER_CLIENT": "2",
+            "JWT_PUBLIC_KEY": issuer.public_pem,
+            "SALES_SERVICE_URL": service.url,
+        }
+        with Gateway({**settings, "PORT": str(port)}) as gateway, ExitStack() as opened:
+            before = len(list(Path(f"/proc/{gateway.pid}/fd").iterdir()))
+            clients = [opened.enter_context(socket.create_connection(("127.0.0.1", port), 3)) for _ in range(20)]
+            assert [client.recv(1) for client in clients[2:]] == [b""] * 18
+            assert len(list(Path(f"/proc/{gateway.pid}/fd").iterdir())) <= before + 4
 
     def test_a_missing_certificate_ends_the_start_with_one_clear_line(self, issuer: Issuer, tmp_path: Path) -> None:
         public, admin = free_ports(2)

@@ -86,6 +86,12 @@ class Wire:
     def abortConnection(self) -> None:
         self.aborted = True
 
+    def getPeer(self) -> IPv4Address:
+        return IPv4Address("TCP", "192.0.2.1", 4711)
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("TCP", "192.0.2.100", 80)
+
 
 @dataclass(frozen=True)
 class Answer:

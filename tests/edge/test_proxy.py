@@ -143,7 +143,15 @@ def test_a_failure_is_told_by_code_and_proxy_status_and_no_more(code, error, sta
     assert b"10.0.0.9" not in answer.body
     assert b"ratelimit" in answer.headers
     assert stage.outcome.trace.cause == "10.0.0.9:8000: errno 111"
-    assert stage.outcome.trace.upstream_s is not None
+    assert stage.outcome.trace.upstream_s == (None if status == 503 else 0), "no wait where nothing was sent"
+
+
+def test_a_service_is_told_whether_the_body_has_all_come():
+    for sent, complete in ((b"12", False), (b"12345", True)):
+        stage = Stage()
+        head = request(b"POST", SALES, BEARER, b"Content-Length: 5")
+        stage.client(head + sent)
+        assert stage.forwarded.body.complete is complete
 
 
 def test_a_failure_that_knows_when_to_ask_again_says_so():

@@ -9,11 +9,14 @@ import pytest
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IReactorFDSet, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import ClientContextFactory
 from twisted.internet.task import Clock
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from bakerygw.runtime.poller import EVENTS, TurnPoller
+from bakerygw.runtime.sockets import TLSOrNothing
 
 
 @implementer(IReactorTime)
@@ -250,6 +253,65 @@ def test_a_reset_is_noticed_while_reading_is_paused(house: House) -> None:
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     end.close()
     house.until(lambda: side.lost)
+
+
+@pytest.mark.parametrize("behind", [b"", b"unread"])
+def test_a_client_that_closes_while_reading_is_paused_is_lost(house: House, behind: bytes) -> None:
+    end, side = house.client()
+    side.transport.pauseProducing()
+    end.sendall(behind)
+    house.outer.turn()
+    assert (side.received, side.lost) == (b"", [])
+    end.close()
+    house.until(lambda: side.lost)
+    assert side.received == b""
+
+
+def test_a_closing_connection_gives_all_it_has_to_a_client_that_sends_no_more(house: House) -> None:
+    end, side = house.client()
+    side.transport.pauseProducing()
+    side.transport.write(b"x" * 5_000_000)
+    side.transport.loseConnection()
+    end.shutdown(socket.SHUT_WR)
+    received = 0
+    while received < 5_000_000:
+        house.outer.turn()
+        received += len(end.recv(1 << 20))
+    house.until(lambda: side.lost)
+
+
+def test_what_epoll_refuses_costs_its_socket_and_no_other(house: House, logged_failures: list[Any]) -> None:
+    (_, side), (other_end, other) = house.client(), house.client()
+    epoll = house.poller.__dict__["_epoll"]
+
+    class Full:
+        """No more room for watches."""
+
+        def modify(self, fd: int, events: int) -> None:
+            raise OSError(28, "no space")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(epoll, name)
+
+    house.poller.__dict__["_epoll"] = Full()
+    side.transport.write(b"x" * 20_000_000)
+    house.outer.turn()
+    house.poller.__dict__["_epoll"] = epoll
+    house.until(lambda: side.lost)
+    other_end.sendall(b"y")
+    house.until(lambda: other.received)
+    assert {str(failure.value) for failure in logged_failures} == {"[Errno 28] no space"}
+    logged_failures.clear()
+
+
+def test_no_protocol_means_a_closed_connection_under_tls_too() -> None:
+    class Full(Factory):
+        def buildProtocol(self, addr: object) -> None:
+            return None
+
+    assert TLSOrNothing(ClientContextFactory(), False, Full()).buildProtocol(None) is None
+    factory = TLSOrNothing(ClientContextFactory(), False, Factory.forProtocol(Side))
+    assert isinstance(factory.buildProtocol(None), TLSMemoryBIOProtocol)
 
 
 def test_closing_waits_for_what_was_written(house: House) -> None:

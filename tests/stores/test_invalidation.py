@@ -10,7 +10,7 @@ from store_fakes import RecordingTelemetry
 from twisted.internet.task import Clock
 
 from bakerygw.core.tenancy import TenantFlags
-from bakerygw.stores.invalidation import PING_S, RETRY_SELDOM_S, Invalidations
+from bakerygw.stores.invalidation import PING_S, RETRY_SELDOM_S, RETRY_SOON_S, Invalidations
 from bakerygw.stores.mirror import TRUST_S, Found, Mirror
 from bakerygw.stores.redis_link import RedisLink
 
@@ -183,8 +183,18 @@ def test_redis_that_tells_nothing_is_never_trusted():
 @pytest.mark.parametrize(
     "refused", ["CLIENT_ID", "CLIENT_TRACKING", "SUBSCRIBE", "SET"], ids=lambda name: name.replace("_", " ")
 )
-def test_redis_that_refuses_is_asked_ever_more_seldom_on_the_same_connections(refused):
-    bench = Bench(**{refused: b"NOPERM this user has no permissions"})
+@pytest.mark.parametrize(
+    "error",
+    [
+        b"NOPERM this user has no permissions",
+        b"ERR unknown command 'CLIENT', with args beginning with: 'TRACKING' ",
+        b"ERR Unknown subcommand or wrong number of arguments for 'TRACKING'. Try CLIENT HELP",
+        b"ERR wrong number of arguments for 'client|tracking' command",
+        b"ERR syntax error",
+    ],
+)
+def test_redis_that_refuses_for_good_is_asked_ever_more_seldom_on_the_same_connections(refused, error):
+    bench = Bench(**{refused: error})
     bench.pass_time(200.0)
     words = refused.replace("_", " ").encode()
     attempts = [command for _, command in bench.redis.commands if command.startswith(words)]
@@ -193,6 +203,34 @@ def test_redis_that_refuses_is_asked_ever_more_seldom_on_the_same_connections(re
     assert len(bench.redis.subscriber.protocols) == len(bench.redis.data.protocols) == 1
     bench.redis.refuse = {}
     bench.pass_time(RETRY_SELDOM_S + PING_S)
+    assert bench.trusted
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        b"OOM command not allowed when used memory > 'maxmemory'.",
+        b"LOADING Redis is loading the dataset in memory",
+        b"READONLY You can't write against a read only replica.",
+        b"MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+        b"ERR max number of clients reached",
+    ],
+)
+def test_what_passes_by_itself_is_tried_again_soon_however_long_it_lasted(error):
+    bench = Bench(SET=error)
+    bench.pass_time(200.0)
+    assert not bench.trusted
+    assert bench.redis.take("data").count(TRACK[1]) >= 200 / (RETRY_SOON_S + PING_S)
+    bench.redis.refuse = {}
+    bench.pass_time(RETRY_SOON_S + PING_S + 0.05)
+    assert bench.trusted
+
+
+def test_a_redis_that_did_not_tell_for_long_is_tried_again_soon():
+    bench = Bench(mute=True)
+    bench.pass_time(200.0)
+    bench.redis.mute = False
+    bench.pass_time(RETRY_SOON_S + PING_S + 0.05)
     assert bench.trusted
 
 

@@ -5,7 +5,7 @@ from math import inf
 import pytest
 
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.stores.mirror import LAST_KNOWN_S, TRUST_S, Found, Mirror
+from bakerygw.stores.mirror import LAST_KNOWN_S, MAX_AGE_S, TRUST_S, Found, Mirror
 
 HELD = TenantFlags(read_only=ReadOnly(reason="unpaid"))
 FREE = TenantFlags()
@@ -224,6 +224,37 @@ def test_what_expires_is_not_used_beyond_its_expiry_counted_from_the_question():
     assert flags_of(mirror, "t", now=NOW + 0.6) is None
     assert revoked_of(mirror, "a", now=NOW + 0.6) is None
     assert mirror.last_known(("t",), ("a",), NOW + 0.6) == ({"t": None}, {"a": None})
+
+
+def test_nothing_is_taken_for_true_for_longer_than_a_minute_without_being_read_again():
+    mirror = Mirror()
+    epoch = mirror.whole(NOW)
+    put(mirror, flags={"t": HELD}, revoked={"a": True})
+    last = NOW + MAX_AGE_S
+    mirror.confirm(epoch, last)
+    assert mirror.held(("t",), ("a",), last - 0.001) == ({"t": HELD}, {"a": True})
+    assert (flags_of(mirror, "t", now=last), revoked_of(mirror, "a", now=last)) == (None, None)
+    put(mirror, now=last, flags={"t": FREE}, revoked={"a": False})
+    assert mirror.held(("t",), ("a",), last) == ({"t": FREE}, {"a": False})
+
+
+def test_what_has_to_be_read_again_is_last_known_until_it_is():
+    mirror = Mirror()
+    epoch = mirror.whole(NOW)
+    put(mirror, flags={"t": HELD}, revoked={"a": True})
+    mirror.confirm(epoch, NOW + MAX_AGE_S)
+    assert mirror.held(("t",), ("a",), NOW + MAX_AGE_S) is None
+    assert mirror.last_known(("t",), ("a",), NOW + MAX_AGE_S + LAST_KNOWN_S) == ({"t": HELD}, {"a": True})
+
+
+def test_what_a_read_was_not_begun_for_is_not_kept_and_pushes_nothing_out():
+    mirror = whole(max_tenants=2, max_tokens=2)
+    put(mirror, flags={"t": HELD, "u": HELD}, revoked={"a": True, "b": True})
+    read = mirror.begin((), (), NOW)
+    made_up = [f"x{number}" for number in range(5)]
+    finish(mirror, read, flags=dict.fromkeys([*made_up, "t"], FREE), revoked=dict.fromkeys([*made_up, "a"], False))
+    assert mirror.held(("t", "u"), ("a", "b"), NOW) == ({"t": HELD, "u": HELD}, {"a": True, "b": True})
+    assert mirror.last_known(("x0",), ("x0",), NOW) == ({"x0": None}, {"x0": None})
 
 
 def test_last_known_is_what_was_true_within_a_minute():

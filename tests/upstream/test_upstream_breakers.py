@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.logger import LogEvent, capturedLogs
 from upstream_fakes import FakeSource, Net
 
-from bakerygw.core.http import BodySource
+from bakerygw.core.http import RequestSource
 from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
 from bakerygw.upstream.client import UpstreamClient
 from bakerygw.upstream.pool import MAX_CONNECTIONS
@@ -22,7 +22,7 @@ LAST = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
 ERROR_500 = LAST.replace(b"200 OK", b"500 No")
 
 
-def ask(method: str = "GET", body: BodySource | None = None) -> UpstreamRequest:
+def ask(method: str = "GET", body: RequestSource | None = None) -> UpstreamRequest:
     return UpstreamRequest(method=method, target=b"/", headers=(), body=body)
 
 
@@ -41,7 +41,7 @@ class House:
             random=Random(1),
         )
 
-    def send(self, method: str = "POST", body: BodySource | None = None) -> Deferred[UpstreamResponse]:
+    def send(self, method: str = "POST", body: RequestSource | None = None) -> Deferred[UpstreamResponse]:
         """A request to the service; a POST, unless told otherwise, is not sent twice on its own account."""
         return Deferred.fromCoroutine(self.client.request("sales", ask(method, body)))
 
@@ -62,10 +62,10 @@ class House:
         for _ in range(5):
             assert self.refuse().code == "upstream-unreachable"
 
-    def spared(self, method: str = "POST") -> UpstreamFailed:
+    def spared(self, body: RequestSource | None = None) -> UpstreamFailed:
         """What a request fails with for which nothing was tried."""
         before = len(self.net.attempts)
-        failure = failure_of(self.send(method), UpstreamFailed)
+        failure = failure_of(self.send(body=body), UpstreamFailed)
         assert isinstance(failure, UpstreamFailed)
         assert (failure.code, len(self.net.attempts)) == ("service-unavailable", before)
         return failure
@@ -365,14 +365,16 @@ def test_a_probe_that_is_not_answered_is_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    "happens", [cancelled, cancelled_while_connecting, clients_body_cut], ids=lambda it: it.__name__
+    ("happens", "open_s"),
+    [(cancelled, 5), (cancelled_while_connecting, 5), (clients_body_cut, 30)],
+    ids=["cancelled", "cancelled while connecting", "body cut"],
 )
 def test_a_probe_that_says_nothing_of_the_service_leaves_its_place_to_the_next(
-    happens: Callable[[House], None],
+    happens: Callable[[House], None], open_s: float
 ) -> None:
     house = House()
     house.open()
-    house.net.reactor.advance(5)
+    house.net.reactor.advance(open_s)
     happens(house)
     assert house.client.breaker("sales") == "half-open"
     house.served()
@@ -390,6 +392,65 @@ def test_a_probe_that_takes_long_does_not_keep_the_next_from_trying() -> None:
     assert house.states() == ["closed"]
     house.net.reactor.advance(11)
     failure_of(stuck, UpstreamFailed)
+    assert house.states() == ["closed"]
+
+
+def test_answers_that_all_take_longer_than_the_pause_close_it() -> None:
+    house = House()
+    house.open()
+    house.net.reactor.advance(5)
+    slow = house.send()
+    peer = house.net.accept()
+    house.net.reactor.advance(5)
+    later = house.send()
+    house.net.accept()
+    peer.answer()
+    assert success_of(slow).status == 200
+    assert house.states() == ["closed"]
+    house.net.reactor.advance(16)
+    failure_of(later, UpstreamFailed)
+    assert house.states() == ["closed"]
+
+
+@pytest.mark.parametrize("length", [9, None])
+def test_a_request_whose_body_is_still_to_come_is_not_the_probe(length: int | None) -> None:
+    house = House()
+    house.open()
+    house.net.reactor.advance(5)
+    for _ in range(3):
+        assert house.spared(FakeSource(length)).retry_after_s == 1
+    probe = house.send(body=FakeSource(length, b"all of it"))
+    house.net.accept().answer()
+    assert success_of(probe).status == 200
+    assert house.states() == ["closed"]
+
+
+def test_after_half_a_minute_it_may_be_the_probe() -> None:
+    house = House()
+    house.open()
+    house.net.reactor.advance(29.9)
+    house.spared(FakeSource(9))
+    house.net.reactor.advance(0.2)
+    probe = house.send(body=FakeSource(9))
+    house.net.accept().answer()
+    assert success_of(probe).status == 200
+    assert house.states() == ["closed"]
+
+
+def test_as_the_probe_it_keeps_no_request_waiting_that_is_all_here() -> None:
+    house = House()
+    house.open()
+    house.net.reactor.advance(30)
+    upload = house.send(body=FakeSource(9))
+    house.net.accept()
+    house.spared(FakeSource(9))
+    probe = house.send()
+    house.spared()
+    house.net.accept().answer()
+    assert success_of(probe).status == 200
+    assert house.states() == ["closed"]
+    house.net.reactor.advance(31)
+    failure_of(upload, UpstreamFailed)
     assert house.states() == ["closed"]
 
 
@@ -459,7 +520,7 @@ def test_where_health_is_looked_at_the_probe_waits_for_an_answer_there() -> None
     house = House(ONE, TWO)
     house.client.looked("sales", ONE, ill=False)
     kill(house, 1)
-    house.net.reactor.advance(60)
+    house.net.reactor.advance(29)
     assert {house.served() for _ in range(20)} == {"127.0.0.1:2"}
     house.client.looked("sales", ONE, ill=True)
     assert house.served() == "127.0.0.1:2"
@@ -474,10 +535,52 @@ def test_the_probe_waits_as_long_as_the_url_is_ailing() -> None:
     kill(house, 1)
     look(house, ONE, ill=False)
     look(house, ONE, ill=True, times=2)
-    house.net.reactor.advance(60)
+    house.net.reactor.advance(29)
     assert asked(house) == {"2"}
     look(house, ONE, ill=False)
     assert house.served() == "127.0.0.1:1"
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_the_probe_waits_half_a_minute_for_health_and_no_longer(looks: int) -> None:
+    house = House(ONE, TWO)
+    look(house, ONE, ill=False)
+    kill(house, 1)
+    look(house, ONE, ill=True, times=looks)
+    for _ in range(2):
+        house.net.reactor.advance(29.9)
+        assert asked(house) == {"2"}
+        house.net.reactor.advance(0.2)
+        probe = house.send()
+        assert house.net.attempts[-1] == "127.0.0.1:1"
+        house.net.accept().answer(b"garbage\r\n\r\n")
+        failure_of(probe, UpstreamFailed)
+    house.net.reactor.advance(30)
+    assert house.served() == "127.0.0.1:1"
+    assert house.states() == ["closed", "closed"]
+
+
+def test_the_probe_does_not_wait_for_health_where_the_others_are_ailing_too() -> None:
+    house = House(ONE, TWO)
+    look(house, ONE, ill=True, times=2)
+    look(house, TWO, ill=True, times=2)
+    kill(house, 1)
+    house.net.reactor.advance(4.9)
+    assert asked(house) == {"2"}
+    house.net.reactor.advance(0.2)
+    assert house.served() == "127.0.0.1:1"
+    assert asked(house) == {"1", "2"}
+
+
+def test_an_upload_goes_to_another_url_and_leaves_the_probe_to_the_next() -> None:
+    house = House(ONE, TWO)
+    kill(house, 1)
+    house.net.reactor.advance(5)
+    upload = house.send(body=FakeSource(9))
+    assert house.net.attempts[-1] == "127.0.0.1:2"
+    assert house.served() == "127.0.0.1:1"
+    upload.cancel()
+    failure_of(upload, CancelledError)
 
 
 def test_a_second_try_is_not_spent_on_a_url_with_an_open_breaker() -> None:
@@ -511,7 +614,7 @@ def test_a_url_that_answers_at_health_alone_costs_one_request_for_each_look() ->
         assert house.net.attempts[-1] == "127.0.0.1:1"
         house.net.accept().answer(b"garbage\r\n\r\n")
         failure_of(probe, UpstreamFailed)
-        house.net.reactor.advance(60)
+        house.net.reactor.advance(24)
         assert {house.served() for _ in range(20)} == {"127.0.0.1:2"}
 
 
@@ -548,6 +651,34 @@ def test_where_all_are_open_each_takes_one_request_at_a_time() -> None:
         house.served()
     held[1].cancel()
     failure_of(held[1], CancelledError)
+
+
+def test_where_all_are_open_uploads_keep_nobody_waiting() -> None:
+    house = both_dead()
+    house.spared(FakeSource(9))
+    house.net.reactor.advance(30)
+    uploads = [house.send(body=FakeSource(9)) for _ in range(2)]
+    for number in (-2, -1):
+        house.net.accept(number)
+    house.spared(FakeSource(9))
+    assert Counter(house.net.attempts[-2:]) == {"127.0.0.1:1": 1, "127.0.0.1:2": 1}
+    house.served()
+    assert sorted(house.states()) == ["closed", "half-open"]
+    for upload in uploads:
+        upload.cancel()
+        failure_of(upload, CancelledError)
+
+
+def test_where_all_are_open_an_upload_has_no_second_try() -> None:
+    house = House(ONE, TWO)
+    upload = house.send(body=FakeSource(9))
+    for _ in range(12):
+        house.refuse()
+    assert house.states() == ["open", "open"]
+    before = len(house.net.attempts)
+    house.net.fail(ConnectionRefusedError(), 0)
+    assert len(house.net.attempts) == before
+    failure_of(upload, UpstreamFailed)
 
 
 def test_where_all_are_open_a_failure_makes_room_for_the_next_at_once() -> None:

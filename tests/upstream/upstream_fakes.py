@@ -30,6 +30,10 @@ class FakeSource:
     def length(self) -> int | None:
         return self._length
 
+    @property
+    def complete(self) -> bool:
+        return self._length == 0 or self._whole is not None
+
     def whole(self) -> bytes | None:
         self.calls.append("whole")
         return self._whole

@@ -1,0 +1,63 @@
+"""The socket of one client, whoever speaks on it: written, paused, and handed over."""
+
+from typing import Any, Final
+from typing import Protocol as Port
+
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+
+READ_AHEAD_BYTES: Final = 16 * 1024
+"""Pipelined bytes kept while a reply is under way; a client with more waits."""
+
+
+class Successor(Port):
+    """Who takes the connection over once a request has been answered with 101 (RFC 9110 §7.8)."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the client."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The connection is lost; called once."""
+
+    def shutdown(self) -> None:
+        """The gateway stops: come to an end."""
+
+
+class Line(Protocol):
+    """What a channel does to its socket. Its attributes are set by `EdgeChannel`."""
+
+    transport: Any  # twisted types it as ITransport | None, without producers and aborting
+    successor: Successor | None = None
+    """Whoever has the client's bytes in place of the channel's parser."""
+    gone: bool
+    _unfed: bytes
+    _last_read: bool
+    _reading_paused: bool
+
+    def write(self, data: bytes) -> None:
+        """Bytes of the reply under way."""
+        if not self.gone:
+            self.transport.write(data)
+
+    def pause_reading(self) -> None:
+        """Stop reading the socket."""
+        if not self._reading_paused and not self.gone:
+            self._reading_paused = True
+            self.transport.pauseProducing()
+
+    def resume_reading(self) -> None:
+        """Read the socket again, unless there is enough already for when the reply has ended."""
+        if self._reading_paused and not self.gone and len(self._unfed) <= READ_AHEAD_BYTES:
+            self._reading_paused = False
+            self.transport.resumeProducing()
+
+    def hand_over(self, successor: Successor) -> bytes:
+        """Parse nothing more: `successor` gets what the client sends. Returns what it has sent already.
+
+        The channel stays the transport's protocol and its producer. So the connection is counted until it is lost,
+        and a client that takes nothing is still dropped.
+        """
+        self._last_read, self.successor = True, successor
+        behind, self._unfed = self._unfed, b""
+        self.resume_reading()
+        return behind
