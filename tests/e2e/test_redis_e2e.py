@@ -435,7 +435,7 @@ class TestFailover:
             old.command("REPLICAOF", new.host, str(new.port))
             until(lambda: client.get(SALES).status_code == 200 and redis_is(gateway, "disconnected")())
             failing = gateway.wait_for_event("store.link", lambda event: event["state"] == "failing")
-            assert failing["reason"].startswith("READONLY You can't write against a read only replica.")
+            assert "READONLY You can't write against a read only replica." in failing["reason"]
             time.sleep(2)  # more than one attempt ends at the replica
             assert client.get(SALES).status_code == 200
 
@@ -451,7 +451,6 @@ class TestFailover:
 
             states = [event["state"] for event in gateway.events("store.link")]
             assert states == ["connected", "failing", "connected"]
-            assert new.command("PING") == b"+PONG"
 
     def test_without_requests_a_replica_that_is_promoted_is_noticed(
         self, own_redis: RedisServer, issuer: Issuer, service: RecordingUpstream

@@ -468,6 +468,17 @@ def test_stopping_ends_everything_at_any_moment(moment):
     failure_of(bench.call("GET", "k"), StoreUnavailable)
 
 
+def test_stopping_in_the_midst_of_a_proof_ends_everything():
+    bench = Bench()
+    refuse(bench, READONLY, times=5)
+    bench.pass_time(0.11)
+    bench.answer(b"+PONG\r\n")
+    assert b"EVAL" in bench.sent()
+    success_of(bench.link.stop())
+    assert bench.transport.aborted
+    assert bench.clock.getDelayedCalls() == []
+
+
 def test_stopping_what_never_started_is_no_trouble():
     bench = Bench()
     success_of(bench.link.stop())
