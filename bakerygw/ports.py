@@ -26,6 +26,8 @@ class AdmissionAsk:
     """Tenants whose flags are wanted."""
     digests: tuple[str, ...] = ()
     """Tokens of which it is wanted whether they are revoked, by `Claims.digest`."""
+    verified: bool = False
+    """Whether it is certain who asks. What anybody can name must not push out of a memory what real callers need."""
 
 
 @value

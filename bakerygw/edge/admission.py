@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from bakerygw.core.claims import Claims, bearer_token, is_id
+from bakerygw.core.claims import Claims, bearer_token
 from bakerygw.core.heads import client_subject
 from bakerygw.core.http import WRITING_METHODS, Pairs, RequestHead
 from bakerygw.core.limits import Bucket, Level, refusing, whole_seconds
@@ -81,6 +81,7 @@ class Admission:
                     buckets=_buckets(head, match, caller, policies),
                     tenants=_tenants(head, match, caller),
                     digests=(caller.said.digest,) if caller.said is not None and match is not None else (),
+                    verified=caller.known is not None,
                 )
             )
         except StoreUnavailable:
@@ -232,7 +233,10 @@ def _buckets(head: RequestHead, match: Match | None, caller: Caller, policies: P
 
 
 def _tenants(head: RequestHead, match: Match | None, caller: Caller) -> tuple[str, ...]:
-    """The tenants whose flags may matter: the token's own and the one that the request names."""
+    """The tenants whose flags may matter: the token's own and, if it opens that one, the one that the request names.
+
+    Any other named tenant is refused by the token alone, and nobody can have flags read that are not theirs.
+    """
     said = caller.said
     if said is None or match is None:
         return ()
@@ -240,6 +244,6 @@ def _tenants(head: RequestHead, match: Match | None, caller: Caller) -> tuple[st
     if named is None and match.route.tenant:
         values = head.fields.get(b"x-tenant-id")
         named = values[0].decode("latin-1") if values else None
-    if named is None or named == said.tenant_id or not is_id(named):
+    if named is None or named == said.tenant_id or all(named != entry.tenant_id for entry in said.tenant_access):
         return (said.tenant_id,)
     return said.tenant_id, named

@@ -28,6 +28,10 @@ CHANGED_AT, READ_ONLY, _ = FLAG_NAMES
 ABSENT: Final = -2
 """What PTTL says of a key that is not there."""
 
+_Names = tuple[tuple[str, ...], tuple[str, ...]]
+"""Ids of tenants and digests of tokens."""
+_NO_NAMES: Final[_Names] = (), ()
+
 _Waiter = tuple[AdmissionAsk, Known | None, Pending[AdmissionState]]
 """Who asks, what the mirror holds of it (`None`: to be read), and who waits for the answer."""
 
@@ -61,7 +65,7 @@ class RedisStore:
 
     async def flags(self, tenant_id: str) -> TenantFlags:
         """The flags now, from Redis itself. Raises `StoreUnavailable`, also for a value that cannot be read."""
-        flags = (await self._queued(AdmissionAsk(tenants=(tenant_id,)), None)).flags[tenant_id]
+        flags = (await self._queued(AdmissionAsk(tenants=(tenant_id,), verified=True), None)).flags[tenant_id]
         if flags is None:
             raise StoreUnavailable("unreadable flags")
         return flags
@@ -113,36 +117,47 @@ class RedisStore:
     async def _admit_all(self, batch: list[_Waiter]) -> None:
         asks = [ask for ask, _, _ in batch]
         unknown = [ask for ask, known, _ in batch if known is None]
-        read = self._mirror.begin(
-            tuple(dict.fromkeys(tenant_id for ask in unknown for tenant_id in ask.tenants)),
-            tuple(dict.fromkeys(digest for ask in unknown for digest in ask.digests)),
-            self._reactor.seconds(),
-        )
+        names = _names(unknown)
+        reads = self._begin(unknown)
         try:
-            reply = cast("list[object]", await self._link.run(self._script, _keys(asks, read), _arguments(asks, read)))
+            keys, arguments = _keys(asks, names), _arguments(asks, len(names[0]))
+            reply = cast("list[object]", await self._link.run(self._script, keys, arguments))
             levels = _levels(asks, cast("list[int]", reply))
-            found = self._found(read, reply[2 * sum(map(len, levels)) :])
+            found = self._found(reads, names, reply[2 * sum(map(len, levels)) :])
         except StoreUnavailable as error:
             _fail(batch, str(error))
             return
         finally:
-            self._mirror.end(read)
+            for read in reads:
+                self._mirror.end(read)
         for (ask, known, answer), of_ask in zip(batch, levels, strict=True):
             flags, revoked = known or _part(found, ask)
             if not answer.called:
                 answer.callback(AdmissionState(levels=of_ask, flags=flags, revoked=revoked))
 
-    def _found(self, read: Read, reply: list[object]) -> Known:
-        """What the read has found, which the mirror is given too."""
+    def _begin(self, unknown: list[AdmissionAsk]) -> list[Read]:
+        """Of the names that anybody may have made up the mirror keeps few, which push out none of real users."""
+        now = self._reactor.seconds()
+        reads = []
+        for verified in (True, False) if unknown else ():
+            names = _names([ask for ask in unknown if ask.verified == verified])
+            if names != _NO_NAMES:
+                reads.append(self._mirror.begin(*names, now, verified=verified))
+        return reads
+
+    def _found(self, reads: list[Read], names: _Names, reply: list[object]) -> Known:
+        """What was found of these names, which the mirror is given too."""
+        tenants, digests = names
         flags = {
             tenant_id: _flags(*reply[4 * index : 4 * index + 4])  # type: ignore[arg-type]
-            for index, tenant_id in enumerate(read.tenants)
+            for index, tenant_id in enumerate(tenants)
         }
         revoked: dict[str, Found[bool | None]] = {
             digest: Found(value=ttl_ms != ABSENT, ttl_s=_seconds(ttl_ms))
-            for digest, ttl_ms in zip(read.digests, cast("list[int]", reply[4 * len(flags) :]), strict=True)
+            for digest, ttl_ms in zip(digests, cast("list[int]", reply[4 * len(flags) :]), strict=True)
         }
-        self._mirror.keep(read, flags, revoked)
+        for read in reads:
+            self._mirror.keep(read, flags, revoked)
         return (
             {tenant_id: its.value for tenant_id, its in flags.items()},
             {
@@ -169,18 +184,28 @@ def _part(found: Known, ask: AdmissionAsk) -> Known:
     return {name: flags[name] for name in ask.tenants}, {name: revoked[name] for name in ask.digests}
 
 
-def _keys(asks: Iterable[AdmissionAsk], read: Read) -> list[str]:
+def _names(asks: list[AdmissionAsk]) -> _Names:
+    """All that they want to know, each once."""
+    if not asks:
+        return _NO_NAMES
+    return (
+        tuple(dict.fromkeys(tenant_id for ask in asks for tenant_id in ask.tenants)),
+        tuple(dict.fromkeys(digest for ask in asks for digest in ask.digests)),
+    )
+
+
+def _keys(asks: Iterable[AdmissionAsk], names: _Names) -> list[str]:
     """The keys as admission.lua wants them. The braces put all that one subject has on one node of a cluster."""
     keys = ["bakerygw:limit:{" + bucket.key + "}" for ask in asks for bucket in ask.buckets]
-    for tenant_id in read.tenants:
+    for tenant_id in names[0]:
         stem = TENANT_PREFIX + tenant_id + ":"
         keys += [stem + name for name in FLAG_NAMES]
-    keys += [REVOKED_PREFIX + digest for digest in read.digests]
+    keys += [REVOKED_PREFIX + digest for digest in names[1]]
     return keys
 
 
-def _arguments(asks: Iterable[AdmissionAsk], read: Read) -> list[Argument]:
-    """The arguments as admission.lua wants them: each rule once, then who asks for which."""
+def _arguments(asks: Iterable[AdmissionAsk], tenants: int) -> list[Argument]:
+    """The arguments as admission.lua wants them: how many tenants, each rule once, then who asks for which."""
     numbers: dict[int, int] = {}
     rules: list[Argument] = []
     plan: list[Argument] = []
@@ -193,7 +218,7 @@ def _arguments(asks: Iterable[AdmissionAsk], read: Read) -> list[Argument]:
                 number = numbers[id(rule)] = len(numbers) + 1
                 rules += (rule.cost_us, rule.capacity_us, int(rule.shadow))
             plan.append(number)
-    return [len(read.tenants), len(numbers), *rules, *plan]
+    return [tenants, len(numbers), *rules, *plan]
 
 
 def _levels(asks: Iterable[AdmissionAsk], numbers: list[int]) -> list[tuple[Level, ...]]:

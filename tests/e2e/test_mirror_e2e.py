@@ -11,10 +11,11 @@ import pytest
 import redis
 from redis_server import RedisServer
 
+from bakerygw.stores.mirror import MAX_TENANTS
 from tests.e2e.calling import SALES, Load, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.e2e.relay import Relay
-from tests.minting import TENANT_ID, Issuer
+from tests.minting import TENANT_ID, Issuer, join
 
 WITHIN_S = 1.0
 READ_ONLY = f"tenant:{TENANT_ID}:read_only"
@@ -26,6 +27,14 @@ STALE, APART, REVOKED = (401, "token-stale"), (403, "demo-isolation"), (401, "to
 
 def revoked_key(token: str) -> str:
     return "bakerygw:revoked:" + sha256(token.rpartition(".")[0].encode()).hexdigest()
+
+
+def forged(issuer: Issuer, number: int) -> bytes:
+    """A request with a token that nobody has signed, about two tenants that no other names."""
+    own, other = f"own-{number}", f"other-{number}"
+    token = join(issuer.header(), issuer.payload(tenant_id=own, tenant_access=[{"id": other}]), b"forged")
+    lines = [f"GET {SALES} HTTP/1.1", "Host: gateway", f"X-Tenant-ID: {other}", f"Authorization: Bearer {token}"]
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 class Caller:
@@ -249,6 +258,19 @@ class TestTrouble:
             until(lambda caller=caller: caller.trusted)
         other.delete(READ_ONLY)
         assert max(caller.sees(OK) for caller in pair) < WITHIN_S
+
+    def test_forged_tokens_take_nothing_from_what_is_known_of_real_tenants_when_redis_goes(
+        self, own_redis: RedisServer, token: str, issuer: Issuer, service: RecordingUpstream
+    ) -> None:
+        batch = 100
+        with callers(1, own_redis.port, token, issuer, service) as (caller,):
+            for start in range(0, MAX_TENANTS // 2 + batch, batch):
+                requests = b"".join(forged(issuer, start + number) for number in range(batch))
+                answers = caller.gateway.raw(requests, 10.0, answers=batch)
+                assert answers.count(b"HTTP/1.1 401 ") == batch
+            own_redis.kill()
+            until(lambda: not caller.trusted)
+            assert [caller.write() for _ in range(3)] == [OK] * 3
 
     def test_a_restarted_redis_leaves_nothing_of_before(
         self, pair: list[Caller], other: redis.Redis, own_server: RedisServer

@@ -18,6 +18,8 @@ from bakerygw.stores.mirror import Mirror
 OPERATORS = Path(__file__).parents[2] / "docs" / "operators.md"
 RULE = LimitRule(name="r", requests=1000, window_s=3600)
 HELD = TenantFlags(read_only=ReadOnly(reason="held"))
+ROOM = 50
+"""Tenants, and tokens, that an instance's mirror holds."""
 READING = ("getrange", "exists", "pttl")
 """What the script calls for flags and revocations alone."""
 
@@ -26,7 +28,8 @@ class Instance:
     """A link, a mirror, what keeps it true, and the store over them."""
 
     def __init__(self, server: RedisServer, **credentials: str) -> None:
-        self.server, self.mirror, self.telemetry = server, Mirror(), RecordingTelemetry()
+        self.server, self.telemetry = server, RecordingTelemetry()
+        self.mirror = Mirror(max_tenants=ROOM, max_tokens=ROOM)
         self.link = link_to(server, self.telemetry, timeout_s=0.5, **credentials)
         self.invalidations = invalidations_of(server, self.link, self.mirror, **credentials)
         self.store = store_over(self.link, self.mirror)
@@ -40,9 +43,10 @@ class Instance:
         await self.invalidations.stop()
         await self.link.stop()
 
-    async def ask(self, *tenants, user: str | None = "u", digests=()):
+    async def ask(self, *tenants, user: str | None = "u", digests=(), verified=True):
         buckets = (Bucket(key=user, rule=RULE),) if user else ()
-        return await self.store.admit(AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests))
+        ask = AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests, verified=verified)
+        return await self.store.admit(ask)
 
     async def flags(self, tenant: str = "t") -> TenantFlags | None:
         return (await self.ask(tenant)).flags[tenant]
@@ -115,6 +119,31 @@ async def test_known_and_unknown_ones_share_a_call_which_reads_the_unknown_alone
     assert [state.levels[0].remaining for state in states] == [998, 997, 996, 995, 994]
     assert after["evalsha"] - before["evalsha"] == 1
     assert after["getrange"] - before["getrange"] == 4  # two for each of "new" and "other"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_asked_by_who_is_not_verified_is_read_again_and_pushes_nothing_out(own_redis, instance):
+    await instance.ask("mine", digests=("mine",))
+    made_up = [instance.ask(f"t{n}", digests=(f"d{n}",), verified=False) for n in range(2 * ROOM)]
+    states = await gatherResults([Deferred.fromCoroutine(ask) for ask in made_up])
+    assert all(state.revoked == {f"d{n}": False} for n, state in enumerate(states))
+    before = calls(own_redis)
+    await instance.ask("mine", digests=("mine",))
+    assert calls(own_redis).get("pttl", 0) == before["pttl"]
+    await instance.ask("t1", digests=("d1",))
+    assert calls(own_redis)["pttl"] > before["pttl"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_read_of_who_is_not_verified_does_not_stand_in_the_way_of_one_that_is_kept(instance):
+    asks = []
+    for verified in (False, True, False):
+        asks.append(Deferred.fromCoroutine(instance.ask("t", digests=("d",), verified=verified)))
+        await pause(0)
+    await gatherResults(asks)
+    misses = instance.mirror.misses
+    await instance.ask("t", digests=("d",))
+    assert instance.mirror.misses == misses
 
 
 @pytest.mark.parametrize(

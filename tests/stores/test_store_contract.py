@@ -35,9 +35,9 @@ async def store(request):
     await link.stop()
 
 
-def ask(*buckets, tenants=(), digests=()):
+def ask(*buckets, tenants=(), digests=(), verified=True):
     buckets = tuple(Bucket(key=key, rule=rule) for key, rule in buckets)
-    return AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests)
+    return AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests, verified=verified)
 
 
 async def verdicts(store, asked, times):
@@ -91,6 +91,27 @@ async def test_asks_of_one_turn_share_one_budget_and_keep_their_order(store):
     states = await gatherResults(asks)
     assert [state.levels[0].allowed for state in states] == [True] * 3 + [False] * 7
     assert [list(state.flags) for state in states] == [[f"t{n}"] for n in range(10)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_not_verified_is_answered_as_well_alone_and_beside_who_is(store):
+    await store.set_read_only("held", ReadOnly(reason="x"))
+    await store.revoke("d", time.time() + 60)
+    asks = [
+        ask(("u", HOUR), tenants=tenants, digests=digests, verified=verified)
+        for tenants, digests, verified in [
+            (("a", "held"), ("c",), False),
+            (("b",), ("d",), True),
+            (("held", "b"), ("d",), False),
+        ]
+    ]
+    together = await gatherResults([Deferred.fromCoroutine(store.admit(one)) for one in asks])
+    alone = [await store.admit(one) for one in asks]
+    held, free = TenantFlags(read_only=ReadOnly(reason="x")), TenantFlags()
+    for states in (together, alone):
+        assert [state.flags for state in states] == [{"a": free, "held": held}, {"b": free}, {"held": held, "b": free}]
+        assert [state.revoked for state in states] == [{"c": False}, {"d": True}, {"d": True}]
+    assert [state.levels[0].allowed for state in (*together, *alone)] == [True] * 3 + [False] * 3
 
 
 @pytest_twisted.ensureDeferred
