@@ -27,7 +27,7 @@ class AdmissionAsk:
     digests: tuple[str, ...] = ()
     """Tokens of which it is wanted whether they are revoked, by `Claims.digest`."""
     verified: bool = False
-    """Whether it is certain who asks. What anybody can name is answered, but takes no room in any memory."""
+    """Whether it is certain who asks. What anybody can name must not push out of a memory what real callers need."""
 
 
 @value

@@ -27,6 +27,8 @@ LAST_KNOWN_S: Final = 60.0
 """How long a value may stand in for one that cannot be read, after it was surely true."""
 MAX_TENANTS: Final = 10_000
 MAX_TOKENS: Final = 20_000
+MAX_ASIDE: Final = 1_000
+"""Tenants, and tokens, read for callers who were not verified: of no use but as last known, and soon pushed out."""
 MAX_OWN: Final = 50_000
 """Own revocations that are kept whatever Redis says; they take 10 MB, all others with the flags 10 to 30 MB."""
 
@@ -54,10 +56,10 @@ class Epoch:
 class Read:
     """One read of Redis under way, and what it may bring into the mirror."""
 
-    __slots__ = ("at", "digests", "tenants")
+    __slots__ = ("at", "digests", "tenants", "verified")
 
-    def __init__(self, tenants: tuple[str, ...], digests: tuple[str, ...], at: float) -> None:
-        self.tenants, self.digests, self.at = tenants, digests, at
+    def __init__(self, tenants: tuple[str, ...], digests: tuple[str, ...], at: float, *, verified: bool) -> None:
+        self.tenants, self.digests, self.at, self.verified = tenants, digests, at, verified
 
 
 @value
@@ -99,12 +101,10 @@ class _Table(Generic[V]):
             found[name] = entry.value
         return found
 
-    def last_known(self, name: str, now: float) -> V | None:
-        """The value, if it was true not long ago and has not expired."""
-        entry = self._entries.get(name)
-        if entry is None or now >= entry.expires_at:
-            return None
-        return entry.value if now - max(entry.read_at, entry.epoch.confirmed_at) <= LAST_KNOWN_S else None
+    def newest(self, name: str, aside: "_Table[V]") -> _Entry[V] | None:
+        """What was read last of it, into this table or into `aside`."""
+        entry, other = self._entries.get(name), aside._entries.get(name)
+        return other if entry is None or (other is not None and other.read_at > entry.read_at) else entry
 
     def begin(self, names: Iterable[str], read: Read) -> None:
         """Of several reads of an id under way at once the oldest counts, so that one of them always ends."""
@@ -157,6 +157,9 @@ class Mirror:
         self._max_own = max_own
         self._flags: _Table[TenantFlags | None] = _Table(max_tenants)
         self._revoked: _Table[bool | None] = _Table(max_tokens)
+        self._flags_aside: _Table[TenantFlags | None] = _Table(MAX_ASIDE)
+        self._revoked_aside: _Table[bool | None] = _Table(MAX_ASIDE)
+        self._all = (self._flags, self._revoked, self._flags_aside, self._revoked_aside)
         self._own: OrderedDict[str, float] = OrderedDict()
         self._epoch = Epoch(-inf)
         self.hits = 0
@@ -187,37 +190,46 @@ class Mirror:
     def invalidate(self, keys: object) -> None:
         """These keys have changed: a list of bytes, as Redis sends it; anything else stands for all keys."""
         if not isinstance(keys, list) or not all(isinstance(key, bytes) for key in keys):
-            self._flags.clear()
-            self._revoked.clear()
+            for table in self._all:
+                table.clear()
             return
         for key in keys:
             if key.startswith(_REVOKED_BYTES):
-                self._revoked.drop(key[len(_REVOKED_BYTES) :].decode("latin-1"))
+                digest = key[len(_REVOKED_BYTES) :].decode("latin-1")
+                self._revoked.drop(digest)
+                self._revoked_aside.drop(digest)
             elif key.startswith(_TENANT_BYTES):
                 tenant_id, _, name = key[len(_TENANT_BYTES) :].rpartition(b":")
                 if name in _FLAG_BYTES:
                     self._flags.drop(tenant_id.decode("latin-1"))
+                    self._flags_aside.drop(tenant_id.decode("latin-1"))
 
     # what was read
 
-    def begin(self, tenants: tuple[str, ...], digests: tuple[str, ...], now: float) -> Read:
-        """Call it before the read is sent, and `end` afterwards. Nothing but these ids will be kept of it."""
-        read = Read(tenants, digests, now)
-        self._flags.begin(tenants, read)
-        self._revoked.begin(digests, read)
+    def begin(self, tenants: tuple[str, ...], digests: tuple[str, ...], now: float, *, verified: bool = True) -> Read:
+        """Call it before the read is sent, and `end` afterwards. Nothing but these ids will be kept of it.
+
+        Unless callers are `verified` it is kept aside: as last known, and without taking anybody else's room.
+        """
+        read = Read(tenants, digests, now, verified=verified)
+        flags, revoked = self._tables(read)
+        flags.begin(tenants, read)
+        revoked.begin(digests, read)
         return read
 
     def keep(
         self, read: Read, flags: Mapping[str, Found[TenantFlags | None]], revoked: Mapping[str, Found[bool | None]]
     ) -> None:
         """Keep what the read has found of what it was begun for. A tenant's `None` (not readable) is a value too."""
-        self._flags.keep(read, flags, self._epoch)
-        self._revoked.keep(read, revoked, self._epoch)
+        its_flags, its_revoked = self._tables(read)
+        its_flags.keep(read, flags, self._epoch)
+        its_revoked.keep(read, revoked, self._epoch)
 
     def end(self, read: Read) -> None:
         """The read is over, with or without an answer."""
-        self._flags.end(read.tenants, read)
-        self._revoked.end(read.digests, read)
+        flags, revoked = self._tables(read)
+        flags.end(read.tenants, read)
+        revoked.end(read.digests, read)
 
     def revoke(self, digest: str, until: float) -> None:
         """Take the token for revoked from here on until `until`, whatever Redis says or loses."""
@@ -246,9 +258,12 @@ class Mirror:
 
     def last_known(self, tenants: Iterable[str], digests: Iterable[str], now: float) -> Known:
         """What was true at most `LAST_KNOWN_S` ago and has not expired; `None` for all else."""
-        flags: Flags = {tenant_id: self._flags.last_known(tenant_id, now) for tenant_id in tenants}
+        flags: Flags = {
+            tenant_id: _last_known(self._flags.newest(tenant_id, self._flags_aside), now) for tenant_id in tenants
+        }
         revoked: Revoked = {
-            digest: True if self.revoked_here(digest, now) else self._revoked.last_known(digest, now)
+            digest: self.revoked_here(digest, now)
+            or _last_known(self._revoked.newest(digest, self._revoked_aside), now)
             for digest in digests
         }
         return flags, revoked
@@ -266,5 +281,15 @@ class Mirror:
     def _begin(self, confirmed_at: float) -> None:
         """A new epoch: what was read before stays as last known, what is being read now is not kept."""
         self._epoch = Epoch(confirmed_at)
-        self._flags.keep_nothing_read_now()
-        self._revoked.keep_nothing_read_now()
+        for table in self._all:
+            table.keep_nothing_read_now()
+
+    def _tables(self, read: Read) -> tuple[_Table[TenantFlags | None], _Table[bool | None]]:
+        return (self._flags, self._revoked) if read.verified else (self._flags_aside, self._revoked_aside)
+
+
+def _last_known(entry: _Entry[V] | None, now: float) -> V | None:
+    """The value, if it was true not long ago and has not expired."""
+    if entry is None or now >= entry.expires_at:
+        return None
+    return entry.value if now - max(entry.read_at, entry.epoch.confirmed_at) <= LAST_KNOWN_S else None

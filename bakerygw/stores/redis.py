@@ -30,6 +30,7 @@ ABSENT: Final = -2
 
 _Names = tuple[tuple[str, ...], tuple[str, ...]]
 """Ids of tenants and digests of tokens."""
+_NO_NAMES: Final[_Names] = (), ()
 
 _Waiter = tuple[AdmissionAsk, Known | None, Pending[AdmissionState]]
 """Who asks, what the mirror holds of it (`None`: to be read), and who waits for the answer."""
@@ -117,24 +118,34 @@ class RedisStore:
         asks = [ask for ask, _, _ in batch]
         unknown = [ask for ask, known, _ in batch if known is None]
         names = _names(unknown)
-        # Names that anybody may have made up must not push out those of real users.
-        read = self._mirror.begin(*_names([ask for ask in unknown if ask.verified]), self._reactor.seconds())
+        reads = self._begin(unknown)
         try:
             keys, arguments = _keys(asks, names), _arguments(asks, len(names[0]))
             reply = cast("list[object]", await self._link.run(self._script, keys, arguments))
             levels = _levels(asks, cast("list[int]", reply))
-            found = self._found(read, names, reply[2 * sum(map(len, levels)) :])
+            found = self._found(reads, names, reply[2 * sum(map(len, levels)) :])
         except StoreUnavailable as error:
             _fail(batch, str(error))
             return
         finally:
-            self._mirror.end(read)
+            for read in reads:
+                self._mirror.end(read)
         for (ask, known, answer), of_ask in zip(batch, levels, strict=True):
             flags, revoked = known or _part(found, ask)
             if not answer.called:
                 answer.callback(AdmissionState(levels=of_ask, flags=flags, revoked=revoked))
 
-    def _found(self, read: Read, names: _Names, reply: list[object]) -> Known:
+    def _begin(self, unknown: list[AdmissionAsk]) -> list[Read]:
+        """Of the names that anybody may have made up the mirror keeps few, which push out none of real users."""
+        now = self._reactor.seconds()
+        reads = []
+        for verified in (True, False) if unknown else ():
+            names = _names([ask for ask in unknown if ask.verified == verified])
+            if names != _NO_NAMES:
+                reads.append(self._mirror.begin(*names, now, verified=verified))
+        return reads
+
+    def _found(self, reads: list[Read], names: _Names, reply: list[object]) -> Known:
         """What was found of these names, which the mirror is given too."""
         tenants, digests = names
         flags = {
@@ -145,7 +156,8 @@ class RedisStore:
             digest: Found(value=ttl_ms != ABSENT, ttl_s=_seconds(ttl_ms))
             for digest, ttl_ms in zip(digests, cast("list[int]", reply[4 * len(flags) :]), strict=True)
         }
-        self._mirror.keep(read, flags, revoked)
+        for read in reads:
+            self._mirror.keep(read, flags, revoked)
         return (
             {tenant_id: its.value for tenant_id, its in flags.items()},
             {
@@ -175,7 +187,7 @@ def _part(found: Known, ask: AdmissionAsk) -> Known:
 def _names(asks: list[AdmissionAsk]) -> _Names:
     """All that they want to know, each once."""
     if not asks:
-        return (), ()
+        return _NO_NAMES
     return (
         tuple(dict.fromkeys(tenant_id for ask in asks for tenant_id in ask.tenants)),
         tuple(dict.fromkeys(digest for ask in asks for digest in ask.digests)),

@@ -5,7 +5,7 @@ from math import inf
 import pytest
 
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.stores.mirror import LAST_KNOWN_S, MAX_AGE_S, TRUST_S, Found, Mirror
+from bakerygw.stores.mirror import LAST_KNOWN_S, MAX_AGE_S, MAX_ASIDE, TRUST_S, Found, Mirror
 
 HELD = TenantFlags(read_only=ReadOnly(reason="unpaid"))
 FREE = TenantFlags()
@@ -247,14 +247,67 @@ def test_what_has_to_be_read_again_is_last_known_until_it_is():
     assert mirror.last_known(("t",), ("a",), NOW + MAX_AGE_S + LAST_KNOWN_S) == ({"t": HELD}, {"a": True})
 
 
-def test_what_a_read_was_not_begun_for_is_not_kept_and_pushes_nothing_out():
+def test_what_a_read_was_not_begun_for_is_not_kept():
+    mirror = whole()
+    finish(mirror, mirror.begin((), (), NOW), flags={"t": HELD}, revoked={"a": True})
+    assert mirror.last_known(("t",), ("a",), NOW) == ({"t": None}, {"a": None})
+
+
+def glance(mirror, *names, at=NOW, flags=HELD, revoked=True, ttl_s=inf):
+    """A read for somebody who is not verified."""
+    read = mirror.begin(names, names, at, verified=False)
+    finish(mirror, read, ttl_s=ttl_s, flags=dict.fromkeys(names, flags), revoked=dict.fromkeys(names, revoked))
+
+
+def test_what_was_read_for_the_unverified_is_last_known_and_not_taken_for_true():
+    mirror = whole()
+    glance(mirror, "t")
+    assert (flags_of(mirror, "t"), revoked_of(mirror, "t")) == (None, None)
+    assert mirror.last_known(("t",), ("t",), NOW + LAST_KNOWN_S) == ({"t": HELD}, {"t": True})
+    assert mirror.last_known(("t",), ("t",), NOW + LAST_KNOWN_S + 0.1) == ({"t": None}, {"t": None})
+
+
+def test_what_was_read_for_the_unverified_is_bounded_and_pushes_nothing_else_out():
     mirror = whole(max_tenants=2, max_tokens=2)
     put(mirror, flags={"t": HELD, "u": HELD}, revoked={"a": True, "b": True})
-    read = mirror.begin((), (), NOW)
-    made_up = [f"x{number}" for number in range(5)]
-    finish(mirror, read, flags=dict.fromkeys([*made_up, "t"], FREE), revoked=dict.fromkeys([*made_up, "a"], False))
+    glance(mirror, *(f"x{number}" for number in range(MAX_ASIDE + 1)))
     assert mirror.held(("t", "u"), ("a", "b"), NOW) == ({"t": HELD, "u": HELD}, {"a": True, "b": True})
-    assert mirror.last_known(("x0",), ("x0",), NOW) == ({"x0": None}, {"x0": None})
+    assert mirror.last_known(("x0", "x1"), ("x0", "x1"), NOW) == ({"x0": None, "x1": HELD}, {"x0": None, "x1": True})
+
+
+@pytest.mark.parametrize("payload", [[b"tenant:t:demo", b"bakerygw:revoked:t"], None])
+def test_what_has_changed_since_it_was_read_for_the_unverified_is_not_last_known(payload):
+    mirror = whole()
+    glance(mirror, "t")
+    under_way = mirror.begin(("t",), ("t",), NOW, verified=False)
+    mirror.invalidate(payload)
+    finish(mirror, under_way, flags={"t": HELD}, revoked={"t": True})
+    assert mirror.last_known(("t",), ("t",), NOW) == ({"t": None}, {"t": None})
+
+
+@pytest.mark.parametrize("later", [-1, 1])
+def test_the_newest_of_what_was_read_for_either_is_last_known(later):
+    mirror = Mirror()
+    put(mirror, flags={"t": FREE}, revoked={"t": False})
+    glance(mirror, "t", at=NOW + later)
+    expected = ({"t": HELD}, {"t": True}) if later > 0 else ({"t": FREE}, {"t": False})
+    assert mirror.last_known(("t",), ("t",), NOW + 1) == expected
+
+
+def test_a_newer_value_that_has_expired_does_not_bring_back_an_older_one():
+    mirror = Mirror()
+    put(mirror, flags={"t": FREE}, revoked={"t": False})
+    glance(mirror, "t", at=NOW + 1, ttl_s=1.0)
+    assert mirror.last_known(("t",), ("t",), NOW + 2) == ({"t": None}, {"t": None})
+
+
+def test_reads_for_either_do_not_stand_in_each_others_way():
+    mirror = whole()
+    first = mirror.begin(("t",), ("t",), NOW, verified=False)
+    put(mirror, flags={"t": HELD}, revoked={"t": True})
+    assert mirror.held(("t",), ("t",), NOW) == ({"t": HELD}, {"t": True})
+    finish(mirror, first, flags={"t": HELD}, revoked={"t": True})
+    assert mirror.last_known(("t",), ("t",), NOW) == ({"t": HELD}, {"t": True})
 
 
 def test_last_known_is_what_was_true_within_a_minute():

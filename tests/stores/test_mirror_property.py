@@ -25,7 +25,7 @@ class World:
         self.now, self.writes = 1000.0, 0
         self.values: dict[str, tuple[int, float]] = {}
         self.mirror = Mirror(max_tenants=2, max_tokens=2)
-        self.questions: deque[tuple[Read, tuple[str, ...], tuple[str, ...]]] = deque()
+        self.questions: deque[Read] = deque()
         self.replies: deque[tuple[Read, dict[str, Found[TenantFlags | None]], dict[str, Found[bool]]]] = deque()
         self.told: deque[list[bytes] | Epoch | None] = deque()
         """On the subscriber connection, in order: changed keys, a flush, or the answer to a ping of this epoch."""
@@ -65,19 +65,19 @@ class World:
 
     def answer(self) -> None:
         if self.questions:
-            read, tenants, digests = self.questions.popleft()
-            flags = {tenant: self.flags(tenant) for tenant in tenants}
-            self.replies.append((read, flags, {digest: self.revoked(digest) for digest in digests}))
+            read = self.questions.popleft()
+            flags = {tenant: self.flags(tenant) for tenant in read.tenants}
+            self.replies.append((read, flags, {digest: self.revoked(digest) for digest in read.digests}))
 
     # the instance
 
     def ask(self, tenants: tuple[str, ...], digests: tuple[str, ...]) -> None:
         if self.mirror.held(tenants, digests, self.now) is None:
-            self.questions.append((self.mirror.begin(tenants, digests, self.now), tenants, digests))
+            self.questions.append(self.mirror.begin(tenants, digests, self.now))
 
     def glance(self) -> None:
-        """A question of somebody who is not verified: answered, and not kept."""
-        self.questions.append((self.mirror.begin((), (), self.now), TENANTS, DIGESTS))
+        """A question of somebody who is not verified."""
+        self.questions.append(self.mirror.begin(TENANTS, DIGESTS, self.now, verified=False))
 
     def receive(self) -> None:
         if not self.replies:
@@ -113,7 +113,7 @@ class World:
             self.pings.clear()
             self.deaf_since = inf
         else:
-            for read in (read for read, _, _ in (*self.questions, *self.replies)):
+            for read in (*self.questions, *(read for read, _, _ in self.replies)):
                 self.mirror.end(read)
             self.questions.clear()
             self.replies.clear()

@@ -122,7 +122,7 @@ async def test_known_and_unknown_ones_share_a_call_which_reads_the_unknown_alone
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_asked_by_who_is_not_verified_is_not_kept_and_pushes_nothing_out(own_redis, instance):
+async def test_what_was_asked_by_who_is_not_verified_is_read_again_and_pushes_nothing_out(own_redis, instance):
     await instance.ask("mine", digests=("mine",))
     made_up = [instance.ask(f"t{n}", digests=(f"d{n}",), verified=False) for n in range(2 * ROOM)]
     states = await gatherResults([Deferred.fromCoroutine(ask) for ask in made_up])
