@@ -78,7 +78,7 @@ COMPILED = [
 NOT_COMPILED = {
     "core/values.py",  # decorates classes, and is marked by an attribute of its own
     "edge/line.py",  # the base of EdgeChannel, which its decorator leaves an ordinary class
-    "edge/producing.py",  # this one and the next three are for Twisted's web resources: in the way of no proxied request
+    "edge/producing.py",  # this and the next three are for resources of twisted.web: in no proxied request's way
     "edge/rendering.py",
     "edge/resource.py",
     "edge/tunnel.py",
