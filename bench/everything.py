@@ -4,6 +4,9 @@
 
 A whole run takes about a quarter of an hour and writes `docs/performance.md`; a quick one takes about a minute, writes
 nothing there, and its figures say only that all of it works. Exits with 1 if any script does.
+
+Scripts ended by a signal tidy up after themselves; what SIGKILL left in the temporary folder (`bakerygw-bench-*`) is
+deleted by a script that starts an hour later or more.
 """
 
 import subprocess

@@ -3,7 +3,8 @@
     python bench/one_connection.py [--pairs 7] [--seconds 3] [--quick] [--plain]
 
 One connection, one request at a time; pairs of runs, direct and through the gateway, in turn. The figure is the median
-of the pairs' differences between median latencies. Exits with 1 above 0.6 ms.
+of the pairs' differences between median latencies. Exits with 1 above 0.6 ms, or if a request was not answered as it
+should be; one without an answer for half of a run counts as such.
 """
 
 import statistics

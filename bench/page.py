@@ -2,9 +2,9 @@
 
     python bench/page.py [--quick]
 
-Reads `bench/results/*.json` (those of quick runs with `--quick`, and then writes nothing but to standard output). Only
-what stands between the marks `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is replaced; a part without results stays
-as it is.
+Reads what each script left in `bench/results` (those of quick runs with `--quick`, and then writes nothing but to
+standard output). Only what stands between the marks `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is replaced. What
+was not measured is said to be so; only the costs of a request stay as they are.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import charts
 import flamegraph
+from everything import SCRIPTS
 from rig import LIMIT, RESULTS, ROOT, arguments
 
 PAGE: Final = ROOT / "docs" / "performance.md"
@@ -38,6 +39,8 @@ MEASURES: Final = {
     "soak_growth": "paced load: memory grows by",
 }
 """Every promise, by the name its script prints, in the order of the table."""
+UNMEASURED: Final = "**not measured**"
+HEAD: Final = ("measure", "promise", "found", "kept")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -85,26 +88,48 @@ def peers(result: Mapping[str, Any]) -> str:
     head = ("system", "requests/s", "p50", "p99", "p99.9", "bakerygw's throughput to it", "rounds")
     runs = f"{used['warm_up']:g} s of warm-up and {used['seconds']:g} s measured for each run"
     disturbed = max(row["waiting"] for row in result["systems"].values())
+    failed = [f"{name} {row['errors']:.0f}" for name, row in result["systems"].items() if row["errors"]]
+    errors = (
+        f"**Answers that were errors: {', '.join(failed)}; figures with errors are worth nothing.** " if failed else ""
+    )
     told = (
-        f"{whereabouts(result)}. {used['connections']} connections; {runs}; medians of the rounds, and of the pairs' "
-        f"ratios (lowest to highest). Other processes had the core of a system for {disturbed:.0%} of a run at most. "
-        f"`RATE_LIMIT_REQUESTS={LIMIT}`; all other policies are at their defaults."
+        f"{errors}{whereabouts(result)}. {used['connections']} connections; {runs}; medians of the rounds, and of the "
+        f"pairs' ratios (lowest to highest). Other processes had the core of a system for {disturbed:.0%} of a run at "
+        f"most. `RATE_LIMIT_REQUESTS={LIMIT}`; all other policies are at their defaults."
     )
     return f"![Throughput and latency of bakerygw and its peers](img/peers.svg)\n\n{table(head, rows)}\n\n{told}"
 
 
 def promises(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Every promise that was measured, and what came of it: by the compiled build, where nothing else is said."""
+    """A row for every promise: what came of it, by the compiled build where nothing else is said; or that it was not
+    measured."""
     found = {it["name"]: (it, result) for result in results.values() for it in result.get("verdicts", [])}
     rows = []
     for name, words in MEASURES.items():
-        if name in found:
-            it, result = found[name]
-            build = " (plain build)" if result.get("machine", {}).get("build") == "plain" else ""
-            unit = "×" if it["unit"] == "x" else it["unit"]  # noqa: RUF001
-            promise = it["promise"].replace("<=", "≤").replace(">=", "≥")
-            rows.append([words + build, promise, f"{figure(it['value'])} {unit}", "yes" if it["kept"] else "**no**"])
-    return table(("measure", "promise", "found", "kept"), rows)
+        if name not in found:
+            rows.append([words, "", UNMEASURED, ""])
+            continue
+        it, result = found[name]
+        build = " (plain build)" if result.get("machine", {}).get("build") == "plain" else ""
+        unit = "×" if it["unit"] == "x" else it["unit"]  # noqa: RUF001
+        promise = it["promise"].replace("<=", "≤").replace(">=", "≥")
+        rows.append([words + build, promise, f"{figure(it['value'])} {unit}", "yes" if it["kept"] else "**no**"])
+    return table(HEAD, rows)
+
+
+def blocks_of(results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What is written between the marks, by their name."""
+    blocks = {"peers": peers(results["compare"]) if "compare" in results else UNMEASURED}
+    blocks["promises"] = promises(results)
+    if "flame" in results:
+        blocks["costs"] = cost_table(results["flame"])
+    return blocks
+
+
+def results_in(folder: Path) -> dict[str, Any]:
+    """What each of the scripts left there, by its name; other files are not read."""
+    files = {name: folder / f"{name}.json" for name in SCRIPTS}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
 
 
 def cost_table(result: Mapping[str, Any]) -> str:
@@ -139,13 +164,8 @@ def main() -> int:
     """All of it."""
     parser = arguments(__doc__)
     quick = parser.parse_args().quick
-    folder: Path = RESULTS / "quick" if quick else RESULTS
-    results = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
-    blocks = {"promises": promises(results)}
-    if "compare" in results:
-        blocks["peers"] = peers(results["compare"])
-    if "flame" in results:
-        blocks["costs"] = cost_table(results["flame"])
+    results = results_in(RESULTS / "quick" if quick else RESULTS)
+    blocks = blocks_of(results)
     if quick or not results:
         print("\n\n".join(blocks.values()))
         return 0

@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from folders import temporary_folder
 
 if TYPE_CHECKING:
     from builds import Build
@@ -38,8 +38,10 @@ LIMIT: Final = "1000000"
 """Requests in a minute: out of reach, so that the limit is checked and never met."""
 ANSWER: Final = json.dumps({"id": 1, "product": "Pain au levain", "note": "x" * 164})
 
-PACKAGES: Final = {"nginx": "nginx", "wrk": "wrk", "haproxy": "haproxy", "redis-server": "redis-server"}
-"""Programs, and the Debian packages that bring them."""
+ALWAYS: Final = ("setpriv", "taskset")
+"""Programs that start every other."""
+PACKAGES: Final = dict.fromkeys(ALWAYS, "util-linux")
+"""Programs, and the Debian packages that bring them, where these are named otherwise."""
 START_S: Final = 20.0
 STOP_S: Final = 10.0
 
@@ -64,11 +66,11 @@ class Unusable(SystemExit):
 
 
 def require(*programs: str) -> None:
-    """Raise `Unusable`, with the line that installs them, unless all `programs` are on the path."""
+    """Raise `Unusable`, with the line that installs them, unless all `programs` and `ALWAYS` are on the path."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian has servers, and users do not look
-    missing = [name for name in programs if shutil.which(name, path=path) is None]
+    missing = [name for name in (*ALWAYS, *programs) if shutil.which(name, path=path) is None]
     if missing:
-        packages = " ".join(PACKAGES.get(name, name) for name in missing)
+        packages = " ".join(dict.fromkeys(PACKAGES.get(name, name) for name in missing))
         raise Unusable(f"not installed: {', '.join(missing)}\nOn Debian or Ubuntu: sudo apt install {packages}")
     os.environ["PATH"] = path
 
@@ -145,12 +147,12 @@ class Rig:
     """A temporary folder and the processes started in it; as a context manager, all of them end with the block.
 
     They run in sessions of their own, so that Ctrl-C reaches only this process, which then ends them one by one; should
-    it be killed, the kernel ends them.
+    it be killed, the kernel ends them, and the folder stays until a later start deletes it.
     """
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
-        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bakerygw-bench-")))
+        self.folder = self._stack.enter_context(temporary_folder())
         self.issuer = Issuer()
         self.tokens = self.issuer.tokens()
         self.service_port = self.redis_port = 0

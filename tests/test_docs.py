@@ -213,6 +213,18 @@ def test_what_scripts_of_other_origins_may_send_and_read_is_documented() -> None
     assert not [name for name in EXPOSED.decode().split(", ") if name not in text]
 
 
+PACKAGES = sorted(path.parent.name for path in (ROOT / "bakerygw").glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_is_in_the_maintainers_table_and_in_the_readme(package: str) -> None:
+    table = page("docs/architecture.md").partition("\n## Files\n")[2].partition("\n## ")[0]
+    where = page("README.md").partition("\n## Where things are\n")[2].partition("\n## ")[0]
+
+    assert f"bakerygw/{package}" in {cells[0] for cells in rows(table)}
+    assert f"`{package}`" in where.replace("bakerygw/", "")
+
+
 @pytest.mark.parametrize("source", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(source: Path) -> None:
     text = source.read_text(encoding="utf-8")

@@ -129,11 +129,6 @@ def strict_object(data: bytes) -> dict[str, object]:
     return value
 
 
-def parse_claims(payload: bytes) -> Claims:
-    """The claims in a token's decoded payload. Raises `ClaimsError`."""
-    return claims_from(strict_object(payload))
-
-
 def claims_from(said: Mapping[str, object], digest: str = "") -> Claims:
     """The claims in a strictly parsed payload; an optional claim that is null counts as absent.
 

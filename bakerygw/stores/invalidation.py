@@ -65,6 +65,8 @@ class Invalidations:
         self._data: Connection | None = None
         self._number: object = None
         """What Redis calls the subscriber connection; `None` before it has subscribed."""
+        self._older = False
+        """The subscriber connection was there before the data connection, and may be another server's."""
         self._epoch: Epoch | None = None
         self._returned: Deferred[None] | None = None
         self._failures, self._next_try = 0, 0.0
@@ -84,12 +86,12 @@ class Invalidations:
 
     def _data_changed(self, connection: Connection | None) -> None:
         """Whatever the old data connection had asked for, Redis has forgotten with it."""
-        self._data = connection
+        self._data, self._older = connection, True
         self._break("data connection lost")
 
     async def _attend(self, subscriber: Connection) -> None:
         """Keep the mirror true through this connection, until it is gone."""
-        subscriber.heard = self._heard
+        subscriber.heard, self._older = self._heard, False
         beat: Deferred[None] | None = None
 
         def once() -> "Deferred[None]":
@@ -148,10 +150,14 @@ class Invalidations:
             may_pass = self._data is data
             self._report("distrusted", "a change of our own was not told")
         else:
-            self._failures, may_pass = 0, True
+            self._failures = 0
             self._report("trusted", "")
+            return
         if may_pass:
             self._next_try = min(self._next_try, began_at + RETRY_SOON_S)
+        if self._older and self._data is data:
+            # Where another server has taken over, the old one may live on and keep this connection.
+            subscriber.transport.abortConnection()
 
     async def _track(self, subscriber: Connection, data: Connection) -> None:
         """Have every change told, and see that it is. Raises `ReplyError`, `GoneError`, `LateError`, `TimeoutError`."""

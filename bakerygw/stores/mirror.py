@@ -28,7 +28,7 @@ LAST_KNOWN_S: Final = 60.0
 MAX_TENANTS: Final = 10_000
 MAX_TOKENS: Final = 20_000
 MAX_OWN: Final = 50_000
-"""Own revocations that are kept whatever Redis says; they take 10 MB, all others together 9 MB."""
+"""Own revocations that are kept whatever Redis says; they take 10 MB, all others with the flags 10 to 30 MB."""
 
 V = TypeVar("V")
 

@@ -16,6 +16,9 @@ CONNECT_TIMEOUT_S = 1.0
 HANDSHAKE_TIMEOUT_S = 1.0
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 2.0
+LASTING_S = 2.0
+"""A connection that ends sooner counts as a failed attempt, so that one that is useless is not made ten times a second.
+"""
 
 
 class RedisLine:
@@ -78,9 +81,11 @@ class RedisLine:
         while not self._stopping:
             try:
                 connection = await self._connect(factory)
-                attempts = 0
                 self._tell("connected", "")
+                since = self._clock.seconds()
                 await self._stay(connection)
+                if self._clock.seconds() - since >= LASTING_S:
+                    attempts = 0
                 self._tell("lost", "")
             except CancelledError:
                 break

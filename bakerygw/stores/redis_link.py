@@ -5,6 +5,7 @@ failed AUTH or SELECT and lets commands wait for ever while there is no connecti
 """
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, cast
 
@@ -22,6 +23,22 @@ from bakerygw.stores.redis_wire import Argument, Connection, GoneError, LateErro
 HEARTBEAT_S = 1.0
 """An idle connection is asked this often whether it lives, so that its state is known without traffic."""
 HEARTBEAT_TIMEOUT_S = 1.0
+QUIET_S = 2.0
+"""So long after the last failure a proof may stand in for calls, if none is made that could show it themselves."""
+
+PROOF: tuple[Argument, ...] = (
+    "EVAL",
+    "return redis.call('SET', KEYS[1], '0', 'PX', 1)",
+    1,
+    "bakerygw:limit:{proof}",
+)
+"""A script that writes, as admission does: what a replica, a server without its data and a narrow ACL all refuse."""
+
+_UNFIT = re.compile(
+    "(?:^|: ?-)(?:READONLY|MASTERDOWN|LOADING|NOREPLICAS|MISCONF|NOAUTH|NOPERM|CLUSTERDOWN|MOVED)(?: |$)"
+)
+"""Errors of a server that is not, or is no longer, the one to ask. Redis 6 quotes those met in a script after its own
+"ERR Error running script"."""
 
 
 class RedisLink:
@@ -57,12 +74,15 @@ class RedisLink:
         self._current: Connection | None = None
         self._watchers: list[Callable[[Connection | None], None]] = []
         self._told: tuple[str, str] | None = None
+        self._failed_at: float | None = None
+        """When the latest failure was that opened the breaker; `None` once Redis has been seen to serve since."""
+        self._unfit = False
+        """A reply said that this is not the server to ask, and none has proven otherwise."""
 
     @property
     def status(self) -> Literal["connected", "disconnected"]:
-        """connected: the connection is usable and the breaker not open."""
-        usable = self._current is not None and self._breaker.state(self._clock.seconds()) != "open"
-        return "connected" if usable else "disconnected"
+        """connected: there is a connection, and Redis has not been failing since it last served."""
+        return "connected" if self._current is not None and self._failed_at is None else "disconnected"
 
     def start(self) -> "Deferred[None]":
         """Begin to connect, and to reconnect for ever; fires when the first attempt ended, well or not."""
@@ -81,8 +101,7 @@ class RedisLink:
         try:
             return await self._call(command)
         except ReplyError as error:
-            self._failed("error")
-            raise StoreUnavailable(str(error)[:200]) from error
+            raise self._refused(error) from error
 
     async def run(self, script: Script, keys: list[str], args: list[Argument]) -> object:
         """The reply of a Lua script, which is loaded where Redis does not know it. Raises `StoreUnavailable`."""
@@ -90,8 +109,7 @@ class RedisLink:
             return await self._call(("EVALSHA", script.sha1, len(keys), *keys, *args))
         except ReplyError as error:
             if not str(error).startswith("NOSCRIPT"):
-                self._failed("error")
-                raise StoreUnavailable(str(error)[:200]) from error
+                raise self._refused(error) from error
         self._breaker.success()  # it did answer; and a probe must not fail for the script's sake
         return await self.call("EVAL", script.source, len(keys), *keys, *args)
 
@@ -111,34 +129,90 @@ class RedisLink:
             self._telemetry.failure("disconnected")
             raise StoreUnavailable("connection lost") from error
         except LateError as error:
-            if self._failed("timeout") and connection is self._current:
-                # A peer that hangs or has silently vanished is met anew; one that answers with errors is not.
+            if self._failed("timeout", "no answer in time") and connection is self._current:
+                # A peer that hangs or has silently vanished is met anew.
                 connection.transport.abortConnection()
             raise StoreUnavailable("no answer in time") from error
         self._breaker.success()
+        if self._failed_at is not None and not self._unfit:
+            self._serves()
         self._telemetry.round_trip(self._clock.seconds() - begun)
         return reply
 
-    def _failed(self, kind: str) -> bool:
+    def _refused(self, error: ReplyError) -> StoreUnavailable:
+        """Count an error reply. If such replies open the breaker and another server may be meant, look for it."""
+        reason = str(error)[:200]
+        unfit = _is_unfit(error)
+        self._unfit |= unfit
+        if self._failed("error", reason) and unfit and self._current is not None:
+            self._current.transport.abortConnection()
+        return StoreUnavailable(reason)
+
+    def _failed(self, kind: str, reason: str) -> bool:
+        """Count a failure; whether it opened the breaker."""
         self._telemetry.failure(kind)
-        return self._breaker.failure(self._clock.seconds())
+        opened = self._breaker.failure(self._clock.seconds())
+        if opened:
+            self._fails(reason)
+        return opened
+
+    def _fails(self, reason: str) -> None:
+        self._failed_at = self._clock.seconds()
+        if self._told is None or self._told[0] != "failing":
+            self._tell("failing", reason)
+
+    def _serves(self) -> None:
+        self._failed_at = None
+        if self._current is not None:
+            self._tell("connected", "")
 
     async def _attend(self, connection: Connection) -> None:
-        """Offer a connection that has passed the greeting, until it is gone."""
+        """Offer a connection that has passed the greeting, until it is gone; after refusals it has to prove itself."""
+        try:
+            if self._unfit:
+                await self._prove(connection)
+        except ReplyError:
+            connection.transport.abortConnection()
+            await connection.gone
+            return
         heartbeat = LoopingCall(lambda: Deferred.fromCoroutine(self._beat(connection)))
         heartbeat.clock = self._clock
         beating = heartbeat.start(HEARTBEAT_S, now=False)
         beating.addErrback(lambda failure: self._log.failure("store.heartbeat_failed", failure))
         self._use(connection)
+        if self._failed_at is None:
+            self._tell("connected", "")
         await connection.gone
         heartbeat.stop()
         self._use(None)
 
     async def _beat(self, connection: Connection) -> None:
         try:
-            await ask(self._clock, connection, ("PING",), HEARTBEAT_TIMEOUT_S)
+            if self._unfit or self._failed_at is not None:
+                await self._prove(connection)
+                self._forgive()
+            else:
+                await ask(self._clock, connection, ("PING",), HEARTBEAT_TIMEOUT_S)
         except (ReplyError, GoneError, LateError):
             connection.transport.abortConnection()
+
+    async def _prove(self, connection: Connection) -> None:
+        """See whether this server takes writes. Raises `GoneError`, `LateError`, and `ReplyError` if it is unfit."""
+        try:
+            await ask(self._clock, connection, PROOF, self._timeout_s)
+        except ReplyError as error:
+            self._fails(str(error)[:200])
+            if _is_unfit(error):
+                self._unfit = True
+                raise
+        self._unfit = False
+
+    def _forgive(self) -> None:
+        """After a proof Redis serves again, but only if no call since could tell: it may yet refuse what they ask."""
+        now = self._clock.seconds()
+        if self._failed_at is not None and now - self._failed_at >= QUIET_S and self._breaker.allow(now):
+            self._breaker.success()
+            self._serves()
 
     def _use(self, connection: Connection | None) -> None:
         self._current = connection
@@ -146,6 +220,11 @@ class RedisLink:
             watcher(connection)
 
     def _report(self, state: str, reason: str) -> None:
+        """What the line says; whether a connection serves is known here, and a lost one that did not is no news."""
+        if state != "connected" and (state != "lost" or self._failed_at is None):
+            self._tell(state, reason)
+
+    def _tell(self, state: str, reason: str) -> None:
         """Log what changed, once."""
         if (state, reason) != self._told:
             self._told = state, reason
@@ -161,6 +240,11 @@ def greeting(username: str | None, password: str | None, db: int) -> tuple[tuple
     if db:
         commands.append(("SELECT", db))
     return (*commands, ("PING",))
+
+
+def _is_unfit(error: ReplyError) -> bool:
+    """Whether the reply means that this server is the wrong one, and not that the command is."""
+    return _UNFIT.search(str(error)) is not None
 
 
 def _is_message(reply: object) -> bool:

@@ -163,11 +163,6 @@ class LogWriter:
         """Lines lost so far."""
         return self._dropped
 
-    @property
-    def queued_bytes(self) -> int:
-        """Bytes that wait to be written."""
-        return self._queued
-
     def write(self, line: bytes) -> None:
         """Queue one line, newline included. Any thread may call."""
         if get_ident() != self._home_thread and IReactorFromThreads.providedBy(self._clock):

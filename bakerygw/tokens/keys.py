@@ -1,6 +1,5 @@
 """The public keys that tokens are checked with."""
 
-from pathlib import Path
 from typing import Final, Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -63,20 +62,6 @@ def load_public_key(pem: str, algorithm: str) -> PublicKey:
         # Without the cause: OpenSSL's own words name no remedy.
         raise PublicKeyError("the PEM text cannot be read as a public key; it may be cut short or altered") from None
     return _fitting(key, algorithm)
-
-
-def read_public_key(path: str | Path, algorithm: str) -> PublicKey:
-    """The same from a file. Raises `PublicKeyError` also when the file cannot be read."""
-    try:
-        text = Path(path).read_text(encoding="ascii")
-    except OSError as error:
-        raise PublicKeyError(f"cannot read {path}: {error.strerror or type(error).__name__}") from error
-    except UnicodeDecodeError:
-        raise PublicKeyError(f"{path} is not PEM text") from None
-    try:
-        return load_public_key(text, algorithm)
-    except PublicKeyError as error:
-        raise PublicKeyError(f"{path}: {error}") from None
 
 
 def _fitting(key: object, algorithm: str) -> PublicKey:

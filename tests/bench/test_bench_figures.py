@@ -172,7 +172,7 @@ def test_the_summary_has_the_median_of_ratios_not_the_ratio_of_medians() -> None
 def test_a_missing_program_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
 
-    with pytest.raises(Unusable, match=r"(?s)not installed: wrk\n.*apt install wrk$"):
+    with pytest.raises(Unusable, match=r"(?s)not installed: setpriv, taskset, wrk\n.*apt install util-linux wrk$"):
         require("wrk")
 
 

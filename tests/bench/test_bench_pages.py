@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import charts
 import pytest
 from flamegraph import KERNEL, PARTS, REACTOR, REST, Frame, condensed, costs, draw, parse, part_of
-from page import MEASURES, cost_table, figure, peers, promises, replaced, table
+from page import HEAD, MEASURES, UNMEASURED, blocks_of, cost_table, figure, peers, promises, replaced, results_in, table
 
 ROOT = Path(__file__).resolve().parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -24,7 +24,16 @@ MACHINE = {
 
 def row_of(rps: float) -> dict[str, float]:
     latencies = {name: share * 100 / rps for name, share in charts.LATENCIES.items()}
-    return {"rps": rps, **latencies, "rounds": 7, "waiting": 0.02, "ratio": 1.05, "ratio_low": 0.9, "ratio_high": 1.2}
+    return {
+        "rps": rps,
+        **latencies,
+        "rounds": 7,
+        "errors": 0,
+        "waiting": 0.02,
+        "ratio": 1.05,
+        "ratio_low": 0.9,
+        "ratio_high": 1.2,
+    }
 
 
 ROWS = {
@@ -101,21 +110,65 @@ def test_the_table_of_peers_tells_ratios_machine_and_what_was_set() -> None:
     assert "for 2% of a run at most" in text
 
 
-def test_a_broken_promise_stands_out_and_unmeasured_ones_are_left_out() -> None:
+def test_the_table_of_peers_tells_of_errors() -> None:
+    used = {"connections": 50, "warm_up": 2.0, "seconds": 5.0}
+    systems = {**ROWS, "haproxy": {**ROWS["haproxy"], "errors": 3}}
+    text = peers({"machine": MACHINE, "versions": {}, "options": used, "systems": systems})
+
+    assert "**Answers that were errors: haproxy 3; " in text
+
+
+def test_every_promise_has_a_row_and_broken_or_unmeasured_ones_stand_out() -> None:
     kept = {"name": "one_connection_added", "value": 0.25, "unit": "ms", "promise": "<= 0.6 ms", "kept": True}
     broken = {"name": "throughput_to_seed", "value": 29.0, "unit": "x", "promise": ">= 30", "kept": False}
     lines = promises({"a": {"verdicts": [kept]}, "b": {"verdicts": [broken]}}).splitlines()
 
     assert lines[2] == "| throughput, times FastAPI's | ≥ 30 | 29 × | **no** |"  # noqa: RUF001
-    assert lines[3].endswith("| ≤ 0.6 ms | 0.25 ms | yes |")
-    assert len(lines) == 4
+    assert lines[3] == "| throughput, times `aiohttp`'s |  | **not measured** |  |"
+    assert "| one connection: median added over asking the service directly | ≤ 0.6 ms | 0.25 ms | yes |" in lines
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {words}" for words in MEASURES.values()]
+
+
+def test_without_a_comparison_its_block_says_so_and_the_costs_stay() -> None:
+    assert blocks_of({}) == {"peers": "**not measured**", "promises": promises({})}
+
+
+def test_only_the_figures_of_whole_scripts_are_read(tmp_path: Path) -> None:
+    (tmp_path / "compare.subset.json").write_text('{"verdicts": []}')
+    (tmp_path / "idle.json").write_text('{"verdicts": [1]}')
+
+    assert results_in(tmp_path) == {"idle": {"verdicts": [1]}}
+
+
+def block(name: str) -> list[str]:
+    """The lines of a block of the page."""
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    return page.partition(f"<!-- bench:{name} -->\n")[2].partition(f"<!-- /bench:{name} -->")[0].splitlines()
+
+
+def test_the_page_has_a_row_for_every_promise_as_the_command_writes_it() -> None:
+    rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in block("promises")]
+
+    assert rows[0] == list(HEAD)
+    assert [row[0] for row in rows[2:]] == list(MEASURES.values())
+    for _, promise, found, kept in rows[2:]:
+        assert (found == UNMEASURED) == (not promise) == (not kept.strip())
+        assert kept.strip() in {"", "yes", "**no**"}
+
+
+def test_the_page_compares_with_peers_as_the_command_writes_it() -> None:
+    lines = block("peers")
+
+    assert lines == [UNMEASURED] or lines[0].endswith("(img/peers.svg)")
 
 
 def test_what_was_found_of_the_plain_build_says_so() -> None:
     kept = {"name": "one_connection_added", "value": 0.25, "unit": "ms", "promise": "<= 0.6 ms", "kept": True}
     machines = {build: {**MACHINE, "build": build} for build in ("plain", "compiled")}
     lines = {
-        build: promises({"a": {"machine": machine, "verdicts": [kept]}}).splitlines()[2]
+        build: next(
+            row for row in promises({"a": {"machine": machine, "verdicts": [kept]}}).splitlines() if "0.25" in row
+        )
         for build, machine in machines.items()
     }
 

@@ -1,4 +1,4 @@
-"""A way to Redis that can swallow what goes over the connections of subscribers, and over no others."""
+"""A way to Redis that can lead elsewhere, or swallow what goes over the connections of subscribers and no others."""
 
 import contextlib
 import socket
@@ -30,6 +30,10 @@ class Relay:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+
+    def lead_to(self, host: str, port: int) -> None:
+        """New connections go there; those that are open stay where they are."""
+        self._target = (host, port)
 
     def _accept(self) -> None:
         while True:

@@ -14,6 +14,7 @@ from redis_server import RedisServer
 
 from tests.e2e.calling import SALES, Load, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream
+from tests.e2e.relay import Relay
 from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer
 
 StartGateway = Callable[..., Gateway]
@@ -414,6 +415,55 @@ class TestAway:
             with gateway.admin() as admin:
                 before = round_trips(admin)
                 until(lambda: client.get(SALES).status_code == 200 and round_trips(admin) > before)
+
+
+class TestFailover:
+    """The old primary lives on as a replica and keeps its connections; the address leads to the new one."""
+
+    def test_the_new_primary_is_found_and_the_log_tells(self, issuer: Issuer, service: RecordingUpstream) -> None:
+        with (
+            RedisServer() as old,
+            RedisServer() as new,
+            Relay(old.host, old.port) as relay,
+            Gateway(settings_for(old, issuer, service) | {"REDIS_PORT": str(relay.port)}) as gateway,
+            gateway.client(issuer.token()) as client,
+            gateway.admin() as admin,
+        ):
+            until(lambda: metric(admin, "gateway_mirror_trusted") == 1.0)
+            assert client.post(SALES, json={}).status_code == 200
+
+            old.command("REPLICAOF", new.host, str(new.port))
+            until(lambda: client.get(SALES).status_code == 200 and redis_is(gateway, "disconnected")())
+            failing = gateway.wait_for_event("store.link", lambda event: event["state"] == "failing")
+            assert "READONLY You can't write against a read only replica." in failing["reason"]
+            time.sleep(2)  # more than one attempt ends at the replica
+            assert client.get(SALES).status_code == 200
+
+            new.command("SET", f"tenant:{TENANT_ID}:read_only", "written to the new one")
+            relay.lead_to(new.host, new.port)
+            moved = time.monotonic()
+            until(lambda: client.get(SALES).status_code == 200 and redis_is(gateway, "connected")())
+            assert time.monotonic() - moved < 5.0
+            assert code_of(client.post(SALES)) == (403, "tenant-read-only")
+            assert metric(admin, "gateway_redis_degraded") == 0.0
+            until(lambda: metric(admin, "gateway_mirror_trusted") == 1.0)
+            gateway.wait_for_event("store.mirror", lambda event: event["state"] == "trusted")
+
+            states = [event["state"] for event in gateway.events("store.link")]
+            assert states == ["connected", "failing", "connected"]
+
+    def test_without_requests_a_replica_that_is_promoted_is_noticed(
+        self, own_redis: RedisServer, issuer: Issuer, service: RecordingUpstream
+    ) -> None:
+        with on(own_redis, issuer, service) as gateway, gateway.client(issuer.token()) as client:
+            own_redis.command("REPLICAOF", "127.0.0.1", "1")
+            assert client.get(SALES).status_code == 200
+            until(redis_is(gateway, "disconnected"))
+
+            own_redis.command("REPLICAOF", "NO", "ONE")
+            until(redis_is(gateway, "connected"))
+
+            assert [event["state"] for event in gateway.events("store.link")][-2:] == ["failing", "connected"]
 
 
 def round_trips(admin: httpx.Client) -> float:

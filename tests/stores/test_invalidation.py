@@ -173,6 +173,18 @@ def test_a_data_connection_lost_while_a_ping_of_the_subscriber_is_under_way_is_n
     assert not bench.trusted
 
 
+def test_a_subscriber_that_stays_with_another_server_than_new_data_is_made_anew(bench):
+    first = bench.redis.subscriber.protocols[-1]
+    bench.redis.refuse = {b"CLIENT TRACKING ON": b"ERR The client ID you want redirect to does not exist"}
+    bench.lose("data")
+    bench.pass_time(2 * PING_S)
+    assert first.transport.aborted
+    bench.redis.refuse = {}
+    bench.pass_time(2.0)
+    assert len(bench.redis.subscriber.protocols) == 2
+    assert bench.trusted
+
+
 def test_redis_that_tells_nothing_is_never_trusted():
     bench = Bench(mute=True)
     bench.pass_time(10.0)

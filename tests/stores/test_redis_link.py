@@ -1,6 +1,6 @@
 """The link to Redis, synchronous: deadlines, handshake, breaker and recovery on a clock moved by hand."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import ceil
 from typing import ClassVar
 
@@ -10,6 +10,7 @@ from redis_peer import Endpoint, Transport
 from store_fakes import RecordingTelemetry
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent, globalLogPublisher
 
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.redis_line import RETRY_MAX_S
@@ -56,6 +57,40 @@ class Bench:
         """Time in small steps, so that what a timer starts gets its own time."""
         for _ in range(ceil(seconds * 64)):
             self.clock.advance(1 / 64)
+
+
+READONLY = b"-READONLY x"
+
+
+def refuse(bench: Bench, error: bytes, times: int = 1) -> None:
+    """So many calls get this reply, as far as they are made at all."""
+    for _ in range(times):
+        call = bench.call("SET", "k", "v")
+        if bench.sent():
+            bench.answer(error + b"\r\n")
+        failure_of(call, StoreUnavailable)
+
+
+def respond(bench: Bench, refusal: bytes | None) -> bool:
+    """Answer what the link asks by itself: pings well, proofs with this error if any. Whether it asked for a proof."""
+    if not bench.endpoint.protocols[-1].connected:
+        return False
+    sent = bench.sent()
+    if PING in sent:
+        bench.answer(b"+PONG\r\n")
+        sent += bench.sent()
+    if proof := b"EVAL" in sent:
+        bench.answer((refusal or b"+OK") + b"\r\n")
+    return proof
+
+
+@pytest.fixture
+def link_log() -> Iterator[Callable[[], list[tuple[str, str]]]]:
+    """What was logged of the link's state until now."""
+    events: list[LogEvent] = []
+    globalLogPublisher.addObserver(events.append)
+    yield lambda: [(event["state"], event["reason"]) for event in events if event["log_format"] == "store.link"]
+    globalLogPublisher.removeObserver(events.append)
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +225,7 @@ def test_a_reply_that_came_in_while_the_reactor_was_busy_is_in_time():
     assert success_of(call) == b"v"
 
 
-@pytest.mark.parametrize("error", [b"-LOADING x", b"-READONLY x", b"-OOM x", b"-BUSY x", b"-NOAUTH x", b"-WRONGTYPE x"])
+@pytest.mark.parametrize("error", [b"-OOM x", b"-BUSY x", b"-WRONGTYPE x", b"-ERR no READONLY x"])
 def test_an_error_reply_is_unavailable_and_counts_but_keeps_the_connection(error):
     bench = Bench()
     for _ in range(5):
@@ -201,6 +236,159 @@ def test_an_error_reply_is_unavailable_and_counts_but_keeps_the_connection(error
     assert bench.telemetry.failures == ["error"] * 5 + ["open"]
     assert bench.link.status == "disconnected"
     assert not bench.transport.aborted
+
+
+IN_A_SCRIPT_OF_REDIS_6 = (
+    b"-ERR Error running script (call to f_0a): @user_script:56: @user_script: 56: "
+    b"-READONLY You can't write against a read only replica."
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        b"-READONLY You can't write against a read only replica. script: 0a, on @user_script:56.",
+        IN_A_SCRIPT_OF_REDIS_6,
+        b"-MASTERDOWN x",
+        b"-LOADING x",
+        b"-NOREPLICAS x",
+        b"-MISCONF x",
+        b"-NOAUTH x",
+        b"-NOPERM x",
+        b"-CLUSTERDOWN x",
+        b"-MOVED 1 h:1",
+    ],
+)
+def test_five_replies_of_an_unfit_server_end_the_connection(error):
+    bench = Bench()
+    refuse(bench, error, times=4)
+    assert not bench.transport.aborted
+    refuse(bench, error)
+    assert bench.endpoint.protocols[0].transport.aborted
+    assert bench.link.status == "disconnected"
+
+
+def test_an_unfit_reply_in_a_script_ends_the_connection_too():
+    bench = Bench()
+    for _ in range(5):
+        call = Deferred.fromCoroutine(bench.link.run(SCRIPT, [], []))
+        bench.answer(IN_A_SCRIPT_OF_REDIS_6 + b"\r\n")
+        failure_of(call, StoreUnavailable)
+    assert bench.endpoint.protocols[0].transport.aborted
+
+
+def test_after_an_unfit_server_the_next_has_to_take_a_write_before_any_use():
+    bench = Bench()
+    refuse(bench, READONLY, times=5)
+    bench.pass_time(0.11)
+    bench.sent()
+    bench.answer(b"+PONG\r\n")
+    assert bench.sent().startswith(b"*4\r\n$4\r\nEVAL\r\n")
+    failure_of(bench.call("GET", "k"), StoreUnavailable)
+    assert bench.telemetry.failures[-1] == "disconnected"
+    bench.answer(b"$2\r\nOK\r\n")
+    assert bench.link.status == "disconnected"  # what the calls ask may still be refused
+    bench.clock.advance(0.9)
+    call = bench.call("GET", "k")
+    bench.answer(b"$1\r\nv\r\n")
+    assert success_of(call) == b"v"
+    assert bench.link.status == "connected"
+
+
+def test_unfit_servers_are_met_ever_more_seldom():
+    bench = Bench()
+    refuse(bench, READONLY, times=5)
+    for _ in range(64 * 60):
+        bench.clock.advance(1 / 64)
+        respond(bench, READONLY)
+    assert 30 <= len(bench.endpoint.protocols) <= 40
+    assert all(protocol.transport.aborted for protocol in bench.endpoint.protocols[:-1])
+
+
+def test_a_lasting_connection_that_is_lost_is_made_anew_at_once():
+    bench = Bench()
+    for lost in range(1, 4):
+        bench.pass_time(0.9)
+        bench.answer(b"+PONG\r\n" * bench.sent().count(PING))
+        bench.pass_time(1.5)
+        bench.answer(b"+PONG\r\n" * bench.sent().count(PING))
+        bench.transport.abortConnection()
+        bench.pass_time(0.11)
+        assert len(bench.endpoint.protocols) == 1 + lost
+        bench.answer(b"+PONG\r\n")
+        bench.sent()
+
+
+def test_one_unfit_reply_is_followed_up_without_further_calls():
+    bench = Bench()
+    refuse(bench, READONLY)
+    assert bench.link.status == "connected"
+    bench.sent()
+    bench.pass_time(1.0)
+    assert respond(bench, READONLY)
+    assert bench.endpoint.protocols[0].transport.aborted
+    assert bench.link.status == "disconnected"
+
+
+def test_without_calls_a_proof_tells_that_redis_serves_again():
+    bench = Bench()
+    refuse(bench, b"-OOM x", times=5)
+    bench.sent()
+    for _ in range(64 * 3):
+        bench.clock.advance(1 / 64)
+        respond(bench, b"-OOM x")
+    assert bench.link.status == "disconnected"
+    for _ in range(64 * 4):
+        bench.clock.advance(1 / 64)
+        respond(bench, None)
+    assert bench.link.status == "connected"
+    assert len(bench.endpoint.protocols) == 1
+
+
+def test_while_calls_are_refused_a_proof_tells_nothing():
+    bench = Bench()
+    refuse(bench, b"-WRONGTYPE x", times=5)
+    bench.sent()
+    for step in range(64 * 10):
+        bench.clock.advance(1 / 64)
+        respond(bench, None)
+        if step % 16 == 0:
+            call = bench.call("GET", "k")
+            if bench.sent():
+                bench.answer(b"-WRONGTYPE x\r\n")
+            failure_of(call, StoreUnavailable)
+        assert bench.link.status == "disconnected"
+
+
+def test_the_log_says_failing_with_the_reply_once_and_connected_once_it_serves(link_log):
+    bench = Bench()
+    refuse(bench, b"-READONLY You can't write" + b"!" * 300, times=7)
+    for _ in range(64 * 10):
+        bench.clock.advance(1 / 64)
+        respond(bench, READONLY)
+    assert link_log() == [("connected", ""), ("failing", ("READONLY You can't write" + "!" * 300)[:200])]
+    for _ in range(64 * 8):
+        bench.clock.advance(1 / 64)
+        respond(bench, None)
+    assert bench.link.status == "connected"
+    assert link_log()[2:] == [("connected", "")]
+    refuse(bench, READONLY, times=5)
+    assert link_log()[3:] == [("failing", "READONLY x")]
+
+
+def test_the_log_says_failing_after_five_timeouts(link_log):
+    bench = Bench()
+    calls = [bench.call("GET", "k") for _ in range(5)]
+    bench.pass_time(0.07)
+    for call in calls:
+        failure_of(call, StoreUnavailable)
+    assert link_log() == [("connected", ""), ("failing", "no answer in time")]
+
+
+def test_a_loss_of_a_serving_connection_is_logged_as_such(link_log):
+    bench = Bench()
+    bench.transport.abortConnection()
+    assert link_log() == [("connected", ""), ("lost", "")]
 
 
 def test_after_five_timeouts_calls_cost_nothing_and_the_connection_is_made_anew():
@@ -227,11 +415,11 @@ def test_a_missing_script_is_loaded_also_by_the_probe_of_an_open_breaker():
     bench = Bench()
     for _ in range(5):
         call = bench.call("GET", "k")
-        bench.answer(b"-LOADING x\r\n")
+        bench.answer(b"-BUSY x\r\n")
         failure_of(call, StoreUnavailable)
     bench.sent()
     bench.clock.advance(1.0)
-    bench.answer(b"+PONG\r\n")  # to the heartbeat
+    bench.answer(b"$2\r\nOK\r\n")  # to the heartbeat
     bench.sent()
     probe = Deferred.fromCoroutine(bench.link.run(SCRIPT, [], []))
     assert b"EVALSHA" in bench.sent()
@@ -278,6 +466,17 @@ def test_stopping_ends_everything_at_any_moment(moment):
     assert bench.clock.getDelayedCalls() == []
     assert bench.link.status == "disconnected"
     failure_of(bench.call("GET", "k"), StoreUnavailable)
+
+
+def test_stopping_in_the_midst_of_a_proof_ends_everything():
+    bench = Bench()
+    refuse(bench, READONLY, times=5)
+    bench.pass_time(0.11)
+    bench.answer(b"+PONG\r\n")
+    assert b"EVAL" in bench.sent()
+    success_of(bench.link.stop())
+    assert bench.transport.aborted
+    assert bench.clock.getDelayedCalls() == []
 
 
 def test_stopping_what_never_started_is_no_trouble():

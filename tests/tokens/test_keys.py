@@ -1,10 +1,8 @@
-from pathlib import Path
-
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from bakerygw.tokens.keys import PemKey, PublicKeyError, load_public_key, read_public_key
+from bakerygw.tokens.keys import PemKey, PublicKeyError, load_public_key
 from tests.minting import Issuer
 
 RSA = Issuer()
@@ -85,23 +83,6 @@ def test_private_key_is_refused_and_not_repeated() -> None:
     with pytest.raises(PublicKeyError, match="this is a private key") as caught:
         load_public_key(RSA.private_pem, "RS256")
     assert RSA.private_pem.splitlines()[1] not in str(caught.value)
-
-
-def test_key_is_read_from_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "jwt.pem"
-    file.write_text(RSA.public_pem)
-    assert read_public_key(file, "RS256") == numbers(RSA)
-
-
-def test_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PublicKeyError, match=r"cannot read .*absent\.pem: No such file"):
-        read_public_key(tmp_path / "absent.pem", "RS256")
-    (tmp_path / "jwt.der").write_bytes(b"\x30\x82\xff")
-    with pytest.raises(PublicKeyError, match=r"jwt\.der is not PEM text"):
-        read_public_key(tmp_path / "jwt.der", "RS256")
-    (tmp_path / "ec.pem").write_text(P256.public_pem)
-    with pytest.raises(PublicKeyError, match=r"ec\.pem: RS256 needs an RSA key"):
-        read_public_key(tmp_path / "ec.pem", "RS256")
 
 
 @pytest.mark.parametrize("kid", [None, "", "main", "../../etc/passwd", "' OR 1=1 --"])

@@ -1,0 +1,33 @@
+"""What the bench scripts need of the machine, and what they leave on it."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import folders
+import pytest
+from rig import Unusable, require
+
+
+def test_programs_that_start_the_others_are_required_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    with pytest.raises(Unusable, match=r"(?s)not installed: setpriv, taskset\n.*apt install util-linux$"):
+        require()
+
+
+def test_folders_of_killed_scripts_are_deleted_and_those_in_use_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old = time.time() - folders.LEFT_S - 1
+    left, young, foreign = (tmp_path / name for name in ("bakerygw-bench-a", "bakerygw-bench-b", "other"))
+    for folder in (left, young, foreign):
+        folder.mkdir()
+    with folders.temporary_folder() as used:
+        for folder in (used, left, foreign):
+            os.utime(folder, (old, old))
+        folders.tidy(tmp_path)
+        assert {used, young, foreign} == set(tmp_path.iterdir())
+    assert {young, foreign} == set(tmp_path.iterdir())
