@@ -101,7 +101,7 @@ class House:
         if not connections:
             waiting, self._changed = self._changed, []
             for deferred in waiting:
-                deferred.callback(None)
+                reactor.callLater(0, deferred.callback, None)  # once the channel has told everybody else of its end
 
     async def listen(self, *, tls: bool) -> tuple[str, int, ssl.SSLContext | None]:
         context = None
