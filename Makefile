@@ -4,6 +4,8 @@ VENV ?= .venv
 COMPILED ?= .venv-compiled
 TOX_VENV ?= .tox/bootstrap
 TOX_ARGS ?=
+# Side by side; what starts gateways and watches their pace has the machine to itself afterwards.
+QUICK := lint,types,py311,py312,py313,py314
 DEMO_ARGS ?=
 PEERS ?= .tox/peers
 BENCH_ARGS ?=
@@ -38,7 +40,8 @@ install: $(VENV)/installed ## The environment .venv, with the package installed 
 compiled: $(COMPILED)/installed ## The environment .venv-compiled, compiled: a third less time for each request. Needs gcc.
 
 test: $(TOX_VENV)/installed ## Every test, lint and types, through tox. One part: make test TOX_ARGS="-e py311"
-	$(TOX_VENV)/bin/tox run $(TOX_ARGS)
+	$(if $(TOX_ARGS),$(TOX_VENV)/bin/tox run $(TOX_ARGS),\
+		$(TOX_VENV)/bin/tox run-parallel --parallel 2 --parallel-no-spinner -e $(QUICK) && $(TOX_VENV)/bin/tox run -e e2e)
 
 bench: $(VENV)/installed $(COMPILED)/installed $(PEERS)/installed ## Every measurement, into docs/performance.md. In a minute: make bench BENCH_ARGS=--quick
 	PEERS_PYTHON=$(abspath $(PEERS))/bin/python COMPILED_PYTHON=$(abspath $(COMPILED))/bin/python \

