@@ -37,7 +37,7 @@ demo: $(VENV)/installed ## The gateway with demo services, on loopback. More opt
 
 install: $(VENV)/installed ## The environment .venv, with the package installed from this folder.
 
-compiled: $(COMPILED)/installed ## The environment .venv-compiled, compiled: a third less time for each request. Needs gcc.
+compiled: $(COMPILED)/installed ## The environment .venv-compiled, with the package compiled, which is faster. Needs gcc.
 
 test: $(TOX_VENV)/installed ## Every test, lint and types, through tox. One part: make test TOX_ARGS="-e py311"
 	$(if $(TOX_ARGS),$(TOX_VENV)/bin/tox run $(TOX_ARGS),\

@@ -14,6 +14,7 @@ import sys
 from contextlib import suppress
 from typing import Final
 
+import builds
 from rig import HERE, RESULTS, arguments, require
 
 SCRIPTS: Final = ("compare", "one_connection", "idle", "slow_reader", "upload", "flame", "soak")
@@ -44,6 +45,7 @@ def main() -> int:
         if script not in given.without:
             (folder / f"{script}.json").unlink(missing_ok=True)
     require("nginx", "wrk", "haproxy", "redis-server")
+    builds.compiled()  # which most scripts measure: if there is none, said at once
     failed = [script for script in SCRIPTS if script not in given.without and run(script, given.quick)]
     failed += ["page"] if run("page", given.quick) else []
     print(f"=== promises broken, or failed: {', '.join(failed)}" if failed else "=== every promise kept")

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from email.message import Message
 from email.parser import HeaderParser
@@ -220,3 +221,20 @@ def test_make_demo_installs_once_and_starts_the_demo_each_time(bare: Path) -> No
     assert "-m pip install" in first.stdout, first.stderr
     assert first.stdout.splitlines()[-1] == "twistd: -n --pidfile= bakerygw --demo"
     assert second.stdout.splitlines() == ["twistd: -n --pidfile= bakerygw --demo"]
+
+
+def test_make_compiled_builds_anew_when_a_source_has_changed(bare: Path) -> None:
+    copied = "/bin/mkdir -p .venv-compiled/bin; /bin/cp bin/python3 .venv-compiled/bin/python"
+    executable(
+        bare / "bin" / "python3", f'if [ "$2" = venv ]; then {copied}; fi; echo "python: [$BAKERYGW_COMPILE] $*"'
+    )
+    source = bare / "bakerygw" / "edge" / "gateway.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("")
+    installing = "python: [1] -m pip install --quiet --disable-pip-version-check ."
+
+    first, second = (make(bare, "compiled", path=str(bare / "bin")) for _ in range(2))
+    os.utime(source, (time.time() + 60, time.time() + 60))
+    third = make(bare, "compiled", path=str(bare / "bin"))
+
+    assert [installing in done.stdout.splitlines() for done in (first, second, third)] == [True, False, True], third
