@@ -35,14 +35,10 @@ class Pending(Deferred[T]):
         while not self.called:
             yield self
         result: Any = self.result
-        if not isinstance(result, Failure):
-            return result  # type: ignore[no-any-return]
-        self.addErrback(_nobody)  # taken here: else Deferred would log what failed before it was awaited
-        try:
+        if isinstance(result, Failure):
+            self.addErrback(_nobody)  # taken here: else Deferred would log what failed before it was awaited
             result.raiseException()
-        finally:
-            # The exception's traceback holds this frame, so this frame must not hold the exception, nor who has it.
-            del self, result
+        return result  # type: ignore[no-any-return]
 
     def callback(self, result: Any) -> None:
         """The result is there."""
@@ -63,8 +59,10 @@ class Pending(Deferred[T]):
             return
         self._task = None
         self.called = True
-        self.result = fail if isinstance(fail, Failure) else Failure(fail)
+        failure = fail if isinstance(fail, Failure) else Failure(fail)
+        self.result = failure
         task.step()
+        _forget_frames(failure)
 
 
 class Task:
