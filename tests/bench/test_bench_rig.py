@@ -25,9 +25,11 @@ def test_folders_of_killed_scripts_are_deleted_and_those_in_use_are_not(
     left, young, foreign = (tmp_path / name for name in ("bakerygw-bench-a", "bakerygw-bench-b", "other"))
     for folder in (left, young, foreign):
         folder.mkdir()
+    for folder in (left, foreign):
+        os.utime(folder, (old, old))
     with folders.temporary_folder() as used:
-        for folder in (used, left, foreign):
-            os.utime(folder, (old, old))
+        assert {used, young, foreign} == set(tmp_path.iterdir())
+        os.utime(used, (old, old))
         folders.tidy(tmp_path)
         assert {used, young, foreign} == set(tmp_path.iterdir())
     assert {young, foreign} == set(tmp_path.iterdir())
