@@ -6,6 +6,8 @@ TOX_VENV ?= .tox/bootstrap
 TOX_ARGS ?=
 # Side by side; what starts gateways and watches their pace has the machine to itself afterwards.
 QUICK := lint,types,py311,py312,py313,py314
+# What one of them found, since what runs side by side shows nothing unless it fails.
+COVERAGE = for data in .tox/py3*/coverage; do COVERAGE_FILE=$$data $${data%coverage}bin/python -m coverage report; break; done
 DEMO_ARGS ?=
 PEERS ?= .tox/peers
 BENCH_ARGS ?=
@@ -41,7 +43,8 @@ compiled: $(COMPILED)/installed ## The environment .venv-compiled, with the pack
 
 test: $(TOX_VENV)/installed ## Every test, lint and types, through tox. One part: make test TOX_ARGS="-e py311"
 	$(if $(TOX_ARGS),$(TOX_VENV)/bin/tox run $(TOX_ARGS),\
-		$(TOX_VENV)/bin/tox run-parallel --parallel 2 --parallel-no-spinner -e $(QUICK) && $(TOX_VENV)/bin/tox run -e e2e)
+		$(TOX_VENV)/bin/tox run-parallel --parallel 2 --parallel-no-spinner -e $(QUICK) && { $(COVERAGE); } && \
+		$(TOX_VENV)/bin/tox run -e e2e)
 
 bench: $(VENV)/installed $(COMPILED)/installed $(PEERS)/installed ## Every measurement, into docs/performance.md. In a minute: make bench BENCH_ARGS=--quick
 	PEERS_PYTHON=$(abspath $(PEERS))/bin/python COMPILED_PYTHON=$(abspath $(COMPILED))/bin/python \
