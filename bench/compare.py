@@ -34,6 +34,7 @@ from rig import (
     Rig,
     Unusable,
     arguments,
+    folder_of,
     free_port,
     machine,
     require,
@@ -238,7 +239,7 @@ def main() -> int:
     verdicts = report(rows)
     kept = {name: getattr(options, name) for name in ("rounds", "seconds", "warm_up", "connections")}
     told = {"machine": about, "versions": versions(options.systems), "options": kept, "verdicts": verdicts}
-    save(result_name(options.systems), options.quick, {**told, "systems": rows, "runs": runs})
+    save(result_name(options.systems), folder_of(parser, options), {**told, "systems": rows, "runs": runs})
     return int(bool(wrong) or not all_kept(verdicts))
 
 

@@ -21,7 +21,7 @@ import wrk
 from builds import plain
 from flamegraph import condensed, costs, parse
 from procfs import cpu_seconds
-from rig import Rig, Unusable, arguments, machine, require, sales_requests, save, verdict, wait_for
+from rig import Rig, Unusable, arguments, folder_of, machine, require, sales_requests, save, verdict, wait_for
 
 CONNECTIONS: Final = 50
 WRITTEN_S: Final = 10.0
@@ -78,7 +78,7 @@ def main() -> int:
     told = verdict("request_cost", user + system, "us", "no errors", not wrong)
     kept = [[[[frame.name, frame.file] for frame in condensed(stack)], count] for stack, count in stacks.items()]
     figures = {"user_us": user, "system_us": system, "rps": run["rps"], "parts": parts, "stacks": kept}
-    save("flame", given.quick, {"machine": about, "verdicts": [told], **figures})
+    save("flame", folder_of(parser, given), {"machine": about, "verdicts": [told], **figures})
     return int(bool(wrong))
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from builds import build_arguments, of
 from client import Connection, connect
 from procfs import open_files, rss_bytes
-from rig import Rig, Unusable, machine, require, sales_requests, save, verdict
+from rig import Rig, Unusable, folder_of, machine, require, sales_requests, save, verdict
 
 PROMISE_KIB: Final = 15.0
 AT_ONCE: Final = 32
@@ -123,7 +123,7 @@ def main() -> int:
     kib = (max(memory) - memory[0]) / count / 1024
     kept = kib <= PROMISE_KIB and not crowd.wrong
     told = verdict("idle_connection", kib, "KiB", f"<= {PROMISE_KIB:g} KiB, {count} connections all answered", kept)
-    save("idle", given.quick, {"machine": about, "verdicts": [told], "connections": count, "rss": memory})
+    save("idle", folder_of(parser, given), {"machine": about, "verdicts": [told], "connections": count, "rss": memory})
     return int(not kept)
 
 

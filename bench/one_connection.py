@@ -12,7 +12,7 @@ from typing import Final
 
 import wrk
 from builds import build_arguments, of
-from rig import Rig, machine, require, sales_requests, save, verdict
+from rig import Rig, folder_of, machine, require, sales_requests, save, verdict
 
 PROMISE_MS: Final = 0.6
 
@@ -47,7 +47,7 @@ def main() -> int:
     added = statistics.median(pair["through"]["p50"] - pair["direct"]["p50"] for pair in runs)
     kept = added <= PROMISE_MS and not errors
     told = verdict("one_connection_added", added, "ms", f"<= {PROMISE_MS:g} ms", kept)
-    save("one_connection", given.quick, {"machine": about, "verdicts": [told], "runs": runs})
+    save("one_connection", folder_of(parser, given), {"machine": about, "verdicts": [told], "runs": runs})
     return int(not kept)
 
 

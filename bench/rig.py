@@ -311,9 +311,22 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def save(name: str, quick: bool, result: Mapping[str, Any]) -> None:
-    """Keep the raw figures in `bench/results/<name>.json`; those of a quick run apart, in `results/quick`."""
-    folder = RESULTS / "quick" if quick else RESULTS
+def folder_of(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Path:
+    """Where a run with these options leaves its figures: `results` only if it measured what is promised.
+
+    Fewer minutes, rounds or connections keep a promise more easily; such figures, and those of a quick run, are apart.
+    """
+    if given.quick:
+        return RESULTS / "quick"
+    own = [name for name, value in vars(given).items() if name != "plain" and value != parser.get_default(name)]
+    if not own:
+        return RESULTS
+    print(f"with its own {', '.join(own)}: these figures are left in results/own, and not for the page")
+    return RESULTS / "own"
+
+
+def save(name: str, folder: Path, result: Mapping[str, Any]) -> None:
+    """Keep the raw figures in `<folder>/<name>.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

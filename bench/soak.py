@@ -27,7 +27,7 @@ import wrk
 from builds import build_arguments, of
 from client import Load, Planned, Tally, paced_load
 from procfs import cpu_seconds, open_files, rss_bytes, waited_seconds
-from rig import Issuer, Rig, http_request, machine, require, save, verdict
+from rig import Issuer, Rig, folder_of, http_request, machine, require, save, verdict
 
 CONNECTIONS: Final = 50
 PLANNED: Final = 2_000
@@ -271,7 +271,7 @@ def main() -> int:
     told = verdict("soak_growth", mib, "MiB", promise, not found["wrong"])
     figures = {"capacity": most, "rate": rate, "seconds": seconds}
     shares = {"gateway_busy": busy, "load_busy": load_busy, "waiting": waiting}
-    save("soak", given.quick, {"machine": about, "verdicts": [told], **figures, **shares, **found})
+    save("soak", folder_of(parser, given), {"machine": about, "verdicts": [told], **figures, **shares, **found})
     return int(bool(found["wrong"]))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, Self
 from builds import build_arguments, of
 from client import parse_answer
 from procfs import PeakMemory
-from rig import Rig, machine, require, save, verdict, wait_for
+from rig import Rig, folder_of, machine, require, save, verdict, wait_for
 
 MIB: Final = 1024 * 1024
 PROMISE_MIB: Final = 16.0
@@ -229,5 +229,9 @@ def run(
     kept = grown <= PROMISE_MIB and not wrong
     told = verdict(name, grown, "MiB", f"<= {PROMISE_MIB:g} MiB, {total // MIB} MiB whole", kept)
     figures = {"total": total, "rss_before": memory.before, "rss_peak": memory.peak}
-    save(name.removesuffix("_growth"), given.quick, {"machine": about, "verdicts": [told], **figures, "wrong": wrong})
+    save(
+        name.removesuffix("_growth"),
+        folder_of(parser, given),
+        {"machine": about, "verdicts": [told], **figures, "wrong": wrong},
+    )
     return int(not kept)
