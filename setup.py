@@ -74,7 +74,7 @@ COMPILED = [
     "telemetry/writer.py",
     "tokens/verifier.py",
     "admin/application.py",
-    "ports.py",
+    "ports/[!_]*.py",
 ]
 NOT_COMPILED = {
     "core/values.py",  # decorates classes, and is marked by an attribute of its own

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -13,24 +12,20 @@ from bakerygw import __version__, is_compiled
 from bakerygw.admin.application import AdminGateway
 from bakerygw.admin.site import AdminApp, LifecycleView
 from bakerygw.admin.state import routes_view, services_view
-from bakerygw.config.routes import build_router
+from bakerygw.admin.tenants import TenantCalls
 from bakerygw.config.settings import Settings, masked
-from bakerygw.core.cors import CorsPolicy
 from bakerygw.core.heads import TrustedProxies
 from bakerygw.core.http import Reply
-from bakerygw.core.limits import LimitRule
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.demo.services import DemoServices
 from bakerygw.edge.admission import Admission
-from bakerygw.edge.apidocs import ApiDocs, Asset, load_swagger_ui
-from bakerygw.edge.conversation import UNREADABLE
+from bakerygw.edge.apidocs import load_swagger_ui
 from bakerygw.edge.framer import ChannelLimits
-from bakerygw.edge.gateway import Gateway, LocalPage
-from bakerygw.edge.healthpages import HealthPages
+from bakerygw.edge.gateway import Gateway
 from bakerygw.edge.kernel import connections_allowed
-from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
+from bakerygw.edition import Edition, make_edition, service_names, templates
 from bakerygw.lifecycle import GatewayService
 from bakerygw.state import make_state
 from bakerygw.telemetry.logs import LogSystem
@@ -38,39 +33,10 @@ from bakerygw.telemetry.metrics import Metrics, StoreMetrics
 from bakerygw.telemetry.request_log import RequestLog
 from bakerygw.telemetry.requests import RequestTelemetry
 from bakerygw.telemetry.stalls import StallWatch
-from bakerygw.tokens.keys import PemKey, load_public_key
-from bakerygw.tokens.verifier import TokenVerifier
-from bakerygw.upstream.client import UpstreamClient
-from bakerygw.upstream.health import HealthChecks, HttpProbe
 from bakerygw.upstream.names import Names
 
 ADMIN_CONNECTIONS = 100
 """Enough for operators, probes and Prometheus; the files for them are kept free of clients."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Edition:
-    """What is built anew when the configuration is read again."""
-
-    settings: Settings
-    policies: Policies
-    upstreams: UpstreamClient
-    probe: HttpProbe
-    health: HealthChecks
-    health_pages: HealthPages
-    pages: Mapping[str, LocalPage]
-
-    def retire(self) -> None:
-        """Stop probing and keep no connection to services; requests under way go on."""
-        self.health.stop()
-        self.probe.close()
-        self.upstreams.retire()
-
-    def close(self) -> None:
-        """Stop probing and end every connection to services."""
-        self.health.stop()
-        self.probe.close()
-        self.upstreams.close()
 
 
 def build(settings: Settings, reactor: Any, logs: LogSystem, read_settings: Callable[[], Settings]) -> GatewayService:
@@ -95,8 +61,8 @@ class House:
             version=__version__,
             compiled=is_compiled(),
             log_lines_dropped=lambda: logs.writer.dropped,
-            routes=_templates(settings),
-            services=_service_names(settings),
+            routes=templates(settings),
+            services=service_names(settings),
         )
         self.telemetry = RequestTelemetry(RequestLog(logs), self.metrics)
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
@@ -108,6 +74,7 @@ class House:
             admission=Admission(self.state.admission, self.telemetry),
             proxy=Proxy(reactor),
             pages=self.edition.pages,
+            handlers=self.edition.handlers,
             telemetry=self.telemetry,
             clock=reactor,
             now=time.time,
@@ -171,8 +138,8 @@ class House:
         edition = self._make_edition(settings)
         edition.upstreams.take_over(self.edition.upstreams)
         old, self.edition = self.edition, edition
-        self.metrics.allow(routes=_templates(settings), services=_service_names(settings))
-        self.gateway.pages = edition.pages
+        self.metrics.allow(routes=templates(settings), services=service_names(settings))
+        self.gateway.pages, self.gateway.handlers = edition.pages, edition.handlers
         self.gateway.policies = edition.policies
         self.public_site.proxies = TrustedProxies(settings.trusted_proxies)
         edition.health.start()
@@ -180,48 +147,10 @@ class House:
         self.metrics.forget_services()
 
     def _make_edition(self, settings: Settings) -> Edition:
-        reactor = self._reactor
-        services = {**settings.services, **{f"demo:{name}": urls for name, urls in settings.demo_services.items()}}
-        upstreams = UpstreamClient(
-            reactor,
-            services,
-            connect_timeout_s=settings.upstream_connect_timeout,
-            first_byte_timeout_s=settings.upstream_first_byte_timeout,
-            idle_timeout_s=settings.upstream_idle_timeout,
-            keepalive_s=settings.upstream_keepalive_seconds,
-            ca_file=settings.upstream_ca_file,
-            names=self._names,
-        )
-        urls = [url for service_urls in settings.services.values() for url in service_urls]
-        probe = HttpProbe(reactor, urls, ca_file=settings.upstream_ca_file, names=self._names)
-        health = HealthChecks(
-            probe,
-            settings.services,
-            reactor,
-            time.time,
-            every_s=settings.health_check_interval,
-            ttl_s=settings.health_cache_ttl_seconds,
-            on_look=upstreams.looked,
-        )
-        health_pages = HealthPages(
-            health=health,
-            link=self.state.status,
-            services=settings.services,
-            breaker=upstreams.breaker,
-            version=__version__,
-            now=time.time,
-        )
-        return Edition(
-            settings=settings,
-            policies=make_policies(settings, upstreams),
-            upstreams=upstreams,
-            probe=probe,
-            health=health,
-            health_pages=health_pages,
-            pages=_pages(health_pages, settings, self._assets),
-        )
+        return make_edition(settings, self._reactor, state=self.state, names=self._names, assets=self._assets)
 
     def _admin_app(self, lifecycle: LifecycleView, token: str) -> AdminApp:
+        audit = self.logs.logger("bakerygw.audit").info
         return AdminApp(
             token=token,
             hosts=self.edition.settings.admin_hosts,
@@ -233,9 +162,9 @@ class House:
             config=lambda: masked(self.edition.settings),
             connections=self.public_site.connections,
             log_level=self.logs,
-            tenants=self.state.tenants,
+            tables=(TenantCalls(tenants=self.state.tenants, now=time.time, audit=audit).table(),),
             now=time.time,
-            audit=self.logs.logger("bakerygw.audit").info,
+            audit=audit,
         )
 
     def _health(self) -> Reply:
@@ -257,49 +186,3 @@ class House:
             idle, active = sum(url.idle for url in urls), sum(url.in_use for url in urls)
             self.metrics.pool_connections(name, idle=idle, active=active)
             self.metrics.breaker_state(name, [url.breaker for url in urls])
-
-
-def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
-    """The policies that the settings ask for."""
-    window_s = settings.rate_limit_window_seconds
-    return Policies(
-        router=build_router(settings),
-        cors=CorsPolicy(
-            origins=frozenset(origin.encode("ascii") for origin in settings.cors_origins),
-            credentials=settings.cors_allow_credentials,
-        ),
-        tokens=TokenVerifier(
-            PemKey(load_public_key(settings.jwt_public_key or "", settings.jwt_algorithm)),
-            algorithm=settings.jwt_algorithm,
-            issuer=settings.jwt_issuer,
-            audience=settings.jwt_audience,
-            leeway_s=settings.jwt_leeway_seconds,
-            cache_ttl_s=settings.token_cache_ttl_seconds,
-            now=time.time,
-        ),
-        upstreams=upstreams,
-        general_limit=LimitRule(name="default", requests=settings.rate_limit_requests, window_s=window_s),
-        auth_limit=LimitRule(name="auth", requests=settings.auth_rate_limit_requests, window_s=window_s),
-        grace_days=settings.subscription_grace_days,
-        max_body_bytes=settings.max_request_body_bytes,
-        https_only=settings.environment == "prod",
-    )
-
-
-def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset]) -> Mapping[str, LocalPage]:
-    docs = ApiDocs(routes=settings.routes, version=__version__, assets=assets)
-    answers: dict[str, Callable[..., Any]] = {
-        "/health": health.reply_to,
-        "/api/v1/health": health.reply_to,
-        "/openapi.json": docs.reply_to,
-        "/docs": docs.reply_to,
-    }
-    return answers
-
-
-def _templates(settings: Settings) -> list[str]:
-    return [UNREADABLE, *(route.template for route in settings.routes)]
-
-
-def _service_names(settings: Settings) -> list[str]:
-    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services)]

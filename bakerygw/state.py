@@ -12,10 +12,11 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 
 from bakerygw.config.settings import Settings
-from bakerygw.ports import AdmissionStore, RevocationStore, StoreLink, StoreTelemetry, TenantStore
+from bakerygw.ports import AdmissionStore, Records, RevocationStore, StoreLink, StoreTelemetry, TenantStore
 from bakerygw.stores.invalidation import Invalidations
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.mirror import Mirror
+from bakerygw.stores.records import MemoryRecords, RedisRecords
 from bakerygw.stores.redis import RedisStore
 from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.resilient import ResilientAdmission
@@ -30,6 +31,7 @@ class SharedState:
     admission: AdmissionStore
     tenants: TenantStore
     revocations: RevocationStore
+    records: Records
     status: StoreLink
     embedded: MemoryStore | None
     """The state itself, where there is no Redis."""
@@ -50,6 +52,7 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
         admission=local,
         tenants=local,
         revocations=local,
+        records=MemoryRecords(time.time),
         status=local,
         embedded=local,
         mirror=Mirror(),
@@ -97,6 +100,7 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         admission=admission,
         tenants=store,
         revocations=store,
+        records=RedisRecords(link),
         status=store,
         embedded=None,
         mirror=mirror,

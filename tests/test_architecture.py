@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "admin": frozenset({"edge", "ports", "core"}),
     "lifecycle": BELOW_SERVICE - {"lifecycle"},
     "state": frozenset({"config", "ports", "stores", "upstream"}),
-    "service": BELOW_SERVICE | {"state"},
+    "edition": BELOW_SERVICE | {"state"},
+    "service": BELOW_SERVICE | {"edition", "state"},
     "tap": BELOW_SERVICE | {"cli", "service"},
     "cli": BELOW_SERVICE | {"service"},
 }
@@ -172,12 +173,12 @@ def test_the_folder_of_plugins_is_no_package() -> None:
         ("bakerygw.core.limits", "from twisted.internet import defer", "standard library only"),
         ("bakerygw.core.limits", "import time", "pure"),
         ("bakerygw.core.limits", "def f():\n    from random import random", "pure"),
-        ("bakerygw.core.limits", "from bakerygw.ports import Tokens", "core may not import ports"),
+        ("bakerygw.core.limits", "from bakerygw.ports import Credentials", "core may not import ports"),
         ("bakerygw.core.limits", "from bakerygw import ports", "core may not import ports"),
-        ("bakerygw.core.limits", "from ..ports import Tokens", "core may not import ports"),
+        ("bakerygw.core.limits", "from ..ports import Credentials", "core may not import ports"),
         ("bakerygw.ports", "from bakerygw.edge.site import Site", "ports may not import edge"),
         ("bakerygw.ports", "import pydantic", "standard library only"),
-        ("bakerygw.config.settings", "from bakerygw.ports import Tokens", "config may not import ports"),
+        ("bakerygw.config.settings", "from bakerygw.ports import Credentials", "config may not import ports"),
         ("bakerygw.stores.redis", "import bakerygw.telemetry.metrics", "stores may not import telemetry"),
         ("bakerygw.stores.redis", "from ..tokens import keys", "stores may not import tokens"),
         ("bakerygw.tokens.keys", "from bakerygw.edge import site", "tokens may not import edge"),
@@ -226,5 +227,8 @@ def test_a_kept_rule_is_let_pass(module: str, source: str) -> None:
 
 
 def test_relative_imports_of_a_package_resolve_to_itself() -> None:
-    assert violations("bakerygw.stores", "from .memory import Store\nfrom ..ports import Tokens", is_package=True) == []
+    assert (
+        violations("bakerygw.stores", "from .memory import Store\nfrom ..ports import Credentials", is_package=True)
+        == []
+    )
     assert violations("bakerygw.stores", "from ..edge import site", is_package=True) != []

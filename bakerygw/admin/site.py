@@ -5,22 +5,23 @@ import hmac
 import html
 import re
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, Literal, Protocol
 
-from bakerygw.admin.tenants import Audit, TenantCalls, read_object
+from bakerygw.admin.calls import Call, Handler, Table
+from bakerygw.admin.fields import read_object
 from bakerygw.core.claims import is_id
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.edge.healthpages import iso_time, json_reply
-from bakerygw.ports import TenantStore
+from bakerygw.ports import Audit
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 OPEN_PATHS: Final = frozenset({"/metrics", "/health", "/live", "/ready"})
 """For Prometheus and probes, which come by address and carry no token."""
 
 NO_STORE: Final = (b"Cache-Control", b"no-store")
+WITH_ID: Final = re.compile(r"(/api/(?:tenants|keys)/)([^/]+)")
 AUTHORITY: Final = re.compile(rb"(\[[0-9A-Za-z:.%]+\]|[^\[\]:@/\s]+)(?::(\d{0,5}))?")
 
 STYLE: Final = "body{font:16px/1.5 sans-serif;margin:2rem}td{padding:.2rem 2rem .2rem 0;vertical-align:top}"
@@ -49,29 +50,13 @@ class LogLevel(Protocol):
     """The level in force; assigning puts another in force at once."""
 
 
-Handler = Callable[[RequestHead, bytes, str], Awaitable[Reply]]
-"""Takes the head, the body, and the tenant's id or an empty text."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One method on one path: what it does in words, and in code."""
-
-    says: str
-    handler: Handler
-
-
-Table = Mapping[str, Mapping[str, Call]]
-"""Path template, method, call."""
-
-
 class AdminApp:
     """Answers the admin port's requests.
 
     All but `OPEN_PATHS` needs a `Host` named in `hosts`, no foreign `Origin`, and the bearer `token`. `metrics` gives
     the exposition and its media type; `services`, `routes`, `config` and `connections` give what JSON can hold, secrets
-    already masked; `now` is Unix seconds. Raises `ValueError` for an empty token, which anyone could present, and for
-    what is no host name.
+    already masked; `tables` are further calls; `now` is Unix seconds. Raises `ValueError` for an empty token, which
+    anyone could present, and for what is no host name.
     """
 
     def __init__(
@@ -87,7 +72,7 @@ class AdminApp:
         config: Callable[[], Mapping[str, object]],
         connections: Callable[[], object],
         log_level: LogLevel,
-        tenants: TenantStore,
+        tables: Iterable[Table],
         now: Callable[[], float],
         audit: Audit,
     ) -> None:
@@ -97,14 +82,15 @@ class AdminApp:
         self._hosts = frozenset(_configured_name(host) for host in hosts)
         self._metrics, self._health, self._lifecycle, self._log_level = metrics, health, lifecycle, log_level
         self._now, self._audit = now, audit
-        self._calls: Table = {
+        self._calls: dict[str, Mapping[str, Call]] = {
             **self._process_calls(),
             "/api/services": {"GET": Call(says="The services and their state.", handler=_shown(services))},
             "/api/routes": {"GET": Call(says="The route table.", handler=_shown(routes))},
             "/api/config": {"GET": Call(says="The settings in force, secrets masked.", handler=_shown(config))},
             "/api/connections": {"GET": Call(says="Open connections.", handler=_shown(connections))},
-            **_tenant_calls(TenantCalls(tenants=tenants, now=now, audit=audit)),
         }
+        for table in tables:
+            self._calls |= table
 
     def _process_calls(self) -> Table:
         return {
@@ -127,13 +113,13 @@ class AdminApp:
         path = head.path.decode("latin-1")
         if path not in OPEN_PATHS:
             self._authorise(head)
-        template, tenant_id = _template(path)
+        template, its_id = _template(path)
         call = _choose(self._calls.get(template), head.method)
-        if tenant_id and not is_id(tenant_id):
-            raise refuse("bad-request", "A tenant's id has 1 to 64 of the characters A-Z a-z 0-9 . _ -", field="id")
+        if its_id and not is_id(its_id):
+            raise refuse("bad-request", "An id has 1 to 64 of the characters A-Z a-z 0-9 . _ -", field="id")
         if body and head.method not in ("GET", "HEAD"):
             _check_json(head)
-        return await call.handler(head, body, tenant_id)
+        return await call.handler(head, body, its_id)
 
     def _authorise(self, head: RequestHead) -> None:
         try:
@@ -207,19 +193,6 @@ class AdminApp:
         self._audit(event, who="admin", client=head.client, when=when, before=before, after=after, outcome="done")
 
 
-def _tenant_calls(calls: TenantCalls) -> Table:
-    return {
-        "/api/tenants/{id}": {"GET": Call(says="A tenant's flags.", handler=calls.show)},
-        "/api/tenants/{id}/read-only": {
-            "PUT": Call(says='Put on hold: {"reason", "until", "by"}, each optional.', handler=calls.hold),
-            "DELETE": Call(says="End the hold.", handler=calls.release),
-        },
-        "/api/tenants/{id}/subscription-changed": {
-            "POST": Call(says="Make all tokens issued so far stale.", handler=calls.subscription_changed),
-        },
-    }
-
-
 def _shown(source: Callable[[], object]) -> Handler:
     async def show(head: RequestHead, body: bytes, tenant_id: str) -> Reply:
         return json_reply(source())
@@ -228,12 +201,9 @@ def _shown(source: Callable[[], object]) -> Handler:
 
 
 def _template(path: str) -> tuple[str, str]:
-    """The path with a tenant's id taken out of it, and that id."""
-    prefix = "/api/tenants/"
-    if not path.startswith(prefix):
-        return path, ""
-    tenant_id, slash, rest = path.removeprefix(prefix).partition("/")
-    return (f"{prefix}{{id}}{slash}{rest}", tenant_id) if tenant_id else (path, "")
+    """The path with the id of a tenant or a key taken out of it, and that id."""
+    found = WITH_ID.match(path)
+    return (f"{found[1]}{{id}}{path[found.end() :]}", found[2]) if found else (path, "")
 
 
 def _choose(calls: Mapping[str, Call] | None, method: str) -> Call:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bakerygw.core.http import WRITING_METHODS
 from bakerygw.core.limits import LimitRule
-from bakerygw.core.routing import TENANTS, WILDCARD, Route, Router, routes_by_prefix
+from bakerygw.core.routing import TENANTS, WILDCARD, Action, Route, Router, routes_by_prefix
 
 if TYPE_CHECKING:
     from bakerygw.config.settings import Settings
@@ -36,6 +36,8 @@ KNOWN_SERVICES: Final = (
 )
 _PLURAL: Final = {"notification": "notifications", "tenant": "tenants"}
 """Services whose path is not their name."""
+
+_ACTIONS: Final[dict[str, Action]] = {"login": "login", "refresh": "refresh"}
 
 READING: Final = frozenset({"GET", "HEAD"})
 
@@ -70,9 +72,16 @@ def _auth_routes() -> Iterator[Route]:
     for public in ("login", "register", "refresh"):
         # Exact in path and method: what merely looks like a public path falls to the authenticated prefix.
         yield _exact(
-            f"{API}/auth/{public}", methods=frozenset({"POST"}), auth=False, tenant=False, auth_limit=True, **exempt
+            f"{API}/auth/{public}",
+            methods=frozenset({"POST"}),
+            auth=False,
+            tenant=False,
+            auth_limit=True,
+            action=_ACTIONS.get(public),
+            **exempt,
         )
     yield _below(f"{API}/auth", **exempt)
+    yield _exact(f"{API}/auth/logout", action="logout", **exempt)
 
 
 def _tenant_routes() -> Iterator[Route]:
@@ -83,6 +92,7 @@ def _tenant_routes() -> Iterator[Route]:
         f"{one}/subscription",
         service="tenant",
         critical=WRITING_METHODS,
+        action="subscription",
         subscription_exempt=True,
         read_only_exempt=True,
     )
@@ -99,8 +109,8 @@ def _own_routes() -> Iterator[Route]:
     yield _exact(f"{API}/alerts/stream", kind="later", methods=frozenset({"GET"}))
     yield _exact(f"{API}/alerts/ticket", kind="later", methods=post, read_only_exempt=True)
     yield _exact(f"{API}/training/ws", kind="later", methods=frozenset({"GET"}))
-    yield _exact(f"{API}/geocode", kind="later", methods=post, read_only_exempt=True)
-    yield _exact(f"{API}/limits", kind="later", methods=READING)
+    yield _exact(f"{API}/geocode", kind="later", action="geocode", methods=post, read_only_exempt=True)
+    yield _exact(f"{API}/limits", kind="later", action="limits", methods=READING)
 
 
 def builtin_routes(services: Iterable[str] = ()) -> tuple[Route, ...]:

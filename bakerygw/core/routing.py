@@ -11,6 +11,8 @@ from bakerygw.core.problem import refuse
 from bakerygw.core.values import value
 
 Kind = Literal["proxy", "local", "later"]
+Action = Literal["login", "refresh", "logout", "subscription", "geocode", "limits"]
+"""What the gateway does by itself: in place of a service, or beside proxying to it."""
 
 TENANTS: Final = "/api/v1/tenants"
 """Below this prefix the next segment is a tenant's id."""
@@ -76,6 +78,8 @@ class Route:
     subscription_exempt: bool = False
     unlimited: bool = False
     """Spends nobody's budget."""
+    action: Action | None = None
+    """Handled by the handler of this name, if there is one."""
 
 
 @value

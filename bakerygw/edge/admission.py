@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from bakerygw.core.claims import Claims, bearer_token
+from bakerygw.core.claims import Claims
 from bakerygw.core.heads import client_subject
 from bakerygw.core.http import WRITING_METHODS, Pairs, RequestHead
 from bakerygw.core.limits import Bucket, Level, refusing, whole_seconds
@@ -20,8 +20,17 @@ from bakerygw.core.tenancy import (
     effective_tenant,
 )
 from bakerygw.core.values import value
+from bakerygw.edge.credentials import presented
 from bakerygw.edge.policies import Policies
-from bakerygw.ports import AdmissionAsk, AdmissionState, AdmissionStore, StoreUnavailable, Telemetry, TokenRefused
+from bakerygw.ports import (
+    AdmissionAsk,
+    AdmissionState,
+    AdmissionStore,
+    Scheme,
+    StoreUnavailable,
+    Telemetry,
+    TokenRefused,
+)
 
 RETRY_AFTER_STATE_S: Final = 2
 
@@ -30,7 +39,10 @@ RETRY_AFTER_STATE_S: Final = 2
 class Caller:
     """Who seems to ask, before anything is decided."""
 
-    token: bytes | None
+    scheme: Scheme | None
+    """`None` if nothing acceptable in form was presented."""
+    secret: bytes
+    """What was presented."""
     known: Claims | None
     """Claims that this instance has verified before."""
     said: Claims | None
@@ -45,11 +57,13 @@ class Grant:
     """`None` on public routes."""
     view: TenantView | None
     """`None` where the route is not about a tenant."""
-    owed: Pairs = ()
-    """Header fields that the answer owes to what was found."""
+    levels: tuple[Level, ...] = ()
+    """How the caller's limits stand."""
+    caller: Caller | None = None
+    """How the caller has identified itself; `None` on public routes."""
 
 
-NOBODY: Final = Caller(token=None, known=None, said=None)
+NOBODY: Final = Caller(scheme=None, secret=b"", known=None, said=None)
 PUBLIC: Final = Grant(claims=None, view=None)
 
 
@@ -64,14 +78,15 @@ class Admission:
         if match is not None and not match.route.auth:
             return NOBODY
         try:
-            token = bearer_token(head.fields.get(b"authorization", ()))
+            scheme, secret = presented(head, policies.credentials)
         except Refused:
             return NOBODY
-        known = policies.tokens.known(token)
+        credentials = policies.credentials[scheme]
+        known = credentials.known(secret)
         self._telemetry.token_cache(known is not None)
         if known is not None:
             trace.user_id, trace.tenant_id = known.user_id, known.tenant_id
-        return Caller(token=token, known=known, said=known or policies.tokens.peek(token))
+        return Caller(scheme=scheme, secret=secret, known=known, said=known or credentials.peek(secret))
 
     async def ask(self, head: RequestHead, match: Match | None, caller: Caller, policies: Policies) -> AdmissionState:
         """Everything that this request needs of the shared state, in its one round trip."""
@@ -79,7 +94,7 @@ class Admission:
             return await self._store.admit(
                 AdmissionAsk(
                     buckets=_buckets(head, match, caller, policies),
-                    tenants=_tenants(head, match, caller),
+                    tenants=_tenants(head, match, caller.said),
                     digests=(caller.said.digest,) if caller.said is not None and match is not None else (),
                     verified=caller.known is not None,
                 )
@@ -116,24 +131,42 @@ class Admission:
             raise Refused(Problem(code="method-not-allowed", detail=detail, headers=((b"Allow", allow),)))
         return match
 
-    def authenticate(self, head: RequestHead, caller: Caller, policies: Policies, trace: Trace) -> Claims:
-        """Claims that hold: signature once per token, time every time (`known` has checked it).
+    async def authenticate(
+        self,
+        head: RequestHead,
+        match: Match,
+        caller: Caller,
+        state: AdmissionState,
+        *,
+        policies: Policies,
+        trace: Trace,
+    ) -> tuple[Claims, AdmissionState]:
+        """Claims that hold, of a caller not known yet, and the state with all that is to be known about them.
 
         Counts the attempt if it fails; else `tenant_of` does, which finds out whether the token is stale.
         """
-        if caller.known is not None:
-            return caller.known
         try:
-            token = caller.token or bearer_token(head.fields.get(b"authorization", ()))
-            claims = policies.tokens.verify(token)
+            scheme, secret = (caller.scheme, caller.secret) if caller.scheme else presented(head, policies.credentials)
+            claims = await policies.credentials[scheme].verify(secret)
         except TokenRefused as refused:
             self._telemetry.auth_attempt(refused.code)
             raise refuse(refused.code, _TOKEN_DETAILS[refused.code], reason=refused.reason) from None
+        except StoreUnavailable:
+            raise state_unavailable("credential") from None
         except Refused as refusal:
             self._telemetry.auth_attempt(refusal.problem.code)
             raise
         trace.user_id = claims.user_id
-        return claims
+        return claims, state if caller.said is not None else await self._about(head, match, claims, state)
+
+    async def _about(self, head: RequestHead, match: Match, claims: Claims, state: AdmissionState) -> AdmissionState:
+        """The state with what could not be asked for before it was known who asks."""
+        tenants = _tenants(head, match, claims)
+        try:
+            more = await self._store.admit(AdmissionAsk(tenants=tenants, digests=(claims.digest,), verified=True))
+        except StoreUnavailable:
+            raise state_unavailable("flags") from None
+        return AdmissionState(levels=state.levels, flags=more.flags, revoked=more.revoked)
 
     def tenant_of(
         self, head: RequestHead, match: Match, claims: Claims, state: AdmissionState, trace: Trace
@@ -232,12 +265,11 @@ def _buckets(head: RequestHead, match: Match | None, caller: Caller, policies: P
     return general, Bucket(key=f"{strict.name}:addr:{client_subject(head.client)}", rule=strict)
 
 
-def _tenants(head: RequestHead, match: Match | None, caller: Caller) -> tuple[str, ...]:
+def _tenants(head: RequestHead, match: Match | None, said: Claims | None) -> tuple[str, ...]:
     """The tenants whose flags may matter: the token's own and, if it opens that one, the one that the request names.
 
     Any other named tenant is refused by the token alone, and nobody can have flags read that are not theirs.
     """
-    said = caller.said
     if said is None or match is None:
         return ()
     named = match.tenant_id

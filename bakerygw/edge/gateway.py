@@ -1,6 +1,6 @@
 """The public port: the order of every decision about a request, in one function."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -9,7 +9,7 @@ from bakerygw.core.http import Pairs, Reply, RequestHead
 from bakerygw.core.limits import limit_headers
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Refused, refuse
-from bakerygw.core.routing import Match, Route
+from bakerygw.core.routing import Action, Match, Route
 from bakerygw.edge.admission import PUBLIC, Admission, Grant
 from bakerygw.edge.conversation import Conversation, standing_headers
 from bakerygw.edge.exchange import Exchange
@@ -18,6 +18,8 @@ from bakerygw.edge.proxy import Proxy
 from bakerygw.ports import Telemetry
 
 LocalPage = Callable[[RequestHead], Reply]
+Handler = Callable[[Exchange, Route, Grant, Policies, Trace], Awaitable[Reply]]
+"""Answers a request that was let pass; may raise `Refused`."""
 
 
 class Gateway(Conversation):
@@ -30,15 +32,17 @@ class Gateway(Conversation):
         admission: Admission,
         proxy: Proxy,
         pages: Mapping[str, LocalPage],
+        handlers: Mapping[Action, Handler],
         telemetry: Telemetry,
         clock: IReactorTime,
         now: Callable[[], float],
     ) -> None:
-        """`pages` answers the gateway's own routes, by their prefix; `now` gives Unix seconds."""
+        """`pages` answers the gateway's own public routes, by their prefix, and `handlers` the routes with an action;
+        `now` gives Unix seconds."""
         super().__init__(self.reply_to, standing=self._standing_for, ended=telemetry.ended, clock=clock)
         self.policies = policies
         """The policies in force; assign to swap them for requests to come."""
-        self.pages = pages
+        self.pages, self.handlers = pages, handlers
         self._admission, self._proxy = admission, proxy
         self._telemetry, self._now = telemetry, now
 
@@ -63,11 +67,15 @@ class Gateway(Conversation):
             match = admission.check_route(head, match)
             grant = PUBLIC
             if match.route.auth:
-                claims = admission.authenticate(head, caller, policies, trace)
+                claims = caller.known  # its time was checked just now
+                if claims is None:
+                    claims, state = await admission.authenticate(
+                        head, match, caller, state, policies=policies, trace=trace
+                    )
                 view = admission.tenant_of(head, match, claims, state, trace)
                 owed += admission.check_subscription(match.route, view, self._now(), policies)
                 admission.check_writable(head, match.route, view, state)
-                grant = Grant(claims=claims, view=view)
+                grant = Grant(claims=claims, view=view, levels=state.levels, caller=caller)
             reply = await self._handle(exchange, match.route, grant, policies, trace)
         except Refused as refusal:
             reply = self.refused(refusal, trace)
@@ -94,6 +102,9 @@ class Gateway(Conversation):
 
     async def _handle(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
         """The route's handler."""
+        handler = self.handlers.get(route.action) if route.action is not None else None
+        if handler is not None:
+            return await handler(exchange, route, grant, policies, trace)
         if route.kind == "proxy":
             return await self._proxy.reply_to(exchange, route, grant, policies, trace)
         if route.kind == "local":

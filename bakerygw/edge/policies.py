@@ -1,5 +1,6 @@
 """The policies in force: one frozen value, swapped whole when the configuration is read again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,7 +9,7 @@ from bakerygw.core.http import Pairs, RequestHead
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.problem import refuse
 from bakerygw.core.routing import Router
-from bakerygw.ports import Tokens, Upstreams
+from bakerygw.ports import Credentials, Scheme, Upstreams
 
 HSTS: Final = ((b"Strict-Transport-Security", b"max-age=31536000; includeSubDomains"),)
 
@@ -19,7 +20,8 @@ class Policies:
 
     router: Router
     cors: CorsPolicy
-    tokens: Tokens
+    credentials: Mapping[Scheme, Credentials]
+    """By what callers may identify themselves."""
     upstreams: Upstreams
     general_limit: LimitRule
     auth_limit: LimitRule

@@ -25,7 +25,7 @@ ACCEPTED_TYP: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 
 
 class TokenVerifier:
-    """Checks tokens against one issuer, audience and pinned algorithm, and remembers the good ones; see `ports.Tokens`.
+    """Checks tokens against one issuer, audience and pinned algorithm, and remembers the good ones.
 
     The memory holds at most `cache_size` tokens, the least recently used going first, each for at most
     `cache_ttl_s` and never past its `exp`. It is keyed by SHA-256 of the whole token, signature included: 32 bytes

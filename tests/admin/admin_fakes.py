@@ -7,6 +7,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from bakerygw.admin.site import AdminApp
+from bakerygw.admin.tenants import TenantCalls
 from bakerygw.core.problem import Problem, Refused
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.edge.healthpages import HealthPages
@@ -75,6 +76,10 @@ class Admin:
         self.tenants = tenants or FakeTenants()
         self.lifecycle, self.level = FakeLifecycle(), FakeLevel()
         self.audited: list[tuple[str, dict[str, object]]] = []
+
+        def audit(event, **fields):
+            self.audited.append((event, fields))
+
         self.app = AdminApp(
             token=token,
             hosts=hosts,
@@ -93,9 +98,9 @@ class Admin:
             config=lambda: {"redis_password": "***"},
             connections=lambda: {"open": 3},
             log_level=self.level,
-            tenants=self.tenants,
+            tables=(TenantCalls(tenants=self.tenants, now=lambda: NOW, audit=audit).table(),),
             now=lambda: NOW,
-            audit=lambda event, **fields: self.audited.append((event, fields)),
+            audit=audit,
         )
 
     def raw(self, method, target, headers=(), body=b"", **about):

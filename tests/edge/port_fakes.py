@@ -141,7 +141,7 @@ class Store:
 
 
 class TokenTable:
-    """`Tokens` by table: `good` verifies, `expired` and any other do not."""
+    """`Credentials` by table: `good` verifies, `expired` and any other do not."""
 
     def __init__(self) -> None:
         self.claims = {b"good": USER, b"demo": DEMO}
@@ -153,7 +153,7 @@ class TokenTable:
     def peek(self, token: bytes) -> Claims | None:
         return self.claims.get(token)
 
-    def verify(self, token: bytes) -> Claims:
+    async def verify(self, token: bytes) -> Claims:
         if token == b"expired":
             raise TokenRefused("token-expired", "expired")
         if token not in self.claims:
@@ -239,7 +239,7 @@ class Stage:
         defaults: dict[str, Any] = {
             "router": Router(ROUTES),
             "cors": CorsPolicy(origins=frozenset({b"https://app.example"})),
-            "tokens": self.tokens,
+            "credentials": {"bearer": self.tokens},
             "upstreams": self.services,
             "general_limit": GENERAL,
             "auth_limit": STRICT,
@@ -252,6 +252,7 @@ class Stage:
             admission=Admission(self.store, self.notes),
             proxy=Proxy(self.clock),
             pages=self.pages,
+            handlers={},
             telemetry=self.notes,
             clock=self.clock,
             now=lambda: NOW,

@@ -7,7 +7,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from bakerygw.core.claims import MAX_TOKEN_BYTES, Claims
-from bakerygw.ports import TokenRefused, Tokens
+from bakerygw.ports import TokenRefused
 from bakerygw.tokens.keys import PemKey, PublicKey, load_public_key
 from bakerygw.tokens.verifier import TokenVerifier
 from tests.minting import ABSENT, TENANT_ID, USER_ID, Issuer, b64, join, unb64
@@ -59,7 +59,7 @@ def verifier(
     )
 
 
-def refusal(token: str | bytes, tokens: Tokens | None = None) -> tuple[str, str]:
+def refusal(token: str | bytes, tokens: TokenVerifier | None = None) -> tuple[str, str]:
     """Code and reason with which a token is refused; nothing may be remembered of it."""
     raw = token.encode() if isinstance(token, str) else token
     tokens = tokens or verifier()
