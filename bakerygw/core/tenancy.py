@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from bakerygw.core.claims import MAX_UNIX_S, TIERS, Claims, Subscription, TenantAccess, is_id
 from bakerygw.core.http import WRITING_METHODS, Pairs
+from bakerygw.core.limits import TenantLimit
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.values import value
 
@@ -37,6 +38,8 @@ class TenantFlags:
     """Unix seconds at which its subscription last changed."""
     read_only: ReadOnly | None = None
     demo: bool = False
+    limit: TenantLimit | None = None
+    """What all its requests together are limited to for a time."""
 
 
 @value

@@ -9,7 +9,9 @@ from bakerygw.ports.state import (
     RevocationStore,
     StoreLink,
     StoreUnavailable,
+    TenantLimits,
     TenantStore,
+    with_limit,
 )
 from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry
 from bakerygw.ports.upstream import (
@@ -36,10 +38,12 @@ __all__ = [
     "StoreTelemetry",
     "StoreUnavailable",
     "Telemetry",
+    "TenantLimits",
     "TenantStore",
     "TokenRefused",
     "UpstreamFailed",
     "UpstreamRequest",
     "UpstreamResponse",
     "Upstreams",
+    "with_limit",
 ]

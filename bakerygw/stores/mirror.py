@@ -14,7 +14,9 @@ from bakerygw.core.values import value
 
 TENANT_PREFIX: Final = "tenant:"
 REVOKED_PREFIX: Final = "bakerygw:revoked:"
-PREFIXES: Final = (TENANT_PREFIX, REVOKED_PREFIX)
+LIMITS_PREFIX: Final = "bakerygw:limits:"
+"""Of tenants' limits for a time, which are held as one of their flags."""
+PREFIXES: Final = (TENANT_PREFIX, REVOKED_PREFIX, LIMITS_PREFIX)
 """Where Redis is asked to tell of changes."""
 FLAG_NAMES: Final = ("subscription_changed_at", "read_only", "demo")
 """The last parts of the keys that make up a tenant's flags."""
@@ -40,6 +42,7 @@ Known = tuple[Flags, Revoked]
 
 _TENANT_BYTES: Final = TENANT_PREFIX.encode()
 _REVOKED_BYTES: Final = REVOKED_PREFIX.encode()
+_LIMITS_BYTES: Final = LIMITS_PREFIX.encode()
 _FLAG_BYTES: Final = frozenset(name.encode() for name in FLAG_NAMES)
 
 
@@ -198,6 +201,10 @@ class Mirror:
                 digest = key[len(_REVOKED_BYTES) :].decode("latin-1")
                 self._revoked.drop(digest)
                 self._revoked_aside.drop(digest)
+            elif key.startswith(_LIMITS_BYTES):
+                limited = key[len(_LIMITS_BYTES) :].decode("latin-1")
+                self._flags.drop(limited)
+                self._flags_aside.drop(limited)
             elif key.startswith(_TENANT_BYTES):
                 tenant_id, _, name = key[len(_TENANT_BYTES) :].rpartition(b":")
                 if name in _FLAG_BYTES:
