@@ -9,12 +9,15 @@ from bakerygw import __version__
 from bakerygw.config.routes import build_router
 from bakerygw.config.settings import Settings
 from bakerygw.core.cors import CorsPolicy
-from bakerygw.core.limits import LimitRule
+from bakerygw.core.limits import TENANT_RULE, LimitRule
 from bakerygw.core.routing import Action
+from bakerygw.core.stacks import stacks_of
 from bakerygw.edge.apidocs import ApiDocs, Asset
 from bakerygw.edge.conversation import UNREADABLE
+from bakerygw.edge.crowd import CONCURRENCY
 from bakerygw.edge.gateway import Handler, LocalPage
 from bakerygw.edge.healthpages import HealthPages
+from bakerygw.edge.limits_page import LimitsPage
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import Credentials, Scheme
 from bakerygw.state import SharedState
@@ -94,7 +97,7 @@ def make_edition(
         health=health,
         health_pages=health_pages,
         pages=_pages(health_pages, settings, assets),
-        handlers={},
+        handlers=_handlers(state),
     )
 
 
@@ -110,9 +113,11 @@ def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
         credentials=make_credentials(settings),
         upstreams=upstreams,
         general_limit=LimitRule(name="default", requests=settings.rate_limit_requests, window_s=window_s),
-        auth_limit=LimitRule(name="auth", requests=settings.auth_rate_limit_requests, window_s=window_s),
+        auth_limit=LimitRule(name="auth", requests=settings.auth_rate_limit_requests, window_s=window_s, by="address"),
         grace_days=settings.subscription_grace_days,
         max_body_bytes=settings.max_request_body_bytes,
+        stacks=stacks_of(settings.limit_policies, settings.routes),
+        max_concurrent=settings.tenant_max_concurrent,
         https_only=settings.environment == "prod",
     )
 
@@ -131,6 +136,10 @@ def make_credentials(settings: Settings) -> Mapping[Scheme, Credentials]:
     return {"bearer": BearerTokens(verifier)}
 
 
+def _handlers(state: SharedState) -> Mapping[Action, Handler]:
+    return {"limits": LimitsPage(state.admission).reply_to}
+
+
 def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset]) -> Mapping[str, LocalPage]:
     docs = ApiDocs(routes=settings.routes, version=__version__, assets=assets)
     answers: dict[str, Callable[..., Any]] = {
@@ -145,6 +154,12 @@ def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset])
 def templates(settings: Settings) -> list[str]:
     """The labels of all routes, for metrics."""
     return [UNREADABLE, *(route.template for route in settings.routes)]
+
+
+def limit_names(settings: Settings) -> list[str]:
+    """The names of all limits, for metrics."""
+    of_routes = [route.limit.name for route in settings.routes if route.limit is not None]
+    return ["default", "auth", TENANT_RULE, CONCURRENCY, *of_routes, *(it.rule.name for it in settings.limit_policies)]
 
 
 def service_names(settings: Settings) -> list[str]:

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 
 from bakerygw import __version__, is_compiled
 from bakerygw.admin.application import AdminGateway
+from bakerygw.admin.limits import Standing, TenantLimitCalls
 from bakerygw.admin.site import AdminApp, LifecycleView
 from bakerygw.admin.state import routes_view, services_view
 from bakerygw.admin.tenants import TenantCalls
@@ -25,8 +26,9 @@ from bakerygw.edge.gateway import Gateway
 from bakerygw.edge.kernel import connections_allowed
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
-from bakerygw.edition import Edition, make_edition, service_names, templates
+from bakerygw.edition import Edition, limit_names, make_edition, service_names, templates
 from bakerygw.lifecycle import GatewayService
+from bakerygw.ports import Audit
 from bakerygw.state import make_state
 from bakerygw.telemetry.logs import LogSystem
 from bakerygw.telemetry.metrics import Metrics, StoreMetrics
@@ -63,6 +65,7 @@ class House:
             log_lines_dropped=lambda: logs.writer.dropped,
             routes=templates(settings),
             services=service_names(settings),
+            limits=limit_names(settings),
         )
         self.telemetry = RequestTelemetry(RequestLog(logs), self.metrics)
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
@@ -138,7 +141,7 @@ class House:
         edition = self._make_edition(settings)
         edition.upstreams.take_over(self.edition.upstreams)
         old, self.edition = self.edition, edition
-        self.metrics.allow(routes=templates(settings), services=service_names(settings))
+        self.metrics.allow(routes=templates(settings), services=service_names(settings), limits=limit_names(settings))
         self.gateway.pages, self.gateway.handlers = edition.pages, edition.handlers
         self.gateway.policies = edition.policies
         self.public_site.proxies = TrustedProxies(settings.trusted_proxies)
@@ -162,10 +165,20 @@ class House:
             config=lambda: masked(self.edition.settings),
             connections=self.public_site.connections,
             log_level=self.logs,
-            tables=(TenantCalls(tenants=self.state.tenants, now=time.time, audit=audit).table(),),
+            tables=(
+                TenantCalls(tenants=self.state.tenants, now=time.time, audit=audit).table(),
+                self._limit_calls(audit).table(),
+            ),
             now=time.time,
             audit=audit,
         )
+
+    def _limit_calls(self, audit: Audit) -> TenantLimitCalls:
+        limits, gateway = self.state.limits, self.gateway
+        standing = Standing(
+            store=self.state.admission, limits=limits, policies=lambda: gateway.policies, crowd=gateway.crowd
+        )
+        return TenantLimitCalls(limits=limits, standing=standing, now=time.time, audit=audit)
 
     def _health(self) -> Reply:
         return self.edition.health_pages.public()

@@ -12,7 +12,15 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 
 from bakerygw.config.settings import Settings
-from bakerygw.ports import AdmissionStore, Records, RevocationStore, StoreLink, StoreTelemetry, TenantStore
+from bakerygw.ports import (
+    AdmissionStore,
+    Records,
+    RevocationStore,
+    StoreLink,
+    StoreTelemetry,
+    TenantLimits,
+    TenantStore,
+)
 from bakerygw.stores.invalidation import Invalidations
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.mirror import Mirror
@@ -30,6 +38,7 @@ class SharedState:
 
     admission: AdmissionStore
     tenants: TenantStore
+    limits: TenantLimits
     revocations: RevocationStore
     records: Records
     status: StoreLink
@@ -51,6 +60,7 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
     return SharedState(
         admission=local,
         tenants=local,
+        limits=local,
         revocations=local,
         records=MemoryRecords(time.time),
         status=local,
@@ -99,6 +109,7 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
     return SharedState(
         admission=admission,
         tenants=store,
+        limits=store,
         revocations=store,
         records=RedisRecords(link),
         status=store,

@@ -75,9 +75,14 @@ def tenant_rule(requests: int, window_s: int, *, shadow: bool, until: float) -> 
     return LimitRule(name=TENANT_RULE, requests=requests, window_s=window_s, shadow=shadow, by="tenant", until=until)
 
 
+def tenant_subject(tenant_id: str, *, demo: bool) -> str:
+    """The name under which a tenant is limited; demo sessions share none with others, whatever tenant they are of."""
+    return f"demo-tenant:{tenant_id}" if demo else f"tenant:{tenant_id}"
+
+
 def tenant_key(tenant_id: str, *, demo: bool) -> str:
-    """The key of a tenant's own bucket; demo sessions share none with others, whatever tenant they are of."""
-    return f"{TENANT_RULE}:demo-tenant:{tenant_id}" if demo else f"{TENANT_RULE}:tenant:{tenant_id}"
+    """The key of the bucket of a tenant's limit for a time."""
+    return f"{TENANT_RULE}:{tenant_subject(tenant_id, demo=demo)}"
 
 
 @value

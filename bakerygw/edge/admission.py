@@ -3,9 +3,8 @@
 from typing import Final
 
 from bakerygw.core.claims import Claims
-from bakerygw.core.heads import client_subject
 from bakerygw.core.http import WRITING_METHODS, Pairs, RequestHead
-from bakerygw.core.limits import Bucket, Level, refusing, whole_seconds
+from bakerygw.core.limits import Level, refusing
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.routing import Match, Route
@@ -21,6 +20,7 @@ from bakerygw.core.tenancy import (
 )
 from bakerygw.core.values import value
 from bakerygw.edge.credentials import presented
+from bakerygw.edge.limiting import buckets_of, limit_refusal
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import (
     AdmissionAsk,
@@ -90,35 +90,31 @@ class Admission:
 
     async def ask(self, head: RequestHead, match: Match | None, caller: Caller, policies: Policies) -> AdmissionState:
         """Everything that this request needs of the shared state, in its one round trip."""
+        known, tenants = caller.known, _tenants(head, match, caller.said)
+        effective = tenants[-1] if tenants and known is not None else None
         try:
             return await self._store.admit(
                 AdmissionAsk(
-                    buckets=_buckets(head, match, caller, policies),
-                    tenants=_tenants(head, match, caller.said),
+                    buckets=buckets_of(head, match, known, policies, effective),
+                    tenants=tenants,
                     digests=(caller.said.digest,) if caller.said is not None and match is not None else (),
-                    verified=caller.known is not None,
+                    verified=known is not None,
+                    limit_of=effective,
+                    demo=known is not None and known.is_demo,
+                    peek=effective is not None and match is not None and match.route.action == "limits",
                 )
             )
         except StoreUnavailable:
             raise state_unavailable("limits-closed") from None
 
-    def check_limit(self, levels: tuple[Level, ...], trace: Trace) -> None:
+    def check_limit(self, levels: tuple[Level, ...], caller: Caller, trace: Trace) -> None:
         """Refuse when a bucket is empty; a shadow policy is only noted."""
         for level in levels:
             if not level.allowed:
-                trace.limited = level.rule.name
+                trace.exceed(level.rule.name, level.rule.shadow)
         refused = refusing(levels)
         if refused is not None:
-            retry_s = whole_seconds(refused.retry_us)
-            rule = refused.rule
-            raise Refused(
-                Problem(
-                    code="rate-limited",
-                    detail=f"At most {rule.requests} requests in {rule.window_s} seconds; wait {retry_s} seconds.",
-                    members={"policy": rule.name, "limit": rule.requests, "window_seconds": rule.window_s},
-                    retry_after_s=retry_s,
-                )
-            )
+            raise limit_refusal(refused, caller.known is not None)
 
     def check_route(self, head: RequestHead, match: Match | None) -> Match:
         """The match, if there is one and its route takes this method."""
@@ -247,26 +243,8 @@ def _tenant_of(head: RequestHead, match: Match, claims: Claims, state: Admission
     return view
 
 
-def _buckets(head: RequestHead, match: Match | None, caller: Caller, policies: Policies) -> tuple[Bucket, ...]:
-    """The buckets to take from: by verified user, else by address, so that nobody spends another's."""
-    route = match.route if match is not None else None
-    rule = (route.limit if route is not None else None) or policies.general_limit
-    known = caller.known
-    if known is None:
-        subject = "addr:" + client_subject(head.client)
-    elif known.is_demo:
-        subject = "demo:" + known.user_id
-    else:
-        subject = "user:" + known.user_id
-    general = Bucket(key=f"{rule.name}:{subject}", rule=rule)
-    if route is None or not route.auth_limit:
-        return (general,)
-    strict = policies.auth_limit
-    return general, Bucket(key=f"{strict.name}:addr:{client_subject(head.client)}", rule=strict)
-
-
 def _tenants(head: RequestHead, match: Match | None, said: Claims | None) -> tuple[str, ...]:
-    """The tenants whose flags may matter: the token's own and, if it opens that one, the one that the request names.
+    """The tenants whose flags may matter: the token's own and, last, the one that the request names, if opened.
 
     Any other named tenant is refused by the token alone, and nobody can have flags read that are not theirs.
     """

@@ -12,6 +12,7 @@ from bakerygw.core.problem import Refused, refuse
 from bakerygw.core.routing import Action, Match, Route
 from bakerygw.edge.admission import PUBLIC, Admission, Grant
 from bakerygw.edge.conversation import Conversation, standing_headers
+from bakerygw.edge.crowd import Crowd
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
@@ -43,6 +44,8 @@ class Gateway(Conversation):
         self.policies = policies
         """The policies in force; assign to swap them for requests to come."""
         self.pages, self.handlers = pages, handlers
+        self.crowd = Crowd()
+        """The requests that are under way now, and may be ended by tenant."""
         self._admission, self._proxy = admission, proxy
         self._telemetry, self._now = telemetry, now
 
@@ -61,7 +64,7 @@ class Gateway(Conversation):
         state = await admission.ask(head, match, caller, policies)
         owed = limit_headers(state.levels)
         try:
-            admission.check_limit(state.levels, trace)
+            admission.check_limit(state.levels, caller, trace)
             if unroutable is not None:
                 raise unroutable
             match = admission.check_route(head, match)
@@ -101,7 +104,9 @@ class Gateway(Conversation):
         return None
 
     async def _handle(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
-        """The route's handler."""
+        """The route's handler; among all that are under way the request is counted here."""
+        if route.auth or route.kind == "proxy":
+            self.crowd.enter(exchange, grant, policies.max_concurrent, trace)
         handler = self.handlers.get(route.action) if route.action is not None else None
         if handler is not None:
             return await handler(exchange, route, grant, policies, trace)

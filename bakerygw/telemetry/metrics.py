@@ -59,11 +59,12 @@ class Metrics:
         *,
         routes: Iterable[str] = (),
         services: Iterable[str] = (),
+        limits: Iterable[str] = (),
         version: str = "unknown",
         compiled: bool = False,
         log_lines_dropped: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`routes` are the templates and `services` the names that the configuration knows; all others are `OTHER`.
+        """`routes` are the templates, `services` and `limits` the names that are configured; all others are `OTHER`.
 
         `log_lines_dropped` is asked at each scrape; `version` and `compiled` tell of the gateway's own build.
         """
@@ -71,6 +72,7 @@ class Metrics:
         self._methods = Label(METHODS)
         self._routes = Label((NO_ROUTE, *routes))
         self._services = Label(services)
+        self._limits = Label(limits)
         self._codes = Label(PROBLEMS)
         self._by_route: dict[tuple[str, str], _Route] = {}
         self._before_scrape: list[Callable[[], None]] = []
@@ -116,6 +118,12 @@ class Metrics:
         ).child()
         self.rate_limit_exceeded = Counters(
             registry, "gateway_rate_limit_exceeded", "Requests over a limit, shadow limits included.", ("endpoint",)
+        )
+        self.policy_exceeded = Counters(
+            registry,
+            "gateway_rate_limit_policy_exceeded",
+            "Requests over a limit by its name; shadow: counted, but not refused for it.",
+            ("policy", "shadow"),
         )
         self.refusals = Counters(
             registry, "gateway_refused", "Requests that the gateway answered with a problem of its own.", ("reason",)
@@ -178,8 +186,9 @@ class Metrics:
         )
         build.labels(version, kind, platform.python_version(), installed("twisted")).set(1)
 
-    def allow(self, *, routes: Iterable[str] = (), services: Iterable[str] = ()) -> None:
-        """Know further templates and services, after the configuration was reloaded."""
+    def allow(self, *, routes: Iterable[str] = (), services: Iterable[str] = (), limits: Iterable[str] = ()) -> None:
+        """Know further templates, services and limits, after the configuration was reloaded."""
+        self._limits.allow(limits)
         self._routes.allow(routes)
         self._services.allow(services)
 
@@ -206,6 +215,8 @@ class Metrics:
             self.upstream_duration.child(self._services.of(trace.service or "")).observe(trace.upstream_s)
         if trace.limited is not None:
             self.rate_limit_exceeded.child(self._routes.of(trace.route)).inc()
+            for policy, shadow in trace.exceeded:
+                self.policy_exceeded.child(self._limits.of(policy), "true" if shadow else "false").inc()
         if trace.reason in PROBLEMS:
             self.refusals.child(trace.reason).inc()
 

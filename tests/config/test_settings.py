@@ -387,7 +387,7 @@ def test_the_example_environment_and_file_say_the_same() -> None:
 
 @pytest.mark.parametrize("name", ["bakerygw.env.example", "bakerygw.toml.example"])
 def test_the_examples_are_complete(name: str) -> None:
-    expected = Settings.model_fields.keys() - {"services", "demo_services", "routes", "demo"}
+    expected = Settings.model_fields.keys() - {"services", "demo_services", "routes", "limit_policies", "demo"}
     assert expected <= documented(name)
     unknown = {entry for entry in documented(name) - expected if not entry.endswith("_service_url")}
     assert not unknown
