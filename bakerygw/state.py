@@ -12,7 +12,8 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 
 from bakerygw.config.settings import Settings
-from bakerygw.ports import AdmissionStore, Records, RevocationStore, StoreLink, StoreTelemetry, TenantStore
+from bakerygw.ports import AdmissionStore, Hierarchy, Records, RevocationStore, StoreLink, StoreTelemetry, TenantStore
+from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.invalidation import Invalidations
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.mirror import Mirror
@@ -30,6 +31,7 @@ class SharedState:
 
     admission: AdmissionStore
     tenants: TenantStore
+    hierarchy: Hierarchy
     revocations: RevocationStore
     records: Records
     status: StoreLink
@@ -51,6 +53,7 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
     return SharedState(
         admission=local,
         tenants=local,
+        hierarchy=MemoryHierarchy(),
         revocations=local,
         records=MemoryRecords(time.time),
         status=local,
@@ -99,6 +102,7 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
     return SharedState(
         admission=admission,
         tenants=store,
+        hierarchy=RedisHierarchy(link, mirror, reactor),
         revocations=store,
         records=RedisRecords(link),
         status=store,
