@@ -23,6 +23,7 @@ from bakerygw.edge.admission import Admission
 from bakerygw.edge.apidocs import load_swagger_ui
 from bakerygw.edge.framer import ChannelLimits
 from bakerygw.edge.gateway import Gateway
+from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.kernel import connections_allowed
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
@@ -81,6 +82,7 @@ class House:
             telemetry=self.telemetry,
             clock=reactor,
             now=time.time,
+            inheritance=self._make_inheritance(),
         )
         self.public_site = EdgeSite(
             self.gateway,
@@ -151,6 +153,10 @@ class House:
 
     def _make_edition(self, settings: Settings) -> Edition:
         return make_edition(settings, self._reactor, state=self.state, names=self._names, assets=self._assets)
+
+    def _make_inheritance(self) -> Inheritance:
+        audit = self.logs.logger("bakerygw.audit").info
+        return Inheritance(self.state.hierarchy, self.state.admission, audit, self._reactor.seconds)
 
     def _admin_app(self, lifecycle: LifecycleView, token: str) -> AdminApp:
         audit = self.logs.logger("bakerygw.audit").info

@@ -14,6 +14,7 @@ from twisted.internet.ssl import optionsForClientTLS
 from bakerygw.config.settings import Settings
 from bakerygw.ports import (
     AdmissionStore,
+    Hierarchy,
     Records,
     RevocationStore,
     StoreLink,
@@ -21,6 +22,7 @@ from bakerygw.ports import (
     TenantLimits,
     TenantStore,
 )
+from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.invalidation import Invalidations
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.mirror import Mirror
@@ -39,6 +41,7 @@ class SharedState:
     admission: AdmissionStore
     tenants: TenantStore
     limits: TenantLimits
+    hierarchy: Hierarchy
     revocations: RevocationStore
     records: Records
     status: StoreLink
@@ -61,6 +64,7 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
         admission=local,
         tenants=local,
         limits=local,
+        hierarchy=MemoryHierarchy(),
         revocations=local,
         records=MemoryRecords(time.time),
         status=local,
@@ -110,6 +114,7 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         admission=admission,
         tenants=store,
         limits=store,
+        hierarchy=RedisHierarchy(link, mirror, reactor),
         revocations=store,
         records=RedisRecords(link),
         status=store,

@@ -84,13 +84,17 @@ def check_demo(claims: Claims, flags_demo: bool) -> None:
         raise refuse("demo-isolation", detail, reason="ordinary-token-in-demo")
 
 
-def check_fresh(iat: float, changed_at: float | None) -> None:
-    """Refuse tokens issued before the tenant's subscription last changed; both in Unix seconds.
+def is_stale(iat: float, changed_at: float | None) -> bool:
+    """Whether a token was issued before the tenant's subscription last changed; both in Unix seconds.
 
     The change counts as of the next whole second, because `iat` is commonly cut down to one.
-    Raises `Refused` token-stale.
     """
-    if changed_at is not None and iat < ceil(changed_at):
+    return changed_at is not None and iat < ceil(changed_at)
+
+
+def check_fresh(iat: float, changed_at: float | None) -> None:
+    """Refuse tokens issued before the tenant's subscription last changed. Raises `Refused` token-stale."""
+    if is_stale(iat, changed_at):
         detail = "The tenant's subscription has changed since this token was issued; refresh the token."
         raise refuse("token-stale", detail)
 

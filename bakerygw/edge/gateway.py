@@ -14,6 +14,7 @@ from bakerygw.edge.admission import PUBLIC, Admission, Grant
 from bakerygw.edge.conversation import Conversation, standing_headers
 from bakerygw.edge.crowd import Crowd
 from bakerygw.edge.exchange import Exchange
+from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.ports import Telemetry
@@ -37,9 +38,10 @@ class Gateway(Conversation):
         telemetry: Telemetry,
         clock: IReactorTime,
         now: Callable[[], float],
+        inheritance: Inheritance | None = None,
     ) -> None:
         """`pages` answers the gateway's own public routes, by their prefix, and `handlers` the routes with an action;
-        `now` gives Unix seconds."""
+        `now` gives Unix seconds; without `inheritance` no tenant opens another."""
         super().__init__(self.reply_to, standing=self._standing_for, ended=telemetry.ended, clock=clock)
         self.policies = policies
         """The policies in force; assign to swap them for requests to come."""
@@ -48,6 +50,7 @@ class Gateway(Conversation):
         """The requests that are under way now, and may be ended by tenant."""
         self._admission, self._proxy = admission, proxy
         self._telemetry, self._now = telemetry, now
+        self._inheritance = inheritance
 
     async def reply_to(self, exchange: Exchange, trace: Trace) -> Reply:
         """The whole life of a request, in order; a `Refused` at any step is its answer."""
@@ -75,6 +78,10 @@ class Gateway(Conversation):
                     claims, state = await admission.authenticate(
                         head, match, caller, state, policies=policies, trace=trace
                     )
+                if claims.tenant_access and self._inheritance is not None:
+                    child = self._inheritance.child_of(head, match, claims)
+                    if child is not None:
+                        claims, state = await self._inheritance.extend(child, head, claims, state)
                 view = admission.tenant_of(head, match, claims, state, trace)
                 owed += admission.check_subscription(match.route, view, self._now(), policies)
                 admission.check_writable(head, match.route, view, state)

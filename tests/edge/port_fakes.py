@@ -17,6 +17,7 @@ from bakerygw.core.routing import Route, Router
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.admission import Admission
 from bakerygw.edge.gateway import Gateway
+from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.ports import (
@@ -140,6 +141,21 @@ class Store:
         return [bucket.key for ask in self.asked for bucket in ask.buckets]
 
 
+class Tree:
+    """A `Hierarchy` by table; raises for what is not in it while it is `down`."""
+
+    def __init__(self) -> None:
+        self.chains: dict[str, tuple[str, ...]] = {}
+        self.asked: list[str] = []
+        self.down = False
+
+    async def ancestors(self, tenant_id: str) -> tuple[str, ...]:
+        self.asked.append(tenant_id)
+        if self.down:
+            raise StoreUnavailable
+        return self.chains.get(tenant_id, ())
+
+
 class TokenTable:
     """`Credentials` by table: `good` verifies, `expired` and any other do not."""
 
@@ -232,6 +248,8 @@ class Stage:
     def __init__(self, **policies: Any) -> None:
         self.store, self.tokens, self.services, self.notes = Store(), TokenTable(), Services(), Notes()
         self.clock = Clock()
+        self.tree, self.audited = Tree(), list[tuple[str, dict[str, object]]]()
+        self.seconds = 0.0
         self.pages: Mapping[str, Any] = {
             "/health": lambda head: Reply(status=200, body=b"healthy"),
             "/docs": lambda head: Reply(status=200, body=b"docs"),
@@ -256,7 +274,11 @@ class Stage:
             telemetry=self.notes,
             clock=self.clock,
             now=lambda: NOW,
+            inheritance=Inheritance(self.tree, self.store, self._audit, lambda: self.seconds),
         )
+
+    def _audit(self, event: str, **fields: object) -> None:
+        self.audited.append((event, fields))
 
     def client(self, data: bytes, *, trusted: Any = (), peer: str = "192.0.2.1", stalled: bool = False) -> Client:
         """A connection that has sent `data`."""
