@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 
 from bakerygw import __version__, is_compiled
 from bakerygw.admin.application import AdminGateway
+from bakerygw.admin.keys import KeyCalls
 from bakerygw.admin.site import AdminApp, LifecycleView
 from bakerygw.admin.state import routes_view, services_view
 from bakerygw.admin.tenants import TenantCalls
@@ -23,6 +24,7 @@ from bakerygw.edge.apidocs import load_swagger_ui
 from bakerygw.edge.framer import ChannelLimits
 from bakerygw.edge.gateway import Gateway
 from bakerygw.edge.kernel import connections_allowed
+from bakerygw.edge.keys import KeyDesk
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
 from bakerygw.edition import Edition, make_edition, service_names, templates
@@ -71,7 +73,7 @@ class House:
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(
             self.edition.policies,
-            admission=Admission(self.state.admission, self.telemetry),
+            admission=Admission(self.state.admission, self.telemetry, self._key_desk()),
             proxy=Proxy(reactor),
             pages=self.edition.pages,
             handlers=self.edition.handlers,
@@ -149,6 +151,20 @@ class House:
     def _make_edition(self, settings: Settings) -> Edition:
         return make_edition(settings, self._reactor, state=self.state, names=self._names, assets=self._assets)
 
+    def _key_desk(self) -> KeyDesk:
+        audit = self.logs.logger("bakerygw.audit").info
+        return KeyDesk(audit=audit, attempted=self.metrics.key_attempt, used=self.state.keys.used, now=time.time)
+
+    def _key_calls(self) -> KeyCalls:
+        return KeyCalls(
+            keys=self.state.keys,
+            revocations=self.state.revocations,
+            tenants=self.state.tenants,
+            router=lambda: self.edition.policies.router,
+            now=time.time,
+            audit=self.logs.logger("bakerygw.audit").info,
+        )
+
     def _admin_app(self, lifecycle: LifecycleView, token: str) -> AdminApp:
         audit = self.logs.logger("bakerygw.audit").info
         return AdminApp(
@@ -162,7 +178,10 @@ class House:
             config=lambda: masked(self.edition.settings),
             connections=self.public_site.connections,
             log_level=self.logs,
-            tables=(TenantCalls(tenants=self.state.tenants, now=time.time, audit=audit).table(),),
+            tables=(
+                TenantCalls(tenants=self.state.tenants, now=time.time, audit=audit).table(),
+                self._key_calls().table(),
+            ),
             now=time.time,
             audit=audit,
         )

@@ -5,7 +5,8 @@ from typing import Final
 from bakerygw.core.claims import Claims
 from bakerygw.core.heads import client_subject
 from bakerygw.core.http import WRITING_METHODS, Pairs, RequestHead
-from bakerygw.core.limits import Bucket, Level, refusing, whole_seconds
+from bakerygw.core.key_terms import KeyTerms, check_terms
+from bakerygw.core.limits import Bucket, Level, LimitRule, refusing, whole_seconds
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.routing import Match, Route
@@ -21,6 +22,7 @@ from bakerygw.core.tenancy import (
 )
 from bakerygw.core.values import value
 from bakerygw.edge.credentials import presented
+from bakerygw.edge.keys import MISPLACED, KeyDesk, looks_like_key, revoked_key
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import (
     AdmissionAsk,
@@ -70,8 +72,8 @@ PUBLIC: Final = Grant(claims=None, view=None)
 class Admission:
     """The policy steps over the ports. One `Admission` serves all requests."""
 
-    def __init__(self, store: AdmissionStore, telemetry: Telemetry) -> None:
-        self._store, self._telemetry = store, telemetry
+    def __init__(self, store: AdmissionStore, telemetry: Telemetry, keys: KeyDesk) -> None:
+        self._store, self._telemetry, self._keys = store, telemetry, keys
 
     def caller_of(self, head: RequestHead, match: Match | None, policies: Policies, trace: Trace) -> Caller:
         """Look at the token, if this route reads it. No decision is taken, so a bad one is `NOBODY` here."""
@@ -83,6 +85,8 @@ class Admission:
             return NOBODY
         credentials = policies.credentials[scheme]
         known = credentials.known(secret)
+        if known is not None and known.key is not None and not known.key.admits(head.client):
+            known = None  # nobody who has found a key spends what its machine has left
         self._telemetry.token_cache(known is not None)
         if known is not None:
             trace.user_id, trace.tenant_id = known.user_id, known.tenant_id
@@ -145,12 +149,17 @@ class Admission:
 
         Counts the attempt if it fails; else `tenant_of` does, which finds out whether the token is stale.
         """
+        scheme, secret = caller.scheme, caller.secret
         try:
-            scheme, secret = (caller.scheme, caller.secret) if caller.scheme else presented(head, policies.credentials)
+            if scheme is None:
+                scheme, secret = presented(head, policies.credentials)
             claims = await policies.credentials[scheme].verify(secret)
         except TokenRefused as refused:
             self._telemetry.auth_attempt(refused.code)
-            raise refuse(refused.code, _TOKEN_DETAILS[refused.code], reason=refused.reason) from None
+            if scheme == "key":
+                raise self._keys.refused(refused, secret, head) from None
+            detail = MISPLACED if looks_like_key(secret) else _TOKEN_DETAILS[refused.code]
+            raise refuse(refused.code, detail, reason=refused.reason) from None
         except StoreUnavailable:
             raise state_unavailable("credential") from None
         except Refused as refusal:
@@ -177,11 +186,17 @@ class Admission:
         """
         try:
             _check_in_force(claims, state)
+            if claims.key is not None:
+                check_terms(claims.key, head, match.route)
             view = _tenant_of(head, match, claims, state, trace)
         except Refused as refusal:
             code = refusal.problem.code
             self._telemetry.auth_attempt(code if code in ("token-stale", "token-revoked") else "ok")
+            if claims.key is not None:
+                self._keys.turned_away(claims, claims.key, head, refusal.problem)
             raise
+        if claims.key is not None:
+            self._keys.used(claims, claims.key, head)
         self._telemetry.auth_attempt("ok")
         return view
 
@@ -220,6 +235,8 @@ def state_unavailable(reason: str) -> Refused:
 
 def _check_in_force(claims: Claims, state: AdmissionState) -> None:
     if state.revoked.get(claims.digest):
+        if claims.key is not None:
+            raise revoked_key()
         raise refuse("token-revoked", "The access token was put out of force; sign in again.")
 
 
@@ -254,6 +271,8 @@ def _buckets(head: RequestHead, match: Match | None, caller: Caller, policies: P
     known = caller.known
     if known is None:
         subject = "addr:" + client_subject(head.client)
+    elif known.key is not None:
+        return _key_buckets(known.key, route, rule)
     elif known.is_demo:
         subject = "demo:" + known.user_id
     else:
@@ -263,6 +282,15 @@ def _buckets(head: RequestHead, match: Match | None, caller: Caller, policies: P
         return (general,)
     strict = policies.auth_limit
     return general, Bucket(key=f"{strict.name}:addr:{client_subject(head.client)}", rule=strict)
+
+
+def _key_buckets(key: KeyTerms, route: Route | None, rule: LimitRule) -> tuple[Bucket, ...]:
+    """A key's own limit stands for the general one, never for that of a route."""
+    shared = Bucket(key=f"{rule.name}:key:{key.key_id}", rule=rule)
+    if key.limit is None:
+        return (shared,)
+    own = Bucket(key=f"key:{key.key_id}", rule=key.limit)
+    return (own,) if route is None or route.limit is None else (own, shared)
 
 
 def _tenants(head: RequestHead, match: Match | None, said: Claims | None) -> tuple[str, ...]:
