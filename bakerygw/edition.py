@@ -21,6 +21,7 @@ from bakerygw.edge.limits_page import LimitsPage
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import Credentials, Scheme
 from bakerygw.state import SharedState
+from bakerygw.tokens.api_keys import ApiKeys
 from bakerygw.tokens.bearer import BearerTokens
 from bakerygw.tokens.keys import PemKey, load_public_key
 from bakerygw.tokens.verifier import TokenVerifier
@@ -91,7 +92,7 @@ def make_edition(
     )
     return Edition(
         settings=settings,
-        policies=make_policies(settings, upstreams),
+        policies=make_policies(settings, upstreams, state),
         upstreams=upstreams,
         probe=probe,
         health=health,
@@ -101,7 +102,7 @@ def make_edition(
     )
 
 
-def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
+def make_policies(settings: Settings, upstreams: UpstreamClient, state: SharedState) -> Policies:
     """The policies that the settings ask for."""
     window_s = settings.rate_limit_window_seconds
     return Policies(
@@ -110,7 +111,7 @@ def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
             origins=frozenset(origin.encode("ascii") for origin in settings.cors_origins),
             credentials=settings.cors_allow_credentials,
         ),
-        credentials=make_credentials(settings),
+        credentials=make_credentials(settings, state),
         upstreams=upstreams,
         general_limit=LimitRule(name="default", requests=settings.rate_limit_requests, window_s=window_s),
         auth_limit=LimitRule(name="auth", requests=settings.auth_rate_limit_requests, window_s=window_s, by="address"),
@@ -122,7 +123,7 @@ def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
     )
 
 
-def make_credentials(settings: Settings) -> Mapping[Scheme, Credentials]:
+def make_credentials(settings: Settings, state: SharedState) -> Mapping[Scheme, Credentials]:
     """What callers may identify themselves by."""
     verifier = TokenVerifier(
         PemKey(load_public_key(settings.jwt_public_key or "", settings.jwt_algorithm)),
@@ -133,7 +134,10 @@ def make_credentials(settings: Settings) -> Mapping[Scheme, Credentials]:
         cache_ttl_s=settings.token_cache_ttl_seconds,
         now=time.time,
     )
-    return {"bearer": BearerTokens(verifier)}
+    return {
+        "bearer": BearerTokens(verifier),
+        "key": ApiKeys(state.keys, now=time.time, clock=time.monotonic),
+    }
 
 
 def _handlers(state: SharedState) -> Mapping[Action, Handler]:

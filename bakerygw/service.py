@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 
 from bakerygw import __version__, is_compiled
 from bakerygw.admin.application import AdminGateway
+from bakerygw.admin.keys import KeyCalls
 from bakerygw.admin.limits import Standing, TenantLimitCalls
 from bakerygw.admin.site import AdminApp, LifecycleView
 from bakerygw.admin.state import routes_view, services_view
@@ -25,6 +26,7 @@ from bakerygw.edge.framer import ChannelLimits
 from bakerygw.edge.gateway import Gateway
 from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.kernel import connections_allowed
+from bakerygw.edge.keys import KeyDesk
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
 from bakerygw.edition import Edition, limit_names, make_edition, service_names, templates
@@ -75,7 +77,7 @@ class House:
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(
             self.edition.policies,
-            admission=Admission(self.state.admission, self.telemetry),
+            admission=Admission(self.state.admission, self.telemetry, self._key_desk()),
             proxy=Proxy(reactor),
             pages=self.edition.pages,
             handlers=self.edition.handlers,
@@ -158,6 +160,20 @@ class House:
         audit = self.logs.logger("bakerygw.audit").info
         return Inheritance(self.state.hierarchy, self.state.admission, audit, self._reactor.seconds)
 
+    def _key_desk(self) -> KeyDesk:
+        audit = self.logs.logger("bakerygw.audit").info
+        return KeyDesk(audit=audit, attempted=self.metrics.key_attempt, used=self.state.keys.used, now=time.time)
+
+    def _key_calls(self) -> KeyCalls:
+        return KeyCalls(
+            keys=self.state.keys,
+            revocations=self.state.revocations,
+            tenants=self.state.tenants,
+            router=lambda: self.edition.policies.router,
+            now=time.time,
+            audit=self.logs.logger("bakerygw.audit").info,
+        )
+
     def _admin_app(self, lifecycle: LifecycleView, token: str) -> AdminApp:
         audit = self.logs.logger("bakerygw.audit").info
         return AdminApp(
@@ -174,6 +190,7 @@ class House:
             tables=(
                 TenantCalls(tenants=self.state.tenants, now=time.time, audit=audit).table(),
                 self._limit_calls(audit).table(),
+                self._key_calls().table(),
             ),
             now=time.time,
             audit=audit,

@@ -73,6 +73,8 @@ def effective_tenant(claims: Claims, path_tenant: str | None, header_values: tup
         if entry.tenant_id == tenant_id:
             subscription = _entry_subscription(entry, claims.subscription)
             return TenantView(tenant_id=tenant_id, role=entry.role, subscription=subscription, own=False)
+    if claims.key is not None:
+        raise refuse("tenant-forbidden", "This API key is for another tenant; have an operator create one for this.")
     detail = "This account has no access to that tenant; ask its owner for access, then sign in again."
     raise refuse("tenant-forbidden", detail)
 

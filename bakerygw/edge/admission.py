@@ -4,6 +4,7 @@ from typing import Final
 
 from bakerygw.core.claims import Claims
 from bakerygw.core.http import WRITING_METHODS, Pairs, RequestHead
+from bakerygw.core.key_terms import check_terms
 from bakerygw.core.limits import Level, refusing
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
@@ -20,6 +21,7 @@ from bakerygw.core.tenancy import (
 )
 from bakerygw.core.values import value
 from bakerygw.edge.credentials import presented
+from bakerygw.edge.keys import MISPLACED, KeyDesk, looks_like_key, revoked_key
 from bakerygw.edge.limiting import buckets_of, limit_refusal
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import (
@@ -70,8 +72,8 @@ PUBLIC: Final = Grant(claims=None, view=None)
 class Admission:
     """The policy steps over the ports. One `Admission` serves all requests."""
 
-    def __init__(self, store: AdmissionStore, telemetry: Telemetry) -> None:
-        self._store, self._telemetry = store, telemetry
+    def __init__(self, store: AdmissionStore, telemetry: Telemetry, keys: KeyDesk) -> None:
+        self._store, self._telemetry, self._keys = store, telemetry, keys
 
     def caller_of(self, head: RequestHead, match: Match | None, policies: Policies, trace: Trace) -> Caller:
         """Look at the token, if this route reads it. No decision is taken, so a bad one is `NOBODY` here."""
@@ -83,6 +85,8 @@ class Admission:
             return NOBODY
         credentials = policies.credentials[scheme]
         known = credentials.known(secret)
+        if known is not None and known.key is not None and not known.key.admits(head.client):
+            known = None  # nobody who has found a key spends what its machine has left
         self._telemetry.token_cache(known is not None)
         if known is not None:
             trace.user_id, trace.tenant_id = known.user_id, known.tenant_id
@@ -141,12 +145,17 @@ class Admission:
 
         Counts the attempt if it fails; else `tenant_of` does, which finds out whether the token is stale.
         """
+        scheme, secret = caller.scheme, caller.secret
         try:
-            scheme, secret = (caller.scheme, caller.secret) if caller.scheme else presented(head, policies.credentials)
+            if scheme is None:
+                scheme, secret = presented(head, policies.credentials)
             claims = await policies.credentials[scheme].verify(secret)
         except TokenRefused as refused:
             self._telemetry.auth_attempt(refused.code)
-            raise refuse(refused.code, _TOKEN_DETAILS[refused.code], reason=refused.reason) from None
+            if scheme == "key":
+                raise self._keys.refused(refused, secret, head) from None
+            detail = MISPLACED if looks_like_key(secret) else _TOKEN_DETAILS[refused.code]
+            raise refuse(refused.code, detail, reason=refused.reason) from None
         except StoreUnavailable:
             raise state_unavailable("credential") from None
         except Refused as refusal:
@@ -173,11 +182,17 @@ class Admission:
         """
         try:
             _check_in_force(claims, state)
+            if claims.key is not None:
+                check_terms(claims.key, head, match.route)
             view = _tenant_of(head, match, claims, state, trace)
         except Refused as refusal:
             code = refusal.problem.code
             self._telemetry.auth_attempt(code if code in ("token-stale", "token-revoked") else "ok")
+            if claims.key is not None:
+                self._keys.turned_away(claims, claims.key, head, refusal.problem)
             raise
+        if claims.key is not None:
+            self._keys.used(claims, claims.key, head)
         self._telemetry.auth_attempt("ok")
         return view
 
@@ -216,6 +231,8 @@ def state_unavailable(reason: str) -> Refused:
 
 def _check_in_force(claims: Claims, state: AdmissionState) -> None:
     if state.revoked.get(claims.digest):
+        if claims.key is not None:
+            raise revoked_key()
         raise refuse("token-revoked", "The access token was put out of force; sign in again.")
 
 

@@ -32,6 +32,10 @@ def buckets_of(
     # The one rule of its own that a request is under; the others are stacked upon it.
     rule = (route.limit if route is not None else None) or policies.general_limit
     buckets: tuple[Bucket, ...] = (Bucket(key=f"{rule.name}:{_subject(head, known)}", rule=rule),)
+    if known is not None and known.key is not None and known.key.limit is not None:
+        # A key's own limit stands for the general one, never for that of a route.
+        own = Bucket(key=f"key:{known.key.key_id}", rule=known.key.limit)
+        buckets = (own,) if rule is policies.general_limit else (own, *buckets)
     if route is not None and route.auth_limit:
         strict = policies.auth_limit
         buckets = (*buckets, Bucket(key=f"{strict.name}:addr:{client_subject(head.client)}", rule=strict))
@@ -45,6 +49,8 @@ def buckets_of(
 def _subject(head: RequestHead, known: Claims | None) -> str:
     if known is None:
         return "addr:" + client_subject(head.client)
+    if known.key is not None:
+        return "key:" + known.key.key_id
     return ("demo:" if known.is_demo else "user:") + known.user_id
 
 

@@ -1,6 +1,6 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
-from bakerygw.ports.identity import Credentials, Scheme, TokenRefused
+from bakerygw.ports.identity import Credentials, KeyStore, KeyUnreadable, Scheme, TokenRefused
 from bakerygw.ports.state import (
     AdmissionAsk,
     AdmissionState,
@@ -32,6 +32,8 @@ __all__ = [
     "Credentials",
     "HealthSource",
     "Hierarchy",
+    "KeyStore",
+    "KeyUnreadable",
     "Records",
     "RevocationStore",
     "Scheme",

@@ -23,6 +23,8 @@ from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spr
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NO_ROUTE: Final = "(none)"
 AUTH_STATUSES: Final = ("ok", *sorted(code for code in PROBLEMS if code.startswith("token-")))
+KEY_REFUSALS: Final = ("tenant-forbidden", "demo-isolation")
+"""What becomes of API keys that are good."""
 HEALTH_STATES: Final = ("healthy", "unhealthy", "unknown")
 BREAKER_STATES: Final = ("closed", "half-open", "open")
 POOL_STATES: Final = ("idle", "active")
@@ -110,6 +112,8 @@ class Metrics:
         registry = self._registry
         self._auth_status = Label(AUTH_STATUSES)
         self.auth_attempts = Counters(registry, "gateway_auth_attempts", "Access tokens presented.", ("status",))
+        self._key_status = Label((*AUTH_STATUSES, *KEY_REFUSALS))
+        self.key_attempts = Counters(registry, "gateway_api_key_attempts", "API keys presented.", ("status",))
         self.auth_cache_hits = Counters(
             registry, "gateway_auth_cache_hits", "Tokens found in the cache of verified tokens."
         ).child()
@@ -133,6 +137,7 @@ class Metrics:
         self._drop_reasons = Label(EVENT_DROPS)
         for status in AUTH_STATUSES:
             self.auth_attempts.child(status)
+            self.key_attempts.child(status)
 
     def _redis_families(self) -> None:
         registry = self._registry
@@ -227,6 +232,10 @@ class Metrics:
     def auth_attempt(self, status: str) -> None:
         """`ok` or the code of a token problem."""
         self.auth_attempts.child(self._auth_status.of(status)).inc()
+
+    def key_attempt(self, status: str) -> None:
+        """`ok`, or the code of the problem that an API key met."""
+        self.key_attempts.child(self._key_status.of(status)).inc()
 
     def event_dropped(self, reason: str) -> None:
         """`slow`, `invalid`, `too-large`, `store` or `closed`."""

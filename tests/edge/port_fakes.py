@@ -18,6 +18,7 @@ from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.admission import Admission
 from bakerygw.edge.gateway import Gateway
 from bakerygw.edge.inheritance import Inheritance
+from bakerygw.edge.keys import KeyDesk
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.ports import (
@@ -242,6 +243,24 @@ class Notes:
         self.cache.append(hit)
 
 
+class Desk(KeyDesk):
+    """A `KeyDesk` that keeps what it tells."""
+
+    def __init__(self) -> None:
+        self.audited: list[tuple[str, dict[str, object]]] = []
+        self.attempts: list[str] = []
+        self.uses: list[tuple[str, float]] = []
+        self.now = NOW
+
+        def audit(event: str, **fields: object) -> None:
+            self.audited.append((event, fields))
+
+        async def used(key_id: str, at: float) -> None:
+            self.uses.append((key_id, at))
+
+        super().__init__(audit=audit, attempted=self.attempts.append, used=used, now=lambda: self.now)
+
+
 class Stage:
     """A gateway and its ports; `ask` sends one request on a connection of its own."""
 
@@ -250,6 +269,7 @@ class Stage:
         self.clock = Clock()
         self.tree, self.audited = Tree(), list[tuple[str, dict[str, object]]]()
         self.seconds = 0.0
+        self.desk = Desk()
         self.pages: Mapping[str, Any] = {
             "/health": lambda head: Reply(status=200, body=b"healthy"),
             "/docs": lambda head: Reply(status=200, body=b"docs"),
@@ -267,7 +287,7 @@ class Stage:
         self.policies = Policies(**{**defaults, **policies})
         self.gateway = Gateway(
             self.policies,
-            admission=Admission(self.store, self.notes),
+            admission=Admission(self.store, self.notes, self.desk),
             proxy=Proxy(self.clock),
             pages=self.pages,
             handlers={},

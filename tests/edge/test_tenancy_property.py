@@ -18,7 +18,7 @@ from edge_fakes import Answer, Client, answers, request
 from greenlet import getcurrent, greenlet
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
-from port_fakes import Notes, Services
+from port_fakes import Desk, Notes, Services
 from redis_server import RedisServer
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -163,7 +163,7 @@ class Pipeline:
         )
         self.gateway = Gateway(
             policies,
-            admission=Admission(store, notes),
+            admission=Admission(store, notes, Desk()),
             proxy=Proxy(clock),
             pages={},
             handlers={},
