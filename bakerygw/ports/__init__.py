@@ -1,6 +1,6 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
-from bakerygw.ports.identity import Credentials, Scheme, TokenRefused
+from bakerygw.ports.identity import Credentials, CredentialsUnavailable, Scheme, TokenRefused
 from bakerygw.ports.state import (
     AdmissionAsk,
     AdmissionState,
@@ -11,7 +11,7 @@ from bakerygw.ports.state import (
     StoreUnavailable,
     TenantStore,
 )
-from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry
+from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry, TokenTelemetry
 from bakerygw.ports.upstream import (
     HealthSource,
     ServiceHealth,
@@ -27,6 +27,7 @@ __all__ = [
     "AdmissionStore",
     "Audit",
     "Credentials",
+    "CredentialsUnavailable",
     "HealthSource",
     "Records",
     "RevocationStore",
@@ -38,6 +39,7 @@ __all__ = [
     "Telemetry",
     "TenantStore",
     "TokenRefused",
+    "TokenTelemetry",
     "UpstreamFailed",
     "UpstreamRequest",
     "UpstreamResponse",
