@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, ResponseDone, ResponseFailed
+from twisted.web.client import URI, Agent, RequestTransmissionFailed, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
@@ -70,7 +71,11 @@ class Fetch:
         except Exception as error:  # a broken peer shows in many ways, and all of them mean the same here
             if self._clock.seconds() - begun >= self._timeout_s:
                 raise FetchFailed("timeout", f"no document within {self._timeout_s:g} s") from error
-            raise FetchFailed("unreachable", _cause(error)) from error
+            cause = _cause(error)
+            if isinstance(cause, CancelledError | ConnectingCancelledError):
+                raise CancelledError from error
+            # Its name alone: a text could quote the peer.
+            raise FetchFailed("unreachable", type(cause).__name__) from error
         finally:
             way.abort()
 
@@ -149,8 +154,8 @@ def max_age_of(values: Iterable[str]) -> int | None:
     return int(found[1]) if found else None
 
 
-def _cause(error: BaseException) -> str:
-    """The name of what went wrong at the bottom; never a text, which could quote the peer."""
-    if isinstance(error, ResponseFailed) and error.reasons:
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong at the bottom."""
+    if isinstance(error, ResponseFailed | RequestTransmissionFailed) and error.reasons:
         return _cause(error.reasons[0].value)
-    return type(error).__name__
+    return error

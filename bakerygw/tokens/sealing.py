@@ -55,7 +55,7 @@ class Sealer:
         """What a value found in the store, which may be anything, says of this token. Only a hit is to be believed."""
         head, seal = sealed[:-_SEAL_BYTES], sealed[-_SEAL_BYTES:]
         mark = VERSION + self._origin(thumbprint)
-        if not compare_digest(head[: len(mark)], mark):
+        if not compare_digest(sealed[: len(mark)], mark):
             return "foreign"
         if len(sealed) != _LENGTH or not compare_digest(seal, self._seal(head, token, thumbprint)):
             return "refused"
