@@ -117,6 +117,7 @@ class House:
 
     def open(self) -> "Deferred[None]":
         """Begin to probe services and to keep Redis connected; fires when its first attempt ended, well or not."""
+        self.edition.signing.begin()
         self.edition.health.start()
         self.stalls.start()
         return self.state.open()
@@ -142,19 +143,28 @@ class House:
 
     def swap(self, settings: Settings) -> None:
         """Put another configuration in force for requests to come; those under way end under the old one, uncut."""
-        edition = self._make_edition(settings)
+        edition = self._make_edition(settings, self.edition)
         edition.upstreams.take_over(self.edition.upstreams)
         old, self.edition = self.edition, edition
         self.metrics.allow(routes=templates(settings), services=service_names(settings), limits=limit_names(settings))
         self.gateway.pages, self.gateway.handlers = edition.pages, edition.handlers
         self.gateway.policies = edition.policies
         self.public_site.proxies = TrustedProxies(settings.trusted_proxies)
+        edition.signing.begin(old.signing)
         edition.health.start()
         old.retire()
         self.metrics.forget_services()
 
-    def _make_edition(self, settings: Settings) -> Edition:
-        return make_edition(settings, self._reactor, state=self.state, names=self._names, assets=self._assets)
+    def _make_edition(self, settings: Settings, older: Edition | None = None) -> Edition:
+        return make_edition(
+            settings,
+            self._reactor,
+            state=self.state,
+            names=self._names,
+            assets=self._assets,
+            telemetry=self.metrics.tokens,
+            older=older,
+        )
 
     def _make_inheritance(self) -> Inheritance:
         audit = self.logs.logger("bakerygw.audit").info
@@ -216,6 +226,8 @@ class House:
         mirror = self.state.mirror
         trusted = self.state.embedded is not None or mirror.trusted(self._reactor.seconds())
         self.metrics.mirror(trusted, hits=mirror.hits, misses=mirror.misses)
+        keys = self.edition.signing.keys
+        self.metrics.tokens.key_set_age_s = None if keys is None else keys.age_s
         for name, health in self.edition.health.services().items():
             self.metrics.service_health(name, health.status)
         for name, urls in self.edition.upstreams.stats().items():

@@ -28,6 +28,7 @@ from bakerygw.ports import (
     AdmissionAsk,
     AdmissionState,
     AdmissionStore,
+    CredentialsUnavailable,
     Scheme,
     StoreUnavailable,
     Telemetry,
@@ -35,6 +36,8 @@ from bakerygw.ports import (
 )
 
 RETRY_AFTER_STATE_S: Final = 2
+RETRY_AFTER_KEYS_S: Final = 5
+"""The key set is asked for at longer and longer intervals; a few seconds are between the first of them."""
 
 
 @value
@@ -158,6 +161,8 @@ class Admission:
             raise refuse(refused.code, detail, reason=refused.reason) from None
         except StoreUnavailable:
             raise state_unavailable("credential") from None
+        except CredentialsUnavailable:
+            raise _credentials_unavailable() from None
         except Refused as refusal:
             self._telemetry.auth_attempt(refusal.problem.code)
             raise
@@ -225,6 +230,18 @@ def state_unavailable(reason: str) -> Refused:
             detail="This can't be decided while the shared state is away; nothing was changed, try again shortly.",
             retry_after_s=RETRY_AFTER_STATE_S,
             reason=reason,
+        )
+    )
+
+
+def _credentials_unavailable() -> Refused:
+    """The refusal for a token that may be good, while there is nothing to check it with."""
+    return Refused(
+        Problem(
+            code="state-unavailable",
+            detail="Access tokens can't be checked at the moment. Yours may be good: keep it, and try again shortly.",
+            retry_after_s=RETRY_AFTER_KEYS_S,
+            reason="keys",
         )
     )
 

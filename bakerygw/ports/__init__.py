@@ -1,6 +1,6 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
-from bakerygw.ports.identity import Credentials, KeyStore, KeyUnreadable, Scheme, TokenRefused
+from bakerygw.ports.identity import Credentials, CredentialsUnavailable, KeyStore, KeyUnreadable, Scheme, TokenRefused
 from bakerygw.ports.state import (
     AdmissionAsk,
     AdmissionState,
@@ -14,7 +14,7 @@ from bakerygw.ports.state import (
     TenantStore,
     with_limit,
 )
-from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry
+from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry, TokenTelemetry
 from bakerygw.ports.upstream import (
     HealthSource,
     ServiceHealth,
@@ -30,6 +30,7 @@ __all__ = [
     "AdmissionStore",
     "Audit",
     "Credentials",
+    "CredentialsUnavailable",
     "HealthSource",
     "Hierarchy",
     "KeyStore",
@@ -45,6 +46,7 @@ __all__ = [
     "TenantLimits",
     "TenantStore",
     "TokenRefused",
+    "TokenTelemetry",
     "UpstreamFailed",
     "UpstreamRequest",
     "UpstreamResponse",

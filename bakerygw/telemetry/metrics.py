@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
+from bakerygw.telemetry.token_metrics import TokenMetrics
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NO_ROUTE: Final = "(none)"
@@ -81,6 +82,7 @@ class Metrics:
         self._request_families()
         self._policy_families()
         self._redis_families()
+        self.tokens = TokenMetrics(registry)
         self._gauges(version, "compiled" if compiled else "plain")
         self.reactor_stalls = Counters(
             registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
