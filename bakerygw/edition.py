@@ -53,7 +53,13 @@ class Edition:
 
 
 def make_edition(
-    settings: Settings, reactor: Any, *, state: SharedState, names: Names, assets: Mapping[str, Asset]
+    settings: Settings,
+    reactor: Any,
+    *,
+    state: SharedState,
+    names: Names,
+    assets: Mapping[str, Asset],
+    handlers: Mapping[Action, Handler],
 ) -> Edition:
     """The edition that the settings ask for; nothing is opened."""
     services = {**settings.services, **{f"demo:{name}": urls for name, urls in settings.demo_services.items()}}
@@ -94,7 +100,7 @@ def make_edition(
         health=health,
         health_pages=health_pages,
         pages=_pages(health_pages, settings, assets),
-        handlers={},
+        handlers=handlers,
     )
 
 

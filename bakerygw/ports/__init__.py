@@ -1,6 +1,7 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
 from bakerygw.ports.identity import Credentials, Scheme, TokenRefused
+from bakerygw.ports.lookups import Enquiries, LookupFailed, LookupFailure, LookupTelemetry, SharedFacts
 from bakerygw.ports.state import (
     AdmissionAsk,
     AdmissionState,
@@ -27,11 +28,16 @@ __all__ = [
     "AdmissionStore",
     "Audit",
     "Credentials",
+    "Enquiries",
     "HealthSource",
+    "LookupFailed",
+    "LookupFailure",
+    "LookupTelemetry",
     "Records",
     "RevocationStore",
     "Scheme",
     "ServiceHealth",
+    "SharedFacts",
     "StoreLink",
     "StoreTelemetry",
     "StoreUnavailable",
