@@ -54,6 +54,7 @@ class Facts(Generic[T]):
         shared: SharedFacts | None,
         telemetry: LookupTelemetry,
         now: Callable[[], float],
+        size: int = MAX_FACTS,
     ) -> None:
         """`what` names the kind, in metrics and keys. `read` makes a value of parsed JSON or raises `ClaimsError`.
 
@@ -61,7 +62,7 @@ class Facts(Generic[T]):
         answer, about no subject. Without `shared` each instance asks for itself. `now`: Unix seconds.
         """
         self._what, self._read, self._pause_s, self._pause_all = what, read, pause_s, pause_all
-        self._shared, self._telemetry, self._now = shared, telemetry, now
+        self._shared, self._telemetry, self._now, self._size = shared, telemetry, now, size
         self._known: OrderedDict[str, _Known[T]] = OrderedDict()
         self._pauses: OrderedDict[tuple[str, str], tuple[float, LookupFailed]] = OrderedDict()
         self._flights: dict[str, _Flight[T]] = {}
@@ -103,7 +104,7 @@ class Facts(Generic[T]):
     def _keep(self, subject: str, known: _Known[T]) -> None:
         self._known[subject] = known
         self._known.move_to_end(subject)
-        if len(self._known) > MAX_FACTS:
+        if len(self._known) > self._size:
             self._known.popitem(last=False)
 
     def _remembered(self, subject: str, since: float | None) -> _Known[T] | None:
