@@ -17,7 +17,6 @@ from bakerygw.edge.conversation import UNREADABLE
 from bakerygw.edge.crowd import CONCURRENCY
 from bakerygw.edge.gateway import Handler, LocalPage
 from bakerygw.edge.healthpages import HealthPages
-from bakerygw.edge.limits_page import LimitsPage
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import Credentials, Scheme, TokenTelemetry
 from bakerygw.signing import Signing, make_signing
@@ -64,6 +63,7 @@ def make_edition(
     names: Names,
     assets: Mapping[str, Asset],
     telemetry: TokenTelemetry,
+    handlers: Mapping[Action, Handler],
     older: Edition | None = None,
 ) -> Edition:
     """The edition that the settings ask for, after `older`; nothing is opened."""
@@ -109,7 +109,7 @@ def make_edition(
         health=health,
         health_pages=health_pages,
         pages=_pages(health_pages, settings, assets),
-        handlers=_handlers(state),
+        handlers=handlers,
     )
 
 
@@ -132,10 +132,6 @@ def make_policies(settings: Settings, upstreams: UpstreamClient, credentials: Ma
         max_concurrent=settings.tenant_max_concurrent,
         https_only=settings.environment == "prod",
     )
-
-
-def _handlers(state: SharedState) -> Mapping[Action, Handler]:
-    return {"limits": LimitsPage(state.admission).reply_to}
 
 
 def make_credentials(signing: Signing, state: SharedState) -> Mapping[Scheme, Credentials]:

@@ -18,26 +18,33 @@ from bakerygw.admin.tenants import TenantCalls
 from bakerygw.config.settings import Settings, masked
 from bakerygw.core.heads import TrustedProxies
 from bakerygw.core.http import Reply
+from bakerygw.core.routing import Action
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.demo.services import DemoServices
 from bakerygw.edge.admission import Admission
 from bakerygw.edge.apidocs import load_swagger_ui
+from bakerygw.edge.changes import SubscriptionChanges
 from bakerygw.edge.framer import ChannelLimits
-from bakerygw.edge.gateway import Gateway
+from bakerygw.edge.gateway import Gateway, Handler
 from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.kernel import connections_allowed
 from bakerygw.edge.keys import KeyDesk
+from bakerygw.edge.limits_page import LimitsPage
+from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
+from bakerygw.edge.subscriptions import SubscriptionHandler
 from bakerygw.edition import Edition, limit_names, make_edition, service_names, templates
 from bakerygw.lifecycle import GatewayService
 from bakerygw.ports import Audit
 from bakerygw.state import make_state
+from bakerygw.stores.sealed import SealedRecords
 from bakerygw.telemetry.logs import LogSystem
 from bakerygw.telemetry.metrics import Metrics, StoreMetrics
 from bakerygw.telemetry.request_log import RequestLog
 from bakerygw.telemetry.requests import RequestTelemetry
 from bakerygw.telemetry.stalls import StallWatch
+from bakerygw.upstream.enquiries import ServiceEnquiries
 from bakerygw.upstream.names import Names
 
 ADMIN_CONNECTIONS = 100
@@ -73,6 +80,7 @@ class House:
         self.telemetry = RequestTelemetry(RequestLog(logs), self.metrics)
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.state = make_state(settings, reactor, StoreMetrics(self.metrics))
+        self.changes = SubscriptionChanges(self.state.tenants, self.metrics.lookups, clock=reactor, now=time.time)
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(
@@ -85,6 +93,7 @@ class House:
             clock=reactor,
             now=time.time,
             inheritance=self._make_inheritance(),
+            lookups=self._make_lookups(settings),
         )
         self.public_site = EdgeSite(
             self.gateway,
@@ -129,6 +138,7 @@ class House:
     def close_state(self) -> "Deferred[None]":
         """Leave Redis."""
         self.stalls.stop()
+        self.changes.stop()
         return self.state.close()
 
     async def seed(self, flags: Mapping[str, TenantFlags]) -> None:
@@ -163,6 +173,7 @@ class House:
             names=self._names,
             assets=self._assets,
             telemetry=self.metrics.tokens,
+            handlers=self._make_handlers(),
             older=older,
         )
 
@@ -182,6 +193,26 @@ class House:
             router=lambda: self.edition.policies.router,
             now=time.time,
             audit=self.logs.logger("bakerygw.audit").info,
+        )
+
+    def _make_handlers(self) -> Mapping[Action, Handler]:
+        audit = self.logs.logger("bakerygw.audit").info
+        return {
+            "subscription": SubscriptionHandler(Proxy(self._reactor), self.changes, audit).reply_to,
+            "limits": LimitsPage(self.state.admission).reply_to,
+        }
+
+    def _make_lookups(self, settings: Settings) -> Lookups:
+        """Shared with other instances only under a seal."""
+        secret, shared = settings.token_cache_secret, None
+        if secret is not None and self.state.embedded is None:
+            shared = SealedRecords(self.state.records, secret.get_secret_value(), self.metrics.lookups.forged)
+        return Lookups(
+            ServiceEnquiries(self._reactor),
+            self.state.tenants,
+            shared=shared,
+            telemetry=self.metrics.lookups,
+            now=time.time,
         )
 
     def _admin_app(self, lifecycle: LifecycleView, token: str) -> AdminApp:

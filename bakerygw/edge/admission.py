@@ -1,8 +1,9 @@
 """The steps between a request's head and its handler, each one decision; `Gateway` puts them in order."""
 
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
-from bakerygw.core.claims import Claims
+from bakerygw.core.claims import Claims, Subscription
 from bakerygw.core.http import WRITING_METHODS, Pairs, RequestHead
 from bakerygw.core.key_terms import check_terms
 from bakerygw.core.limits import Level, refusing
@@ -55,6 +56,15 @@ class Caller:
 
 
 @value
+class Confirmed:
+    """What the tenant service has said about a critical operation's tenant, just before it is done."""
+
+    subscription: Subscription
+    again: Callable[[], Coroutine[Any, Any, Subscription]]
+    """Asks once more. Raises `LookupFailed`."""
+
+
+@value
 class Grant:
     """A request that may go to its handler."""
 
@@ -66,6 +76,8 @@ class Grant:
     """How the caller's limits stand."""
     caller: Caller | None = None
     """How the caller has identified itself; `None` on public routes."""
+    confirmed: Confirmed | None = None
+    """For critical operations."""
 
 
 NOBODY: Final = Caller(scheme=None, secret=b"", known=None, said=None)

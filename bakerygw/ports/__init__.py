@@ -1,6 +1,7 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
 from bakerygw.ports.identity import Credentials, CredentialsUnavailable, KeyStore, KeyUnreadable, Scheme, TokenRefused
+from bakerygw.ports.lookups import Enquiries, LookupFailed, LookupFailure, LookupTelemetry, SharedFacts
 from bakerygw.ports.state import (
     AdmissionAsk,
     AdmissionState,
@@ -31,14 +32,19 @@ __all__ = [
     "Audit",
     "Credentials",
     "CredentialsUnavailable",
+    "Enquiries",
     "HealthSource",
     "Hierarchy",
     "KeyStore",
     "KeyUnreadable",
+    "LookupFailed",
+    "LookupFailure",
+    "LookupTelemetry",
     "Records",
     "RevocationStore",
     "Scheme",
     "ServiceHealth",
+    "SharedFacts",
     "StoreLink",
     "StoreTelemetry",
     "StoreUnavailable",

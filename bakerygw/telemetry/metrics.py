@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 
 from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
+from bakerygw.telemetry.lookups import LookupMetrics
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
 from bakerygw.telemetry.token_metrics import TokenMetrics
 
@@ -83,6 +84,7 @@ class Metrics:
         self._policy_families()
         self._redis_families()
         self.tokens = TokenMetrics(registry)
+        self.lookups = LookupMetrics(registry)
         self._gauges(version, "compiled" if compiled else "plain")
         self.reactor_stalls = Counters(
             registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
