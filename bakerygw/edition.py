@@ -1,21 +1,27 @@
 """The composition root's part for what is built anew when the configuration is read again."""
 
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bakerygw import __version__
+from bakerygw.config.checks import is_public_nominatim, may_geocode
 from bakerygw.config.routes import build_router
 from bakerygw.config.settings import Settings
 from bakerygw.core.cors import CorsPolicy
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.routing import Action
+from bakerygw.edge.answers import Answers
 from bakerygw.edge.apidocs import ApiDocs, Asset
 from bakerygw.edge.conversation import UNREADABLE
 from bakerygw.edge.gateway import Handler, LocalPage
+from bakerygw.edge.geocoding import SERVICE as GEOCODER
+from bakerygw.edge.geocoding import Geocoding
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.edge.policies import Policies
+from bakerygw.edge.turns import Turns
 from bakerygw.ports import Credentials, Scheme
 from bakerygw.state import SharedState
 from bakerygw.tokens.bearer import BearerTokens
@@ -24,6 +30,7 @@ from bakerygw.tokens.verifier import TokenVerifier
 from bakerygw.upstream.client import UpstreamClient
 from bakerygw.upstream.health import HealthChecks, HttpProbe
 from bakerygw.upstream.names import Names
+from bakerygw.upstream.nominatim import Nominatim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +60,15 @@ class Edition:
 
 
 def make_edition(
-    settings: Settings, reactor: Any, *, state: SharedState, names: Names, assets: Mapping[str, Asset]
+    settings: Settings,
+    reactor: Any,
+    *,
+    state: SharedState,
+    names: Names,
+    assets: Mapping[str, Asset],
+    geocoded: Callable[[str], None],
 ) -> Edition:
-    """The edition that the settings ask for; nothing is opened."""
+    """The edition that the settings ask for; nothing is opened. `geocoded` counts look-ups of addresses."""
     services = {**settings.services, **{f"demo:{name}": urls for name, urls in settings.demo_services.items()}}
     upstreams = UpstreamClient(
         reactor,
@@ -94,7 +107,9 @@ def make_edition(
         health=health,
         health_pages=health_pages,
         pages=_pages(health_pages, settings, assets),
-        handlers={},
+        handlers={
+            "geocode": make_geocoding(settings, reactor, state, geocoded).reply_to,
+        },
     )
 
 
@@ -114,6 +129,27 @@ def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
         grace_days=settings.subscription_grace_days,
         max_body_bytes=settings.max_request_body_bytes,
         https_only=settings.environment == "prod",
+    )
+
+
+def make_geocoding(settings: Settings, reactor: Any, state: SharedState, count: Callable[[str], None]) -> Geocoding:
+    """What looks addresses up, at the server that the settings name."""
+    public = is_public_nominatim(settings.nominatim_url)
+    geocoder = None
+    if may_geocode(settings):
+        geocoder = Nominatim(
+            reactor,
+            settings.nominatim_url,
+            user_agent=settings.nominatim_user_agent or f"bakerygw/{__version__}",
+            now=time.time,
+            ca_file=None if public else settings.upstream_ca_file,
+        )
+    return Geocoding(
+        geocoder,
+        Answers(state.records if state.embedded is None else None, now=time.time),
+        Turns(state.records, "geocode:slot", clock=reactor, now=time.time, token=lambda: secrets.token_hex(8)),
+        clock=reactor,
+        count=count,
     )
 
 
@@ -149,4 +185,4 @@ def templates(settings: Settings) -> list[str]:
 
 def service_names(settings: Settings) -> list[str]:
     """The names of all services, for metrics; those of demo sessions begin with `demo:`."""
-    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services)]
+    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services), GEOCODER]

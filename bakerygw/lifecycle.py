@@ -38,7 +38,7 @@ Python's 700 that took a twentieth of the time under load."""
 
 NEEDS_RESTART: Final = re.compile(
     "port|host|listen|admin_.*|structlog_pretty_print|redis_.*|rate_limit_on_store_failure|max_connections.*|"
-    "token_cache_s.*|nominatim_.*|sse_.*|jwt_jwks_url|demo"
+    "token_cache_s.*|sse_.*|jwt_jwks_url|demo"
 )
 """Settings that SIGHUP does not put in force."""
 

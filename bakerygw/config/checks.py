@@ -1,7 +1,9 @@
 """What settings, each right by itself, may not be together."""
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
 _CURVES: Final = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
 _MIN_RSA_BITS: Final = 2048
+_PUBLIC_NOMINATIM: Final = "nominatim.openstreetmap.org"
+_USER_AGENT: Final = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
 
 Findings = Iterator[tuple[tuple[str, ...], str]]
 """Fields that do not go together, the one to name first, and what is allowed."""
@@ -20,7 +24,7 @@ Findings = Iterator[tuple[tuple[str, ...], str]]
 
 def findings(settings: "Settings") -> Findings:
     """Everything that does not go together."""
-    for check in (_check_transport, _check_cors, _check_admin, _check_cache, _check_key):
+    for check in (_check_transport, _check_cors, _check_admin, _check_cache, _check_key, _check_geocoding):
         yield from check(settings)
     if settings.demo:
         yield from _check_demo(settings)
@@ -84,6 +88,24 @@ def _unfit(pem: str, algorithm: str) -> str:
         return "" if isinstance(key, ed25519.Ed25519PublicKey) else "an Ed25519 key"
     fits = isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA_BITS
     return "" if fits else f"an RSA key of at least {_MIN_RSA_BITS} bits"
+
+
+def is_public_nominatim(url: str) -> bool:
+    """Whether this is the server that OpenStreetMap's foundation runs for all, whose rules bind."""
+    return urlsplit(url).hostname == _PUBLIC_NOMINATIM
+
+
+def may_geocode(settings: "Settings") -> bool:
+    """Whether anybody may be asked for addresses: the public server only by those who say who they are."""
+    return settings.nominatim_user_agent is not None or not is_public_nominatim(settings.nominatim_url)
+
+
+def _check_geocoding(settings: "Settings") -> Findings:
+    agent = settings.nominatim_user_agent
+    if agent is not None and _USER_AGENT.fullmatch(agent) is None:
+        yield ("nominatim_user_agent",), "1 to 200 printable ASCII characters: your application and how to reach you"
+    if is_public_nominatim(settings.nominatim_url) and not settings.nominatim_url.startswith("https:"):
+        yield ("nominatim_url",), f"{_PUBLIC_NOMINATIM} is asked over https"
 
 
 def _check_demo(settings: "Settings") -> Findings:

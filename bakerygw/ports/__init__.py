@@ -1,5 +1,6 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
+from bakerygw.ports.geocoding import Geocoder
 from bakerygw.ports.identity import Credentials, Scheme, TokenRefused
 from bakerygw.ports.state import (
     AdmissionAsk,
@@ -27,6 +28,7 @@ __all__ = [
     "AdmissionStore",
     "Audit",
     "Credentials",
+    "Geocoder",
     "HealthSource",
     "Records",
     "RevocationStore",
