@@ -55,25 +55,24 @@ class Nominatim:
         user_agent: str,
         now: Callable[[], float],
         ca_file: str | None = None,
-        agent: IAgent | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         """`url` is the server's base URL; `user_agent` says who asks; `now` gives Unix seconds; `ca_file` has
-        certificates to trust in place of the system's. `agent` is asked instead of the network.
+        certificates to trust in place of the system's.
 
         Raises `OSError` or `ValueError` if the file can't be used.
         """
         self._reactor: Any = reactor
         self._url, self._user_agent, self._now = f"{url}/search", user_agent, now
-        if agent is None:
-            pool = HTTPConnectionPool(reactor, persistent=False)
-            policy = BrowserLikePolicyForHTTPS(trustRoot=trust_root(ca_file))
-            agent = Agent(reactor, policy, connectTimeout=CONNECT_TIMEOUT_S, pool=pool)
-        self._agent = _Uncompressed(agent)
+        self._timeout_s = timeout_s
+        pool = HTTPConnectionPool(reactor, persistent=False)
+        policy = BrowserLikePolicyForHTTPS(trustRoot=trust_root(ca_file))
+        self._agent = _Uncompressed(Agent(reactor, policy, connectTimeout=CONNECT_TIMEOUT_S, pool=pool))
 
     async def search(self, question: Question) -> tuple[Place, ...]:
         """The places that fit. Raises `UpstreamFailed`."""
         asking = Deferred.fromCoroutine(self._ask(question))
-        asking.addTimeout(TIMEOUT_S, self._reactor, onTimeoutCancel=_timed_out)
+        asking.addTimeout(self._timeout_s, self._reactor, onTimeoutCancel=_timed_out)
         try:
             return await asking
         except DeferredTimeoutError:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -53,7 +54,7 @@ def place(query: str, **changes: Any) -> dict[str, Any]:
 class NominatimServer:
     """The stand-in on a loopback port. As a context manager it answers inside."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[Asked] = []
         self.behave: Behaviour | None = None
         """What is done instead of answering; assign one of the functions below."""
@@ -61,12 +62,15 @@ class NominatimServer:
         """Ends whatever hangs."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._server.nominatim = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def queries(self) -> list[str]:
         """What was asked for, in order."""
