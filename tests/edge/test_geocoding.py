@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from edge_fakes import Source
 from port_fakes import DEMO, USER
-from test_turns import Shared
+from record_fakes import Shared
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
