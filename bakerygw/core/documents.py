@@ -36,7 +36,7 @@ def read_object(body: bytes, known: Collection[str]) -> dict[str, object]:
         raise refuse("bad-request", "Send a JSON object as the body, not another kind of value.", reason="json")
     for name in document:
         if name not in known:
-            raise bad_member(name, f"is not known here; known are {', '.join(known)}")
+            raise bad_member(name, f"is not known here; use {', '.join(known)}")
     return document
 
 
