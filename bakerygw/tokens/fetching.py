@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, RequestTransmissionFailed, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
@@ -20,6 +21,8 @@ from zope.interface import implementer
 TIMEOUT_S: Final = 5.0
 """For all of it, from the look-up of the name to the last byte."""
 MAX_BYTES: Final = 256 * 1024
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of the answer, and of what frames its body: `Agent` has no bound for the number of fields."""
 
 _MAX_AGE: Final = re.compile(r'(?:^|[,\s])max-age="?([0-9]{1,9})"?(?=$|[,\s])', re.IGNORECASE)
 
@@ -61,7 +64,8 @@ class Fetch:
 
     async def __call__(self) -> Fetched:
         """The document. Raises `FetchFailed`. Whatever comes of it, no connection is left behind."""
-        way, begun = _OneWay(self._endpoint), self._clock.seconds()
+        way = _OneWay(self._endpoint, self._max_bytes + MAX_HEAD_BYTES)
+        begun = self._clock.seconds()
         getting = Deferred.fromCoroutine(self._get(way))
         getting.addTimeout(self._timeout_s, self._clock)
         try:
@@ -69,6 +73,8 @@ class Fetch:
         except (CancelledError, FetchFailed):
             raise
         except Exception as error:  # a broken peer shows in many ways, and all of them mean the same here
+            if way.overrun:
+                raise FetchFailed("too-large", "the answer is too large") from error
             if self._clock.seconds() - begun >= self._timeout_s:
                 raise FetchFailed("timeout", f"no document within {self._timeout_s:g} s") from error
             cause = _cause(error)
@@ -99,11 +105,16 @@ class Fetch:
 
 @implementer(IAgentEndpointFactory, IStreamClientEndpoint)
 class _OneWay:
-    """Gives an `Agent` the one endpoint, and keeps the connection at hand, for the agent itself can't abort it."""
+    """Gives an `Agent` the one endpoint, counts what comes, and can abort, which the agent itself can't."""
 
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: IStreamClientEndpoint, max_bytes: int) -> None:
+        self._endpoint, self._left = endpoint, max_bytes
         self._connection: Any = None
+
+    @property
+    def overrun(self) -> bool:
+        """Whether more came than may."""
+        return self._left < 0
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """The way to the only URL that is asked for."""
@@ -111,7 +122,10 @@ class _OneWay:
 
     def connect(self, protocolFactory: IProtocolFactory) -> "Deferred[IProtocol]":
         """Connect, and remember."""
-        return self._endpoint.connect(protocolFactory).addCallback(self._connected)
+        factory = WrappingFactory(protocolFactory)
+        factory.noisy = False
+        factory.protocol = self._counting
+        return self._endpoint.connect(factory).addCallback(self._connected)
 
     def abort(self) -> None:
         """End the connection at once, if there is one."""
@@ -119,9 +133,31 @@ class _OneWay:
         if transport is not None:
             transport.abortConnection()
 
-    def _connected(self, connection: IProtocol) -> IProtocol:
-        self._connection = connection
-        return connection
+    def take(self, size: int) -> bool:
+        """Count so many bytes; whether they may be read."""
+        self._left -= size
+        if self.overrun:
+            self.abort()
+        return not self.overrun
+
+    def _counting(self, factory: Any, protocol: Any) -> "_Counting":
+        counting = self._connection = _Counting(factory, protocol)
+        counting.way = self
+        return counting
+
+    def _connected(self, counting: Any) -> IProtocol:
+        protocol: IProtocol = counting.wrappedProtocol
+        return protocol
+
+
+class _Counting(ProtocolWrapper):
+    """Between a connection and the agent's protocol."""
+
+    way: _OneWay
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.way.take(len(data)):
+            super().dataReceived(data)
 
 
 class _Body(Protocol):

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from bakerygw.tokens.fetching import MAX_BYTES, TIMEOUT_S, Fetch, Fetched, FetchFailed, max_age_of
+from bakerygw.tokens.fetching import MAX_BYTES, MAX_HEAD_BYTES, TIMEOUT_S, Fetch, Fetched, FetchFailed, max_age_of
 from tests.deferreds import failure_of, success_of
 
 
@@ -138,6 +138,19 @@ def test_a_document_that_is_too_large_is_refused_before_it_is_all_here(announced
     server.send(b"x")
     assert refusal(fetching)[0] == "too-large"
     assert server.lines[-1].aborted
+
+
+def test_a_head_without_end_is_refused() -> None:
+    server = Server()
+    fetching = server.begin()
+    server.send(b"HTTP/1.1 200 OK\r\n")
+    field = b"X-Padding: " + b"x" * 1000 + b"\r\n"
+    for _ in range((MAX_BYTES + MAX_HEAD_BYTES) // len(field) + 1):
+        assert not server.lines[-1].aborted
+        server.send(field)
+    assert server.lines[-1].aborted
+    server.hang_up()
+    assert refusal(fetching) == ("too-large", "the answer is too large")
 
 
 def test_a_small_body_that_unpacks_to_a_large_one_is_refused() -> None:
