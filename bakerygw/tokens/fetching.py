@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, RequestTransmissionFailed, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 TIMEOUT_S: Final = 5.0
@@ -31,7 +31,7 @@ class FetchFailed(Exception):
     """No document came. `result` is a short constant for metrics; the text says why, without what was received."""
 
     def __init__(self, result: str, why: str) -> None:
-        """`result`: unreachable, timeout, status or too-large."""
+        """`result`: unreachable, timeout, status, too-large or invalid."""
         super().__init__(why)
         self.result = result
 
@@ -86,9 +86,8 @@ class Fetch:
             way.abort()
 
     async def _get(self, way: "_OneWay") -> Fetched:
-        agent = Agent.usingEndpointFactory(self._reactor, way)
         # A client anew each time, for a client keeps cookies.
-        response = await HTTPClient(agent).get(
+        response = await HTTPClient(_Plain(Agent.usingEndpointFactory(self._reactor, way))).get(
             self._url,
             headers=Headers({"Accept": ["application/jwk-set+json, application/json"], "User-Agent": ["bakerygw"]}),
             allow_redirects=False,
@@ -101,6 +100,27 @@ class Fetch:
         response.deliverBody(body)
         data = await body.done
         return Fetched(body=data, max_age_s=max_age_of(response.headers.getRawHeaders("cache-control", ())))
+
+
+@implementer(IAgent)
+class _Plain:
+    """An agent that takes bodies only as they are: unpacked by the client, 100 KB may become 100 MB at once."""
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> "Deferred[IResponse]":
+        """As `IAgent` says. Fails with `FetchFailed` for an answer that is packed all the same."""
+        asked = Headers() if headers is None else headers.copy()
+        asked.setRawHeaders(b"Accept-Encoding", [b"identity"])
+        return self._agent.request(method, uri, asked, bodyProducer).addCallback(self._taken)
+
+    def _taken(self, response: IResponse) -> IResponse:
+        if response.headers.hasHeader(b"content-encoding"):
+            raise FetchFailed("invalid", "the document is packed, although that was not asked for")
+        return response
 
 
 @implementer(IAgentEndpointFactory, IStreamClientEndpoint)
