@@ -36,6 +36,7 @@ MEASURES: Final = {
     "idle_connection": "memory of an idle connection",
     "slow_reader_growth": "download by a client that stops reading: memory grows by",
     "upload_growth": "upload into a service that stops reading: memory grows by",
+    "token_cache_hits": "tokens found in the cache of verified ones",
     "soak_growth": "paced load: memory grows by",
 }
 """Every promise, by the name its script prints, in the order of the table."""
