@@ -327,6 +327,7 @@ class Stage:
             "max_body_bytes": 1000,
         }
         self.policies = Policies(**{**defaults, **policies})
+        self.lookups = Lookups(self.answers, self.tenants, shared=None, telemetry=self.answers, now=lambda: self.now)
         self.gateway = Gateway(
             self.policies,
             admission=Admission(self.store, self.notes),
@@ -336,7 +337,7 @@ class Stage:
             telemetry=self.notes,
             clock=self.clock,
             now=lambda: self.now,
-            lookups=Lookups(self.answers, self.tenants, shared=None, telemetry=self.answers, now=lambda: self.now),
+            lookups=self.lookups,
         )
 
     def client(self, data: bytes, *, trusted: Any = (), peer: str = "192.0.2.1", stalled: bool = False) -> Client:
