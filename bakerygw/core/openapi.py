@@ -159,7 +159,10 @@ def _rules(route: Route, method: str) -> str:
     if route.min_tier is not None:
         rules.append(f"Needs the subscription tier `{route.min_tier}` or a higher one.")
     if method in route.critical:
-        rules.append("A critical operation: refused to demo sessions (403 `demo-isolation`).")
+        rules.append(
+            "A critical operation: the tenant service confirms the subscription first (401 `token-stale`, 503 "
+            "`critical-check-unavailable`), and demo sessions are refused (403 `demo-isolation`)."
+        )
     if route.limit is not None:
         rules.append(f"Limited to {route.limit.requests} requests in {route.limit.window_s} s.")
     if route.auth_limit:
