@@ -15,7 +15,9 @@ from bakerygw.stores.parents import Parents
 
 TENANT_PREFIX: Final = "tenant:"
 REVOKED_PREFIX: Final = "bakerygw:revoked:"
-PREFIXES: Final = (TENANT_PREFIX, REVOKED_PREFIX)
+LIMITS_PREFIX: Final = "bakerygw:limits:"
+"""Of tenants' limits for a time, which are held as one of their flags."""
+PREFIXES: Final = (TENANT_PREFIX, REVOKED_PREFIX, LIMITS_PREFIX)
 """Where Redis is asked to tell of changes."""
 FLAG_NAMES: Final = ("subscription_changed_at", "read_only", "demo")
 """The last parts of the keys that make up a tenant's flags."""
@@ -35,6 +37,7 @@ Known = tuple[Flags, Revoked]
 
 _TENANT_BYTES: Final = TENANT_PREFIX.encode()
 _REVOKED_BYTES: Final = REVOKED_PREFIX.encode()
+_LIMITS_BYTES: Final = LIMITS_PREFIX.encode()
 _FLAG_BYTES: Final = frozenset(name.encode() for name in FLAG_NAMES)
 _PARENT_BYTES: Final = PARENT.encode()
 
@@ -94,6 +97,10 @@ class Mirror:
                 digest = key[len(_REVOKED_BYTES) :].decode("latin-1")
                 self._revoked.drop(digest)
                 self._revoked_aside.drop(digest)
+            elif key.startswith(_LIMITS_BYTES):
+                limited = key[len(_LIMITS_BYTES) :].decode("latin-1")
+                self._flags.drop(limited)
+                self._flags_aside.drop(limited)
             elif key.startswith(_TENANT_BYTES):
                 tenant_id, _, name = key[len(_TENANT_BYTES) :].rpartition(b":")
                 if name in _FLAG_BYTES:

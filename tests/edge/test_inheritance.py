@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from port_fakes import DAY_S, DEMO, NOW, USER, Stage
+from port_fakes import DAY_S, DEMO, NOW, PRO, USER, Stage
 
 from bakerygw.core.claims import TenantAccess
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
@@ -21,6 +21,7 @@ def stage(entry=CHAIN, chain=("region", "chain"), **claims):
     built = Stage()
     built.tokens.claims[b"good"] = replace(USER, tenant_access=(entry,), **claims)
     built.tree.chains["shop"] = chain
+    built.answers.subscriptions["shop"] = PRO
     return built
 
 
@@ -148,6 +149,7 @@ def test_a_token_that_does_not_hold_is_refused_as_such_without_a_look(spoil):
 def test_each_use_is_audited_once_a_minute_for_each_user_and_tenant():
     built = stage()
     built.tree.chains["shop-2"] = ("chain",)
+    built.answers.subscriptions["shop-2"] = PRO
     for _ in range(3):
         built.ask(SHOP, token=b"good")
     built.ask(SHOP.replace(b"shop", b"shop-2"), token=b"good")

@@ -18,12 +18,13 @@ from edge_fakes import Answer, Client, answers, request
 from greenlet import getcurrent, greenlet
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
-from port_fakes import Notes, Services
+from port_fakes import Answers, Desk, Notes, Services
 from redis_server import RedisServer
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from bakerygw.config.routes import builtin_routes
+from bakerygw.core.claims import Subscription, subscription_from
 from bakerygw.core.cors import CorsPolicy
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.routing import Route, Router
@@ -31,8 +32,10 @@ from bakerygw.core.tenancy import ReadOnly
 from bakerygw.edge.admission import Admission
 from bakerygw.edge.gateway import Gateway
 from bakerygw.edge.inheritance import Inheritance
+from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
+from bakerygw.ports import LookupFailed
 from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.mirror import Mirror
@@ -41,7 +44,7 @@ from bakerygw.tokens.bearer import BearerTokens
 from bakerygw.tokens.keys import PemKey, load_public_key
 from bakerygw.tokens.verifier import TokenVerifier
 from tests.minting import Issuer, iso
-from tests.oracle import Asked, State, verdict
+from tests.oracle import Asked, State, opened, verdict
 from tests.stores.store_fakes import RecordingTelemetry, invalidations_of, link_to, pause, store_over, trusted
 
 NOW = 1_700_000_000.0
@@ -142,7 +145,9 @@ def target(kind: str, tenant: str | None) -> str:
 class Pipeline:
     """The real gateway with the real admission and verifier, and services that record."""
 
-    def __init__(self, store: Any, hierarchy: Any, turn: Callable[[], None]) -> None:
+    def __init__(self, store: Any, hierarchy: Any, tenants: Any, turn: Callable[[], None]) -> None:
+        self.answers = Answers()
+        """The tenant service's, which knows what the token says and more."""
         self.services, self._turn = Services(), turn
         self.services.names |= {"demo:sales"}
         clock, notes = Clock(), Notes()
@@ -168,7 +173,7 @@ class Pipeline:
         )
         self.gateway = Gateway(
             policies,
-            admission=Admission(store, notes),
+            admission=Admission(store, notes, Desk()),
             proxy=Proxy(clock),
             pages={},
             handlers={},
@@ -176,6 +181,7 @@ class Pipeline:
             clock=clock,
             now=lambda: NOW,
             inheritance=Inheritance(hierarchy, store, lambda *_, **__: None, lambda: 0.0),
+            lookups=Lookups(self.answers, tenants, shared=None, telemetry=self.answers, now=lambda: NOW),
         )
 
     def ask(self, token: str, kind: str, asked: Asked) -> tuple[Answer, list[Any]]:
@@ -210,6 +216,7 @@ def check(pipeline: Pipeline, its: Drawn) -> None:
     """The gateway does as the oracle says, the first time and from what it remembers."""
     kind, asked = its.kind, its.asked
     told = verdict(its.state, its.payload, its.sound, asked, NOW)
+    pipeline.answers.subscriptions = plans(its)
     event("passes" if not told.refusals else "refused")
     for _ in range(3):
         answer, received = pipeline.ask(its.token, kind, asked)
@@ -227,6 +234,16 @@ def check(pipeline: Pipeline, its: Drawn) -> None:
         assert sorted(identity) == sorted(told.told.items())
         grace = answer.headers.get(b"x-subscription-grace", [None])[0]
         assert (grace.decode() if grace else None) == told.grace
+
+
+def plans(its: Drawn) -> dict[str, Subscription | LookupFailed | None]:
+    """What the tenant service says of the tenant that the request is for."""
+    asked = its.asked
+    tenant = asked.path_tenant or next(iter(asked.headers), its.payload["tenant_id"])
+    access = opened(its.state, its.payload, tenant)
+    if access is None:
+        return {}
+    return {tenant: subscription_from({name: access[name] for name in ("tier", "status", "valid_until")})}
 
 
 def renamed(value: Any, suffix: str) -> Any:
@@ -318,7 +335,7 @@ def in_memory(its: Drawn) -> Pipeline:
             await store.revoke(its.digest, NOW + 900)
 
     Deferred.fromCoroutine(fill())
-    return Pipeline(store, tree, lambda: pytest.fail("the embedded store does not wait"))
+    return Pipeline(store, tree, store, lambda: pytest.fail("the embedded store does not wait"))
 
 
 @settings(max_examples=4 * EXAMPLES)
@@ -339,8 +356,9 @@ class InRedis:
         self.mirror = Mirror()
         self.link = link_to(server, RecordingTelemetry())
         self.invalidations = invalidations_of(server, self.link, self.mirror)
+        plain = store_over(self.link, self.mirror)
         self.store = ResilientAdmission(
-            store_over(self.link, self.mirror),
+            plain,
             on_failure="local",
             local=MemoryStore(lambda: 0),
             mirror=self.mirror,
@@ -348,7 +366,7 @@ class InRedis:
             telemetry=RecordingTelemetry(),
         )
         tree = RedisHierarchy(self.link, self.mirror, reactor)  # type: ignore[arg-type]
-        self.pipeline = Pipeline(self.store, tree, turn)
+        self.pipeline = Pipeline(self.store, tree, plain, turn)
         self.program = redis.Redis(host=server.host, port=server.port)
         self._numbers = itertools.count()
 

@@ -17,7 +17,7 @@ from bakerygw.stores.redis_link import RedisLink
 
 HELD = TenantFlags(demo=True)
 TRACK = (
-    b"CLIENT TRACKING ON REDIRECT 42 BCAST PREFIX tenant: PREFIX bakerygw:revoked:",
+    b"CLIENT TRACKING ON REDIRECT 42 BCAST PREFIX tenant: PREFIX bakerygw:revoked: PREFIX bakerygw:limits:",
     b"SET bakerygw:revoked:canary-me 1 PX 1000",
 )
 
