@@ -31,7 +31,11 @@ def buckets_of(
     route = match.route if match is not None else None
     # The one rule of its own that a request is under; the others are stacked upon it.
     rule = (route.limit if route is not None else None) or policies.general_limit
-    buckets: tuple[Bucket, ...] = (Bucket(key=f"{rule.name}:{_subject(head, known)}", rule=rule),)
+    if known is None:
+        subject = "addr:" + client_subject(head.client)
+    else:
+        subject = ("demo:" if known.is_demo else "user:") + known.user_id
+    buckets: tuple[Bucket, ...] = (Bucket(key=f"{rule.name}:{subject}", rule=rule),)
     if route is not None and route.auth_limit:
         strict = policies.auth_limit
         buckets = (*buckets, Bucket(key=f"{strict.name}:addr:{client_subject(head.client)}", rule=strict))
@@ -40,12 +44,6 @@ def buckets_of(
         if stack is not None:
             buckets = (*buckets, *_stacked(head, stack, known, tenant_id))
     return buckets
-
-
-def _subject(head: RequestHead, known: Claims | None) -> str:
-    if known is None:
-        return "addr:" + client_subject(head.client)
-    return ("demo:" if known.is_demo else "user:") + known.user_id
 
 
 def _stacked(
@@ -65,7 +63,7 @@ def _stacked(
         elif rule.by == "tenant":
             subject = tenant_subject(tenant_id or known.tenant_id, demo=known.is_demo)
         else:
-            subject = _subject(head, known)
+            subject = ("demo:" if known.is_demo else "user:") + known.user_id
         buckets.append(Bucket(key=f"{rule.name}:{subject}", rule=rule))
     return buckets
 

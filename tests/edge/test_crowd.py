@@ -4,6 +4,7 @@ import pytest
 from edge_fakes import Source, request
 from port_fakes import Stage, response
 
+from bakerygw.edge.crowd import SUBJECTS
 from bakerygw.ports import UpstreamFailed
 
 SALES = b"/api/v1/sales/today"
@@ -23,7 +24,7 @@ def begin(stage, *lines, target=SALES, method=b"GET", peer="192.0.2.1"):
 
 
 def parties(stage):
-    return {name: len(party.members) for name, party in stage.gateway.crowd._parties.items()}
+    return {name: len(party) for name, party in stage.gateway.crowd._parties.items() if party}
 
 
 def test_requests_under_way_are_counted_by_tenant_until_they_are_answered():
@@ -160,3 +161,16 @@ def test_answers_on_their_way_can_be_cut_off_as_well():
     client.leave()
     assert "stop" in source.calls
     assert parties(stage) == {}
+
+
+def test_who_has_nothing_under_way_is_forgotten_in_time():
+    stage = waiting()
+    login = {"target": b"/api/v1/auth/login", "method": b"POST"}
+    busy = begin(stage, b"X: y", **login)
+    crowd = stage.gateway.crowd
+    crowd._parties |= {f"addr:{number}": set() for number in range(SUBJECTS)}
+    begin(stage, b"X: y", **login, peer="192.0.2.2")
+    assert set(crowd._parties) == {"addr:192.0.2.1", "addr:192.0.2.2"}
+    stage.services.waiting[0].callback(response())
+    assert busy.only().status == 200
+    assert parties(stage) == {"addr:192.0.2.2": 1}
