@@ -68,7 +68,9 @@ class RedisStore:
         if known is not None:
             if ask.limit_of is not None:
                 flags = known[0][ask.limit_of]
-                if flags is not None and flags.limit is not None:
+                if flags is None:  # not readable, which must not let anybody escape the limit that may be beside
+                    return await self._queued(ask, None)
+                if flags.limit is not None:
                     ask = with_limit(ask, flags)
             if not ask.buckets:
                 return AdmissionState(levels=(), flags=known[0], revoked=known[1])

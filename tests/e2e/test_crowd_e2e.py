@@ -21,7 +21,7 @@ POOL = 256
 
 @pytest.fixture(scope="module")
 def stage(issuer: Issuer) -> Iterator[Stage]:
-    with staged(issuer, services=("sales", "auth")) as made:
+    with staged(issuer, {"TENANT_MAX_CONCURRENT": None}, services=("sales", "auth")) as made:
         yield made
 
 
