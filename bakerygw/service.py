@@ -161,6 +161,7 @@ class House:
             revocations=self.state.revocations,
             tenants=self.state.tenants,
             router=lambda: self.edition.policies.router,
+            clock=self._reactor,
             now=time.time,
             audit=self.logs.logger("bakerygw.audit").info,
         )

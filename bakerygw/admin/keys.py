@@ -4,8 +4,13 @@ import secrets
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import ClassVar, Final
 from urllib.parse import parse_qsl
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from bakerygw.admin.calls import Call, Table
 from bakerygw.admin.fields import bad_field, read_object, state_unavailable, text_of
@@ -25,6 +30,8 @@ MAX_SECRETS: Final = 5
 """The newest and those before it, which may hold on for a while; with more, the oldest end at once."""
 REVOKED_S: Final = 30 * 86_400.0
 """How long a secret is remembered as revoked, beside what its record says."""
+REREAD_S: Final = 60
+"""Within so many seconds all instances have read a record again, and know when an overlap ends."""
 TRIES: Final = 5
 """To revoke a key that others are changing."""
 
@@ -32,9 +39,12 @@ TRIES: Final = 5
 class KeyCalls:
     """The calls under `/api/keys`; each change is audited.
 
-    `router` gives the routes in force, `now` Unix seconds, `random` so many bytes that nobody can guess. Every call
-    raises `Refused`: bad-request, not-found, or state-unavailable if the store does not answer.
+    `router` gives the routes in force, `clock` does what is to be done later, `now` is Unix seconds, and `random` gives
+    so many bytes that nobody can guess. Every call raises `Refused`: bad-request, not-found, or state-unavailable if
+    the store does not answer.
     """
+
+    _log: ClassVar[Logger] = Logger()
 
     def __init__(
         self,
@@ -43,12 +53,13 @@ class KeyCalls:
         revocations: RevocationStore,
         tenants: TenantStore,
         router: Callable[[], Router],
+        clock: IReactorTime,
         now: Callable[[], float],
         audit: Audit,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._keys, self._revocations, self._tenants = keys, revocations, tenants
-        self._router, self._now, self._audit, self._random = router, now, audit, random
+        self._router, self._clock, self._now, self._audit, self._random = router, clock, now, audit, random
 
     def table(self) -> Table:
         """These calls, for `AdminApp`."""
@@ -122,6 +133,8 @@ class KeyCalls:
             if not await self._keys.change(before, after):
                 raise StoreUnavailable("changed meanwhile")
             await self._put_out_of_force(before, kept)
+        if 0 < overlap_s <= REREAD_S:
+            self._clock.callLater(overlap_s, self._end_overlap, before)
         return json_reply({"key": key.decode("ascii"), **self._document(after)})
 
     async def revoke(self, head: RequestHead, body: bytes, key_id: str) -> Reply:
@@ -149,6 +162,13 @@ class KeyCalls:
         with self._changing("admin.key.revoked", head, by, None, None, key_id=key_id):
             await self._keys.drop(key_id)
         return json_reply({"id": key_id, "status": "unreadable"})
+
+    def _end_overlap(self, record: ApiKey) -> None:
+        Deferred.fromCoroutine(self._put_out_of_force(record)).addErrback(self._not_ended)
+
+    def _not_ended(self, failure: Failure) -> None:
+        if not failure.check(StoreUnavailable):  # the record itself says so, and will have been read before long
+            self._log.failure("key.overlap_not_ended", failure)
 
     async def _put_out_of_force(self, record: ApiKey, kept: Set[str] = frozenset()) -> None:
         """Tell all instances, which may have read the record not long ago."""

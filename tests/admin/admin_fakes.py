@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from bakerygw.admin.keys import KeyCalls
 from bakerygw.admin.site import AdminApp
@@ -134,6 +135,7 @@ class Admin:
         self.lifecycle, self.level = FakeLifecycle(), FakeLevel()
         self.audited: list[tuple[str, dict[str, object]]] = []
         self.records, self.revocations, self.now = FrailRecords(), FakeRevocations(), NOW
+        self.clock = Clock()
         self.keys = StoredKeys(self.records, lambda: self.now)
 
         def audit(event, **fields):
@@ -164,6 +166,7 @@ class Admin:
                     revocations=self.revocations,
                     tenants=self.tenants,
                     router=lambda: ROUTER,
+                    clock=self.clock,
                     now=lambda: self.now,
                     audit=audit,
                 ).table(),

@@ -264,6 +264,22 @@ def test_a_rotation_with_overlap_lets_the_old_secret_hold_until_then():
     assert admin.revocations.revoked == {}
 
 
+def test_a_short_overlap_ends_on_instances_that_have_not_read_the_record_again():
+    admin = Admin()
+    made = make(admin)
+    again = rotate(admin, made, overlap_seconds=60)
+    admin.clock.advance(59.9)
+    assert admin.revocations.revoked == {}
+    admin.clock.advance(0.1)
+    assert set(admin.revocations.revoked) == {digest_of(made["key"].encode())}
+    rotate(admin, made, overlap_seconds=61)
+    admin.clock.advance(100)
+    assert digest_of(again["key"].encode()) not in admin.revocations.revoked
+    admin.revocations.fail = True
+    rotate(admin, made, overlap_seconds=1)
+    admin.clock.advance(1)
+
+
 def test_no_rotation_prolongs_an_older_secret_and_one_without_overlap_ends_all():
     admin = Admin()
     made = make(admin)
