@@ -85,12 +85,13 @@ class Admission:
             return NOBODY
         credentials = policies.credentials[scheme]
         known = credentials.known(secret)
-        if known is not None and known.key is not None and not known.key.admits(head.client):
-            known = None  # nobody who has found a key spends what its machine has left
+        said = known or credentials.peek(secret)
+        if said is not None and said.key is not None and not said.key.admits(head.client):
+            known = said = None  # nobody who has found a key spends what its machine has left
         self._telemetry.token_cache(known is not None)
         if known is not None:
             trace.user_id, trace.tenant_id = known.user_id, known.tenant_id
-        return Caller(scheme=scheme, secret=secret, known=known, said=known or credentials.peek(secret))
+        return Caller(scheme=scheme, secret=secret, known=known, said=said)
 
     async def ask(self, head: RequestHead, match: Match | None, caller: Caller, policies: Policies) -> AdmissionState:
         """Everything that this request needs of the shared state, in its one round trip."""
@@ -269,6 +270,8 @@ def _buckets(head: RequestHead, match: Match | None, caller: Caller, policies: P
     route = match.route if match is not None else None
     rule = (route.limit if route is not None else None) or policies.general_limit
     known = caller.known
+    if known is None and caller.scheme == "key":
+        known = caller.said  # tells only of keys that were good here before, so many behind one address do not share it
     if known is None:
         subject = "addr:" + client_subject(head.client)
     elif known.key is not None:

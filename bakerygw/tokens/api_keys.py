@@ -55,7 +55,7 @@ class ApiKeys:
         return entry.claims
 
     def peek(self, secret: bytes) -> Claims | None:
-        """What was read of it last, were it long ago: a key itself tells nothing."""
+        """What was read of it last, were it long ago, if it was good then: a key itself tells nothing."""
         entry = self._good.get(digest_of(secret))
         return entry.claims if entry is not None else None
 

@@ -36,9 +36,14 @@ class KeyTable(TokenTable):
         self.claims = {KEY: TILL}
         self.failure: Exception | None = None
         self.asked = 0
+        self.aged = False
+        """What was verified has to be read again."""
+
+    def known(self, token: bytes) -> Claims | None:
+        return None if self.aged else super().known(token)
 
     def peek(self, token: bytes) -> Claims | None:
-        return self.known(token)
+        return super().known(token)
 
     async def verify(self, token: bytes) -> Claims:
         self.asked += 1
@@ -187,6 +192,16 @@ def test_a_key_has_a_bucket_of_its_own():
     assert stage.store.spent == [f"default:key:{KEY_ID}", f"reports:key:{KEY_ID}"]
 
 
+def test_a_key_that_is_read_again_spends_its_own_bucket_and_asks_all_at_once():
+    stage = KeyStage()
+    stage.keys.aged = True
+    assert stage.ask(method=b"POST").status == 200
+    (ask,) = stage.store.asked
+    assert [bucket.key for bucket in ask.buckets] == [f"default:key:{KEY_ID}"]
+    assert (ask.tenants, ask.digests, ask.verified) == (("t-own",), (TILL.digest,), False)
+    assert stage.keys.asked == 1
+
+
 def test_a_keys_own_limit_stands_for_the_general_one_and_beside_that_of_a_route():
     stage = KeyStage(replace(TERMS, limit=OWN))
     answer = stage.ask()
@@ -206,8 +221,11 @@ def test_whoever_has_found_a_key_spends_their_addresss_budget_and_learns_nothing
     assert b"orders" not in answer.body
     assert b"198.51" not in answer.body
     assert stage.store.spent == ["default:addr:192.0.2.1"]
+    stage.keys.aged = True
+    stage.ask()
+    assert stage.store.spent == ["default:addr:192.0.2.1"] * 2
     stage.ask(peer="198.51.100.9")
-    assert stage.store.spent[1:] == [f"key:{KEY_ID}"]
+    assert stage.store.spent[2:] == [f"key:{KEY_ID}"]
 
 
 def test_the_address_is_the_one_that_a_trusted_proxy_vouches_for():
