@@ -131,8 +131,13 @@ def make_credentials(settings: Settings, state: SharedState) -> Mapping[Scheme, 
     )
     return {
         "bearer": BearerTokens(verifier),
-        "key": ApiKeys(state.keys, now=time.time, clock=time.monotonic),
+        "key": ApiKeys(state.keys, pepper=pepper(settings), now=time.time, clock=time.monotonic),
     }
+
+
+def pepper(settings: Settings) -> bytes:
+    """What the records of API keys are sealed with, besides the keys themselves."""
+    return settings.api_key_secret.get_secret_value().encode() if settings.api_key_secret is not None else b""
 
 
 def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset]) -> Mapping[str, LocalPage]:

@@ -27,7 +27,7 @@ from bakerygw.edge.kernel import connections_allowed
 from bakerygw.edge.keys import KeyDesk
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
-from bakerygw.edition import Edition, make_edition, service_names, templates
+from bakerygw.edition import Edition, make_edition, pepper, service_names, templates
 from bakerygw.lifecycle import GatewayService
 from bakerygw.state import make_state
 from bakerygw.telemetry.logs import LogSystem
@@ -161,6 +161,7 @@ class House:
             revocations=self.state.revocations,
             tenants=self.state.tenants,
             router=lambda: self.edition.policies.router,
+            pepper=lambda: pepper(self.edition.settings),
             clock=self._reactor,
             now=time.time,
             audit=self.logs.logger("bakerygw.audit").info,

@@ -39,9 +39,9 @@ TRIES: Final = 5
 class KeyCalls:
     """The calls under `/api/keys`; each change is audited.
 
-    `router` gives the routes in force, `clock` does what is to be done later, `now` is Unix seconds, and `random` gives
-    so many bytes that nobody can guess. Every call raises `Refused`: bad-request, not-found, or state-unavailable if
-    the store does not answer.
+    `router` gives the routes and `pepper` the pepper in force, `clock` does what is to be done later, `now` is Unix
+    seconds, and `random` gives so many bytes that nobody can guess. Every call raises `Refused`: bad-request,
+    not-found, or state-unavailable if the store does not answer.
     """
 
     _log: ClassVar[Logger] = Logger()
@@ -53,12 +53,14 @@ class KeyCalls:
         revocations: RevocationStore,
         tenants: TenantStore,
         router: Callable[[], Router],
+        pepper: Callable[[], bytes],
         clock: IReactorTime,
         now: Callable[[], float],
         audit: Audit,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._keys, self._revocations, self._tenants = keys, revocations, tenants
+        self._pepper = pepper
         self._router, self._clock, self._now, self._audit, self._random = router, clock, now, audit, random
 
     def table(self) -> Table:
@@ -85,7 +87,7 @@ class KeyCalls:
         key_id = key_id_from(self._random(ID_BYTES))
         record = new_record(body, key_id, self._router(), now)
         key = spelt(key_id, self._random(SECRET_BYTES))
-        record = replace(record, secrets=(sealed(record, key, now),))
+        record = replace(record, secrets=(sealed(record, key, self._pepper(), now),))
         with self._read_state("The tenant could not be looked up, and nothing was made."):
             flags = await self._tenants.flags(record.tenant_id)
         if flags.demo:
@@ -127,7 +129,7 @@ class KeyCalls:
         old = [
             its if its.until is not None and its.until <= until else replace(its, until=until) for its in before.secrets
         ][: MAX_SECRETS - 1]
-        after = replace(before, secrets=(sealed(before, key, now), *old))
+        after = replace(before, secrets=(sealed(before, key, self._pepper(), now), *old))
         kept = {its.digest for its in old if its.until is None or its.until > now}
         with self._changing("admin.key.rotated", head, by, before, after):
             if not await self._keys.change(before, after):

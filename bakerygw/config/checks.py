@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _CURVES: Final = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
 _MIN_RSA_BITS: Final = 2048
+_MIN_SECRET_CHARS: Final = 32
 
 Findings = Iterator[tuple[tuple[str, ...], str]]
 """Fields that do not go together, the one to name first, and what is allowed."""
@@ -20,7 +21,7 @@ Findings = Iterator[tuple[tuple[str, ...], str]]
 
 def findings(settings: "Settings") -> Findings:
     """Everything that does not go together."""
-    for check in (_check_transport, _check_cors, _check_admin, _check_cache, _check_key):
+    for check in (_check_transport, _check_cors, _check_admin, _check_cache, _check_api_keys, _check_key):
         yield from check(settings)
     if settings.demo:
         yield from _check_demo(settings)
@@ -56,6 +57,12 @@ def _check_admin(settings: "Settings") -> Findings:
 def _check_cache(settings: "Settings") -> Findings:
     if settings.token_cache_shared and settings.token_cache_secret is None:
         yield ("token_cache_secret", "token_cache_shared"), "TOKEN_CACHE_SHARED=true needs it"
+
+
+def _check_api_keys(settings: "Settings") -> Findings:
+    secret = settings.api_key_secret
+    if secret is not None and len(secret.get_secret_value()) < _MIN_SECRET_CHARS:
+        yield ("api_key_secret",), f"at least {_MIN_SECRET_CHARS} characters that nobody can guess"
 
 
 def _check_key(settings: "Settings") -> Findings:

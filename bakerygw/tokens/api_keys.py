@@ -35,12 +35,20 @@ class _Known:
 class ApiKeys:
     """`Credentials` over a `KeyStore`. What it remembers is found by SHA-256, so it holds no usable key.
 
-    `now` is Unix seconds, and `clock` seconds that are never set back.
+    `pepper` is what the records are sealed with besides. `now` is Unix seconds, and `clock` seconds that are never set
+    back.
     """
 
     def __init__(
-        self, store: KeyStore, *, now: Callable[[], float], clock: Callable[[], float], max_keys: int = MAX_KEYS
+        self,
+        store: KeyStore,
+        *,
+        pepper: bytes,
+        now: Callable[[], float],
+        clock: Callable[[], float],
+        max_keys: int = MAX_KEYS,
     ) -> None:
+        self._pepper = pepper
         self._store, self._now, self._clock, self._max = store, now, clock, max_keys
         self._good: OrderedDict[str, _Known] = OrderedDict()
         self._bad: OrderedDict[str, tuple[float, str]] = OrderedDict()
@@ -91,7 +99,7 @@ class ApiKeys:
             raise ClaimsError("record") from error
         if record is None:
             raise ClaimsError("unknown")
-        return claims_of(record, secret, digest, self._now())
+        return claims_of(record, secret, digest, self._pepper, self._now())
 
     def _check_not_bad(self, digest: str) -> None:
         until, reason = self._bad.get(digest, (0.0, ""))

@@ -20,6 +20,7 @@ from bakerygw.stores.records import MemoryRecords
 from tests.deferreds import success_of
 from tests.heads import make_head
 
+PEPPER = b"pepper"
 NOW = 1_700_000_000.5
 NOW_TEXT = "2023-11-14T22:13:20.500Z"
 TOKEN = "s3cret-admin-token"
@@ -166,6 +167,7 @@ class Admin:
                     revocations=self.revocations,
                     tenants=self.tenants,
                     router=lambda: ROUTER,
+                    pepper=lambda: PEPPER,
                     clock=self.clock,
                     now=lambda: self.now,
                     audit=audit,

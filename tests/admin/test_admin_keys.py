@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 
 from bakerygw.core.api_keys import claims_of, digest_of, id_of, record_json
 from bakerygw.core.tenancy import TenantFlags
-from tests.admin.admin_fakes import NOW, NOW_TEXT, Admin, FakeTenants
+from tests.admin.admin_fakes import NOW, NOW_TEXT, PEPPER, Admin, FakeTenants
 from tests.deferreds import success_of
 
 KEYS = b"/api/keys"
@@ -45,7 +45,7 @@ def opens(admin, made, key=None):
     """What is wrong with the key now; nothing if it is good."""
     key = (key or made["key"]).encode()
     try:
-        claims_of(held(admin, made), key, digest_of(key), admin.now)
+        claims_of(held(admin, made), key, digest_of(key), PEPPER, admin.now)
     except Exception as error:
         return str(error)
     return ""

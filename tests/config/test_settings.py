@@ -236,6 +236,7 @@ def test_a_wrong_field_raises_no_further_problem_that_follows_from_it() -> None:
 
 def test_secrets_are_never_shown(tmp_path: Path) -> None:
     secrets = {"ADMIN_TOKEN": "hush-a", "REDIS_PASSWORD": "hush-b", "TOKEN_CACHE_SECRET": "hush-c"}
+    secrets["API_KEY_SECRET"] = "hush-d" * 6
     settings = load(**secrets)
     for text in (repr(settings), str(settings), json.dumps(masked(settings))):
         assert "hush" not in text
@@ -328,6 +329,12 @@ def test_an_admin_port_beyond_loopback_needs_a_token(environ: dict[str, str], lo
 def test_a_shared_token_cache_needs_a_secret() -> None:
     assert len(problems(TOKEN_CACHE_SHARED="true")) == 1
     assert load(TOKEN_CACHE_SHARED="true", TOKEN_CACHE_SECRET="s").token_cache_shared
+
+
+def test_what_api_keys_are_sealed_with_must_be_long_enough() -> None:
+    assert load(API_KEY_SECRET="x" * 32).api_key_secret is not None
+    (problem,) = problems(API_KEY_SECRET="x" * 31)
+    assert problem.startswith("API_KEY_SECRET: got ***; at least 32")
 
 
 def test_the_demo_stays_on_loopback_and_out_of_prod() -> None:

@@ -4,13 +4,14 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 import redis
 
-from bakerygw.core.api_keys import key_id_from, spelt
+from bakerygw.core.api_keys import key_id_from, record_from, record_json, sealed, spelt
 from tests.e2e.calling import Load, at_once, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.recording import plain
@@ -90,6 +91,7 @@ def instances(count: int, server: RedisServer, issuer: Issuer, service: Recordin
         "REDIS_HOST": server.host,
         "REDIS_PORT": str(server.port),
         "TRUSTED_PROXIES": PROXY,
+        "API_KEY_SECRET": "only-the-gateways-know-this-secret",
     }
     with ExitStack() as running:
         service.always(tenant_service)
@@ -346,6 +348,17 @@ class TestTrouble:
         assert there.use(key) == INVALID
         other.set(record_of(key), json.dumps(record))
         assert here.use(key) == OK
+
+    def test_a_record_of_somebodys_own_making_opens_nothing(self, here: Instance, other: redis.Redis) -> None:
+        made = here.make()
+        record = record_from(other.get(record_of(made)) or b"", made.id)
+        forged = replace(record, key_id=key_id_from(b"of-my-own!"))
+        for guess in (b"", b"a guess"):
+            own = Key({"id": forged.key_id, "key": spelt(forged.key_id, guess.ljust(32)).decode()})
+            secret = sealed(forged, own.text.encode(), guess, time.time())
+            other.set(record_of(own), record_json(replace(forged, secrets=(secret,))))
+            assert here.use(own) == INVALID
+        assert here.use(made) == OK
 
     def test_a_list_with_rubbish_in_it_is_still_one(self, here: Instance, other: redis.Redis) -> None:
         key = here.make(tenant_id="rubbish")

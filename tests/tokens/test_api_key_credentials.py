@@ -10,6 +10,7 @@ from bakerygw.ports import KeyUnreadable, StoreUnavailable, TokenRefused
 from bakerygw.tokens.api_keys import ApiKeys
 from tests.deferreds import failure_of, success_of
 
+PEPPER = b"pepper"
 NOW = 1_700_000_000.0
 KEY_ID = key_id_from(b"0123456789")
 KEY = spelt(KEY_ID, bytes(range(32)))
@@ -18,7 +19,7 @@ BARE = ApiKey(
     key_id=KEY_ID, tenant_id="bakery-1", name="Till", role="pos", routes=None, methods=None, addresses=None, limit=None,
     created_at=NOW, created_by="admin", expires_at=NOW + 1000, revoked_at=None, secrets=(),
 )  # fmt: skip
-RECORD = replace(BARE, secrets=(sealed(BARE, KEY, NOW),))
+RECORD = replace(BARE, secrets=(sealed(BARE, KEY, PEPPER, NOW),))
 
 
 class Keys:
@@ -30,7 +31,7 @@ class Keys:
         self.failure: Exception | None = None
         self.waiting: Deferred[None] | None = None
         self.passed = 0.0
-        self.keys = ApiKeys(self, now=lambda: NOW + self.passed, clock=lambda: self.passed, **options)
+        self.keys = ApiKeys(self, pepper=PEPPER, now=lambda: NOW + self.passed, clock=lambda: self.passed, **options)
 
     async def find(self, key_id: str) -> ApiKey | None:
         self.asked += 1
@@ -82,7 +83,7 @@ def test_a_record_is_read_again_after_half_a_minute():
 
 def test_an_expiry_holds_for_a_key_that_is_remembered():
     expiring = replace(BARE, expires_at=NOW + 10)
-    keys = Keys(replace(expiring, secrets=(sealed(expiring, KEY, NOW),)))
+    keys = Keys(replace(expiring, secrets=(sealed(expiring, KEY, PEPPER, NOW),)))
     keys.verify()
     keys.passed = 9.9
     assert keys.keys.known(KEY) is not None
@@ -113,7 +114,7 @@ def test_while_the_state_is_away_a_key_read_a_minute_ago_holds_and_is_asked_for_
 
 def test_an_expired_key_does_not_hold_because_the_state_is_away():
     expiring = replace(BARE, expires_at=NOW + 10)
-    keys = Keys(replace(expiring, secrets=(sealed(expiring, KEY, NOW),)))
+    keys = Keys(replace(expiring, secrets=(sealed(expiring, KEY, PEPPER, NOW),)))
     keys.verify()
     keys.failure, keys.passed = StoreUnavailable("gone"), 10
     failure_of(Deferred.fromCoroutine(keys.keys.verify(KEY)), StoreUnavailable)
@@ -174,7 +175,7 @@ def test_bad_keys_are_remembered_apart_and_push_out_no_good_one():
 def test_of_too_many_good_keys_the_one_used_longest_ago_is_forgotten():
     keys = Keys(max_keys=2)
     made = [spelt(KEY_ID, bytes([number]) * 32) for number in range(3)]
-    keys.record = replace(BARE, secrets=tuple(sealed(BARE, key, NOW) for key in made))
+    keys.record = replace(BARE, secrets=tuple(sealed(BARE, key, PEPPER, NOW) for key in made))
     keys.verify(made[0])
     keys.verify(made[1])
     keys.keys.known(made[0])
