@@ -1,10 +1,10 @@
 """Operators' calls on API keys: make one, list them, give one a new secret, revoke it."""
 
 import secrets
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Coroutine, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from twisted.internet.defer import Deferred
@@ -22,6 +22,8 @@ from bakerygw.core.problem import refuse
 from bakerygw.core.routing import Router
 from bakerygw.edge.healthpages import iso_time, json_reply
 from bakerygw.ports import Audit, KeyStore, KeyUnreadable, RevocationStore, StoreUnavailable, TenantStore
+
+T = TypeVar("T")
 
 PAGE: Final = 100
 """Keys in one answer, unless fewer are asked for."""
@@ -131,13 +133,16 @@ class KeyCalls:
         ][: MAX_SECRETS - 1]
         after = replace(before, secrets=(sealed(before, key, self._pepper(), now), *old))
         kept = {its.digest for its in old if its.until is None or its.until > now}
+        await _to_its_end(self._rotate(head, by, before, after, kept))
+        if 0 < overlap_s <= REREAD_S:
+            self._clock.callLater(overlap_s, self._end_overlap, before)
+        return json_reply({"key": key.decode("ascii"), **self._document(after)})
+
+    async def _rotate(self, head: RequestHead, by: str, before: ApiKey, after: ApiKey, kept: Set[str]) -> None:
         with self._changing("admin.key.rotated", head, by, before, after):
             if not await self._keys.change(before, after):
                 raise StoreUnavailable("changed meanwhile")
             await self._put_out_of_force(before, kept)
-        if 0 < overlap_s <= REREAD_S:
-            self._clock.callLater(overlap_s, self._end_overlap, before)
-        return json_reply({"key": key.decode("ascii"), **self._document(after)})
 
     async def revoke(self, head: RequestHead, body: bytes, key_id: str) -> Reply:
         """Revoke the key and every secret of it, on all instances; to repeat it is no error."""
@@ -147,17 +152,20 @@ class KeyCalls:
                 before = await self._found(key_id)
             except KeyUnreadable:
                 return await self._drop(head, by, key_id)
+        return json_reply(self._document(await _to_its_end(self._revoke(head, by, before))))
+
+    async def _revoke(self, head: RequestHead, by: str, before: ApiKey) -> ApiKey:
         after = replace(before, revoked_at=before.revoked_at or self._now())
         with self._changing("admin.key.revoked", head, by, before, after):
             for _ in range(TRIES):
                 if await self._keys.change(before, after):
                     break
-                before = await self._found(key_id)
+                before = await self._found(before.key_id)
                 after = replace(before, revoked_at=before.revoked_at or self._now())
             else:
                 raise StoreUnavailable("changed again and again")
             await self._put_out_of_force(before)
-        return json_reply(self._document(after))
+        return after
 
     async def _drop(self, head: RequestHead, by: str, key_id: str) -> Reply:
         """What cannot be read opens nothing, and is forgotten."""
@@ -258,6 +266,13 @@ class KeyCalls:
         }
 
 
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns. An operator who hangs up does not leave it half done: it goes on, for nobody to see."""
+    told: Deferred[T] = Deferred()
+    Deferred.fromCoroutine(work).addBoth(told.callback)
+    return await told
+
+
 def _status(record: ApiKey, now: float) -> str:
     if record.revoked_at is not None:
         return "revoked"
@@ -266,10 +281,10 @@ def _status(record: ApiKey, now: float) -> str:
 
 def _page_wanted(head: RequestHead) -> tuple[str | None, int, str]:
     """Tenant, number and beginning of the page that the query asks for. Raises `Refused` bad-request."""
-    pairs = parse_qsl((head.query or b"").decode("latin-1"), keep_blank_values=True, max_num_fields=10)
+    pairs = parse_qsl((head.query or b"").decode("latin-1"), keep_blank_values=True)
     wanted = dict(pairs)
     if len(wanted) != len(pairs):
-        bad_field(pairs[0][0], "may stand in the query once only")
+        raise refuse("bad-request", "Each parameter may stand in the query once only.", field="query")
     for name in wanted:
         if name not in ("tenant_id", "limit", "after"):
             bad_field(name, "is not known here; known: tenant_id, limit, after")
