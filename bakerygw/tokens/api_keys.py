@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from bakerygw.core.api_keys import claims_of, digest_of, id_of
 from bakerygw.core.claims import Claims, ClaimsError
@@ -12,8 +12,9 @@ FRESH_S: Final = 30.0
 """How long a record is taken for true without being read again. That a key was revoked is told of at once."""
 LAST_KNOWN_S: Final = 60.0
 """How long it stands in for one that cannot be read."""
-RETRY_S: Final = 1.0
-"""Between two tries to read it while the shared state is away."""
+RETRY_S: Final = 2.5
+"""Between two tries to read one that could not be read: so seldom that one which never can, as it is of another type or
+huge, does not make the shared state look broken to everybody."""
 BAD_S: Final = 10.0
 """How long a bad key is refused without asking again: no key that was bad becomes good."""
 MAX_KEYS: Final = 10_000
@@ -52,6 +53,8 @@ class ApiKeys:
         self._store, self._now, self._clock, self._max = store, now, clock, max_keys
         self._good: OrderedDict[str, _Known] = OrderedDict()
         self._bad: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._failed: OrderedDict[str, float] = OrderedDict()
+        """By id, when to try again."""
 
     def known(self, secret: bytes) -> Claims | None:
         """Claims of a key whose record was read not long ago."""
@@ -78,9 +81,13 @@ class ApiKeys:
         digest = digest_of(secret)
         self._check_not_bad(digest)
         began = self._clock()
+        if began < self._failed.get(key_id, 0.0):
+            return self._last_known(digest)
         try:
             claims = await self._read(key_id, secret, digest)
         except StoreUnavailable:
+            self._failed[key_id] = self._clock() + RETRY_S
+            _bound(self._failed, self._max)
             return self._last_known(digest)
         except ClaimsError as error:
             self._good.pop(digest, None)
@@ -119,6 +126,6 @@ def _refused(reason: str) -> TokenRefused:
     return TokenRefused(CODES.get(reason, "token-invalid"), "key-" + reason)
 
 
-def _bound(held: "OrderedDict[str, _Known] | OrderedDict[str, tuple[float, str]]", size: int) -> None:
+def _bound(held: "OrderedDict[str, Any]", size: int) -> None:
     while len(held) > size:
         held.popitem(last=False)

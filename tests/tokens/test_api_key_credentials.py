@@ -7,7 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from bakerygw.core.api_keys import ApiKey, digest_of, key_id_from, sealed, spelt
 from bakerygw.ports import KeyUnreadable, StoreUnavailable, TokenRefused
-from bakerygw.tokens.api_keys import ApiKeys
+from bakerygw.tokens.api_keys import RETRY_S, ApiKeys
 from tests.deferreds import failure_of, success_of
 
 PEPPER = b"pepper"
@@ -92,7 +92,7 @@ def test_an_expiry_holds_for_a_key_that_is_remembered():
     assert keys.refusal() == ("token-expired", "key-expired")
 
 
-def test_while_the_state_is_away_a_key_read_a_minute_ago_holds_and_is_asked_for_once_a_second():
+def test_while_the_state_is_away_a_key_read_a_minute_ago_holds_and_is_seldom_asked_for():
     keys = Keys()
     claims = keys.verify()
     keys.failure = StoreUnavailable("gone")
@@ -100,15 +100,16 @@ def test_while_the_state_is_away_a_key_read_a_minute_ago_holds_and_is_asked_for_
     assert keys.verify() is claims
     assert keys.keys.known(KEY) is claims
     assert keys.asked == 2
-    keys.passed = 41
+    keys.passed = 42.5
     assert keys.keys.known(KEY) is None
     assert keys.verify() is claims
+    assert keys.asked == 3
     keys.passed = 59.9
     assert keys.verify() is claims
     keys.passed = 60
     assert keys.keys.known(KEY) is None
     failure_of(Deferred.fromCoroutine(keys.keys.verify(KEY)), StoreUnavailable)
-    keys.failure = None
+    keys.failure, keys.passed = None, 62.4
     assert keys.verify() == claims
 
 
@@ -124,8 +125,22 @@ def test_an_unknown_key_is_not_taken_for_bad_because_the_state_is_away():
     keys = Keys()
     keys.failure = StoreUnavailable("gone")
     failure_of(Deferred.fromCoroutine(keys.keys.verify(KEY)), StoreUnavailable)
-    keys.failure = None
+    keys.failure, keys.passed = None, RETRY_S
     assert keys.verify()
+
+
+def test_a_record_that_can_never_be_read_is_asked_for_seldom_whatever_secret_comes_with_its_id():
+    keys = Keys(max_keys=2)
+    keys.failure = StoreUnavailable("wrong type")
+    for number in range(100):
+        keys.passed = number / 10
+        for key in (KEY, spelt(KEY_ID, bytes([number]) * 32)):
+            failure_of(Deferred.fromCoroutine(keys.keys.verify(key)), StoreUnavailable)
+    assert keys.asked == 4
+    for number in range(5):
+        key = spelt(key_id_from(b"%010d" % number), bytes(32))
+        failure_of(Deferred.fromCoroutine(keys.keys.verify(key)), StoreUnavailable)
+    assert len(keys.keys._failed) == 2
 
 
 @pytest.mark.parametrize(
