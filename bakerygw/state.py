@@ -12,8 +12,19 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 
 from bakerygw.config.settings import Settings
-from bakerygw.ports import AdmissionStore, KeyStore, Records, RevocationStore, StoreLink, StoreTelemetry, TenantStore
+from bakerygw.ports import (
+    AdmissionStore,
+    Hierarchy,
+    KeyStore,
+    Records,
+    RevocationStore,
+    StoreLink,
+    StoreTelemetry,
+    TenantLimits,
+    TenantStore,
+)
 from bakerygw.stores.api_keys import StoredKeys
+from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.invalidation import Invalidations
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.mirror import Mirror
@@ -31,6 +42,8 @@ class SharedState:
 
     admission: AdmissionStore
     tenants: TenantStore
+    limits: TenantLimits
+    hierarchy: Hierarchy
     revocations: RevocationStore
     records: Records
     keys: KeyStore
@@ -54,6 +67,8 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
     return SharedState(
         admission=local,
         tenants=local,
+        limits=local,
+        hierarchy=MemoryHierarchy(),
         revocations=local,
         records=records,
         keys=StoredKeys(records, time.time),
@@ -105,6 +120,8 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
     return SharedState(
         admission=admission,
         tenants=store,
+        limits=store,
+        hierarchy=RedisHierarchy(link, mirror, reactor),
         revocations=store,
         records=records,
         keys=StoredKeys(records, time.time),

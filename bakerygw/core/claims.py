@@ -156,6 +156,24 @@ def claims_from(said: Mapping[str, object], digest: str = "") -> Claims:
     )
 
 
+def subscription_from(said: object) -> Subscription:
+    """A subscription as a token states it, from a strictly parsed value. Raises `ClaimsError`."""
+    found = _subscription(said)
+    if found is None:
+        raise ClaimsError("subscription")
+    return found
+
+
+def email_from(said: object) -> str | None:
+    """An e-mail address as a token states it, or none. Raises `ClaimsError`."""
+    return _email(said)
+
+
+def unix_s_from(said: object) -> float:
+    """Unix seconds, from a strictly parsed value. Raises `ClaimsError`."""
+    return _unix_s(said, "time")
+
+
 def check_time(claims: Claims, now: float, leeway_s: float) -> None:
     """Refuse a token outside its time (RFC 7519 4.1.4-6): it ends *at* `exp`, give or take the leeway.
 

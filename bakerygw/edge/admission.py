@@ -1,12 +1,12 @@
 """The steps between a request's head and its handler, each one decision; `Gateway` puts them in order."""
 
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
-from bakerygw.core.claims import Claims
-from bakerygw.core.heads import client_subject
+from bakerygw.core.claims import Claims, Subscription
 from bakerygw.core.http import WRITING_METHODS, Pairs, RequestHead
-from bakerygw.core.key_terms import KeyTerms, check_terms
-from bakerygw.core.limits import Bucket, Level, LimitRule, refusing, whole_seconds
+from bakerygw.core.key_terms import check_terms
+from bakerygw.core.limits import Level, refusing
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.routing import Match, Route
@@ -23,11 +23,13 @@ from bakerygw.core.tenancy import (
 from bakerygw.core.values import value
 from bakerygw.edge.credentials import presented
 from bakerygw.edge.keys import MISPLACED, KeyDesk, looks_like_key, revoked_key
+from bakerygw.edge.limiting import buckets_of, limit_refusal
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import (
     AdmissionAsk,
     AdmissionState,
     AdmissionStore,
+    CredentialsUnavailable,
     Scheme,
     StoreUnavailable,
     Telemetry,
@@ -35,6 +37,8 @@ from bakerygw.ports import (
 )
 
 RETRY_AFTER_STATE_S: Final = 2
+RETRY_AFTER_KEYS_S: Final = 5
+"""The key set is asked for at longer and longer intervals; a few seconds are between the first of them."""
 
 
 @value
@@ -52,6 +56,15 @@ class Caller:
 
 
 @value
+class Confirmed:
+    """What the tenant service has said about a critical operation's tenant, just before it is done."""
+
+    subscription: Subscription
+    again: Callable[[], Coroutine[Any, Any, Subscription]]
+    """Asks once more. Raises `LookupFailed`."""
+
+
+@value
 class Grant:
     """A request that may go to its handler."""
 
@@ -63,6 +76,8 @@ class Grant:
     """How the caller's limits stand."""
     caller: Caller | None = None
     """How the caller has identified itself; `None` on public routes."""
+    confirmed: Confirmed | None = None
+    """For critical operations."""
 
 
 NOBODY: Final = Caller(scheme=None, secret=b"", known=None, said=None)
@@ -95,35 +110,31 @@ class Admission:
 
     async def ask(self, head: RequestHead, match: Match | None, caller: Caller, policies: Policies) -> AdmissionState:
         """Everything that this request needs of the shared state, in its one round trip."""
+        known, tenants = _spender(caller), _tenants(head, match, caller.said)
+        effective = tenants[-1] if tenants and known is not None else None
         try:
             return await self._store.admit(
                 AdmissionAsk(
-                    buckets=_buckets(head, match, caller, policies),
-                    tenants=_tenants(head, match, caller.said),
+                    buckets=buckets_of(head, match, known, policies, effective),
+                    tenants=tenants,
                     digests=(caller.said.digest,) if caller.said is not None and match is not None else (),
-                    verified=caller.known is not None,
+                    verified=known is not None,
+                    limit_of=effective,
+                    demo=known is not None and known.is_demo,
+                    peek=effective is not None and match is not None and match.route.action == "limits",
                 )
             )
         except StoreUnavailable:
             raise state_unavailable("limits-closed") from None
 
-    def check_limit(self, levels: tuple[Level, ...], trace: Trace) -> None:
+    def check_limit(self, levels: tuple[Level, ...], caller: Caller, trace: Trace) -> None:
         """Refuse when a bucket is empty; a shadow policy is only noted."""
         for level in levels:
             if not level.allowed:
-                trace.limited = level.rule.name
+                trace.exceed(level.rule.name, level.rule.shadow)
         refused = refusing(levels)
         if refused is not None:
-            retry_s = whole_seconds(refused.retry_us)
-            rule = refused.rule
-            raise Refused(
-                Problem(
-                    code="rate-limited",
-                    detail=f"At most {rule.requests} requests in {rule.window_s} seconds; wait {retry_s} seconds.",
-                    members={"policy": rule.name, "limit": rule.requests, "window_seconds": rule.window_s},
-                    retry_after_s=retry_s,
-                )
-            )
+            raise limit_refusal(refused, _spender(caller) is not None)
 
     def check_route(self, head: RequestHead, match: Match | None) -> Match:
         """The match, if there is one and its route takes this method."""
@@ -163,6 +174,8 @@ class Admission:
             raise refuse(refused.code, detail, reason=refused.reason) from None
         except StoreUnavailable:
             raise state_unavailable("credential") from None
+        except CredentialsUnavailable:
+            raise _credentials_unavailable() from None
         except Refused as refusal:
             self._telemetry.auth_attempt(refusal.problem.code)
             raise
@@ -234,6 +247,27 @@ def state_unavailable(reason: str) -> Refused:
     )
 
 
+def _credentials_unavailable() -> Refused:
+    """The refusal for a token that may be good, while there is nothing to check it with."""
+    return Refused(
+        Problem(
+            code="state-unavailable",
+            detail="Access tokens can't be checked at the moment. Yours may be good: keep it, and try again shortly.",
+            retry_after_s=RETRY_AFTER_KEYS_S,
+            reason="keys",
+        )
+    )
+
+
+def _spender(caller: Caller) -> Claims | None:
+    """Whose budget a request spends; `None`: its address's.
+
+    What is said of a key was read when it was good here, so many machines behind one address need not share that's
+    budget only because their records are read again.
+    """
+    return caller.said if caller.known is None and caller.scheme == "key" else caller.known
+
+
 def _check_in_force(claims: Claims, state: AdmissionState) -> None:
     if state.revoked.get(claims.digest):
         if claims.key is not None:
@@ -265,39 +299,8 @@ def _tenant_of(head: RequestHead, match: Match, claims: Claims, state: Admission
     return view
 
 
-def _buckets(head: RequestHead, match: Match | None, caller: Caller, policies: Policies) -> tuple[Bucket, ...]:
-    """The buckets to take from: by verified user, else by address, so that nobody spends another's."""
-    route = match.route if match is not None else None
-    rule = (route.limit if route is not None else None) or policies.general_limit
-    known = caller.known
-    if known is None and caller.scheme == "key":
-        known = caller.said  # tells only of keys that were good here before, so many behind one address do not share it
-    if known is None:
-        subject = "addr:" + client_subject(head.client)
-    elif known.key is not None:
-        return _key_buckets(known.key, route, rule)
-    elif known.is_demo:
-        subject = "demo:" + known.user_id
-    else:
-        subject = "user:" + known.user_id
-    general = Bucket(key=f"{rule.name}:{subject}", rule=rule)
-    if route is None or not route.auth_limit:
-        return (general,)
-    strict = policies.auth_limit
-    return general, Bucket(key=f"{strict.name}:addr:{client_subject(head.client)}", rule=strict)
-
-
-def _key_buckets(key: KeyTerms, route: Route | None, rule: LimitRule) -> tuple[Bucket, ...]:
-    """A key's own limit stands for the general one, never for that of a route."""
-    shared = Bucket(key=f"{rule.name}:key:{key.key_id}", rule=rule)
-    if key.limit is None:
-        return (shared,)
-    own = Bucket(key=f"key:{key.key_id}", rule=key.limit)
-    return (own,) if route is None or route.limit is None else (own, shared)
-
-
 def _tenants(head: RequestHead, match: Match | None, said: Claims | None) -> tuple[str, ...]:
-    """The tenants whose flags may matter: the token's own and, if it opens that one, the one that the request names.
+    """The tenants whose flags may matter: the token's own and, last, the one that the request names, if opened.
 
     Any other named tenant is refused by the token alone, and nobody can have flags read that are not theirs.
     """

@@ -17,6 +17,10 @@ class TokenRefused(Exception):
         self.code, self.reason = code, reason
 
 
+class CredentialsUnavailable(Exception):
+    """Whether a credential is good can't be told at the moment."""
+
+
 class Credentials(Protocol):
     """One kind of credential into claims. What was presented comes from anybody."""
 
@@ -27,7 +31,8 @@ class Credentials(Protocol):
         """What it says of itself, unverified: fit for choosing what to prefetch, never for a decision."""
 
     async def verify(self, secret: bytes) -> Claims:
-        """Claims of a good credential, remembered for `known`. Raises `TokenRefused` or `StoreUnavailable`."""
+        """Claims of a good credential, remembered for `known`. Raises `TokenRefused`, `StoreUnavailable` or
+        `CredentialsUnavailable`."""
 
 
 class KeyUnreadable(Exception):

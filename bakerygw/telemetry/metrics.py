@@ -18,7 +18,9 @@ from prometheus_client.core import CounterMetricFamily, Metric
 
 from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
+from bakerygw.telemetry.lookups import LookupMetrics
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
+from bakerygw.telemetry.token_metrics import TokenMetrics
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NO_ROUTE: Final = "(none)"
@@ -59,11 +61,12 @@ class Metrics:
         *,
         routes: Iterable[str] = (),
         services: Iterable[str] = (),
+        limits: Iterable[str] = (),
         version: str = "unknown",
         compiled: bool = False,
         log_lines_dropped: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`routes` are the templates and `services` the names that the configuration knows; all others are `OTHER`.
+        """`routes` are the templates, `services` and `limits` the names that are configured; all others are `OTHER`.
 
         `log_lines_dropped` is asked at each scrape; `version` and `compiled` tell of the gateway's own build.
         """
@@ -71,12 +74,15 @@ class Metrics:
         self._methods = Label(METHODS)
         self._routes = Label((NO_ROUTE, *routes))
         self._services = Label(services)
+        self._limits = Label(limits)
         self._codes = Label(PROBLEMS)
         self._by_route: dict[tuple[str, str], _Route] = {}
         self._before_scrape: list[Callable[[], None]] = []
         self._request_families()
         self._policy_families()
         self._redis_families()
+        self.tokens = TokenMetrics(registry)
+        self.lookups = LookupMetrics(registry)
         self._gauges(version, "compiled" if compiled else "plain")
         self.reactor_stalls = Counters(
             registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
@@ -118,6 +124,12 @@ class Metrics:
         ).child()
         self.rate_limit_exceeded = Counters(
             registry, "gateway_rate_limit_exceeded", "Requests over a limit, shadow limits included.", ("endpoint",)
+        )
+        self.policy_exceeded = Counters(
+            registry,
+            "gateway_rate_limit_policy_exceeded",
+            "Requests over a limit by its name; shadow: counted, but not refused for it.",
+            ("policy", "shadow"),
         )
         self.refusals = Counters(
             registry, "gateway_refused", "Requests that the gateway answered with a problem of its own.", ("reason",)
@@ -181,8 +193,9 @@ class Metrics:
         )
         build.labels(version, kind, platform.python_version(), installed("twisted")).set(1)
 
-    def allow(self, *, routes: Iterable[str] = (), services: Iterable[str] = ()) -> None:
-        """Know further templates and services, after the configuration was reloaded."""
+    def allow(self, *, routes: Iterable[str] = (), services: Iterable[str] = (), limits: Iterable[str] = ()) -> None:
+        """Know further templates, services and limits, after the configuration was reloaded."""
+        self._limits.allow(limits)
         self._routes.allow(routes)
         self._services.allow(services)
 
@@ -209,6 +222,8 @@ class Metrics:
             self.upstream_duration.child(self._services.of(trace.service or "")).observe(trace.upstream_s)
         if trace.limited is not None:
             self.rate_limit_exceeded.child(self._routes.of(trace.route)).inc()
+            for policy, shadow in trace.exceeded:
+                self.policy_exceeded.child(self._limits.of(policy), "true" if shadow else "false").inc()
         if trace.reason in PROBLEMS:
             self.refusals.child(trace.reason).inc()
 

@@ -8,14 +8,19 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from bakerygw.admin.keys import KeyCalls
+from bakerygw.admin.limits import Standing, TenantLimitCalls
 from bakerygw.admin.site import AdminApp
 from bakerygw.admin.tenants import TenantCalls
+from bakerygw.core.limits import TenantLimit
 from bakerygw.core.problem import Problem, Refused
 from bakerygw.core.routing import Route, Router
+from bakerygw.core.stacks import LimitPolicy
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
+from bakerygw.edge.crowd import Crowd
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.api_keys import StoredKeys
+from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.records import MemoryRecords
 from tests.deferreds import success_of
 from tests.heads import make_head
@@ -46,6 +51,15 @@ class FakeTenants:
 
     async def subscription_changed(self, tenant_id: str, at: float) -> None:
         await self._put(tenant_id, changed_at=at)
+
+    async def limit(self, tenant_id: str) -> TenantLimit | None:
+        return (await self.flags(tenant_id)).limit
+
+    async def set_limit(self, tenant_id: str, limit: TenantLimit) -> None:
+        await self._put(tenant_id, limit=limit)
+
+    async def clear_limit(self, tenant_id: str) -> None:
+        await self._put(tenant_id, limit=None)
 
     async def _put(self, tenant_id: str, **changes: object) -> None:
         if self.fail_writes:
@@ -121,6 +135,12 @@ class FakeLevel:
     level: str = "INFO"
 
 
+@dataclass
+class FakePolicies:
+    stacks: dict[str, tuple[LimitPolicy, ...]] = field(default_factory=dict)
+    max_concurrent: int = 100
+
+
 class NoHealth:
     status = "embedded"
 
@@ -162,6 +182,7 @@ class Admin:
             log_level=self.level,
             tables=(
                 TenantCalls(tenants=self.tenants, now=lambda: NOW, audit=audit).table(),
+                self._limit_calls(audit).table(),
                 KeyCalls(
                     keys=self.keys,
                     revocations=self.revocations,
@@ -176,6 +197,11 @@ class Admin:
             now=lambda: NOW,
             audit=audit,
         )
+
+    def _limit_calls(self, audit):
+        self.store, self.crowd, self.policies = MemoryStore(lambda: int(NOW * 1e6)), Crowd(), FakePolicies()
+        standing = Standing(store=self.store, limits=self.tenants, policies=lambda: self.policies, crowd=self.crowd)
+        return TenantLimitCalls(limits=self.tenants, standing=standing, now=lambda: NOW, audit=audit)
 
     def raw(self, method, target, headers=(), body=b"", **about):
         head = make_head(method, target, headers, body_length=len(body), **about)

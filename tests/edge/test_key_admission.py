@@ -198,7 +198,7 @@ def test_a_key_that_is_read_again_spends_its_own_bucket_and_asks_all_at_once():
     assert stage.ask(method=b"POST").status == 200
     (ask,) = stage.store.asked
     assert [bucket.key for bucket in ask.buckets] == [f"default:key:{KEY_ID}"]
-    assert (ask.tenants, ask.digests, ask.verified) == (("t-own",), (TILL.digest,), False)
+    assert (ask.tenants, ask.digests, ask.verified) == (("t-own",), (TILL.digest,), True)
     assert stage.keys.asked == 1
 
 
