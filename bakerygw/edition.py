@@ -16,7 +16,8 @@ from bakerygw.edge.conversation import UNREADABLE
 from bakerygw.edge.gateway import Handler, LocalPage
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.edge.policies import Policies
-from bakerygw.ports import Credentials, Scheme
+from bakerygw.ports import Audit, Credentials, Scheme
+from bakerygw.signing import make_spending, signing_handlers
 from bakerygw.state import SharedState
 from bakerygw.tokens.bearer import BearerTokens
 from bakerygw.tokens.keys import PemKey, load_public_key
@@ -53,7 +54,7 @@ class Edition:
 
 
 def make_edition(
-    settings: Settings, reactor: Any, *, state: SharedState, names: Names, assets: Mapping[str, Asset]
+    settings: Settings, reactor: Any, *, state: SharedState, names: Names, assets: Mapping[str, Asset], audit: Audit
 ) -> Edition:
     """The edition that the settings ask for; nothing is opened."""
     services = {**settings.services, **{f"demo:{name}": urls for name, urls in settings.demo_services.items()}}
@@ -86,6 +87,7 @@ def make_edition(
         version=__version__,
         now=time.time,
     )
+    spending = make_spending(settings, reactor, state)
     return Edition(
         settings=settings,
         policies=make_policies(settings, upstreams),
@@ -94,7 +96,7 @@ def make_edition(
         health=health,
         health_pages=health_pages,
         pages=_pages(health_pages, settings, assets),
-        handlers={},
+        handlers=signing_handlers(settings, reactor, state=state, spending=spending, audit=audit),
     )
 
 

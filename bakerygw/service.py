@@ -147,7 +147,10 @@ class House:
         self.metrics.forget_services()
 
     def _make_edition(self, settings: Settings) -> Edition:
-        return make_edition(settings, self._reactor, state=self.state, names=self._names, assets=self._assets)
+        audit = self.logs.logger("bakerygw.audit").info
+        return make_edition(
+            settings, self._reactor, state=self.state, names=self._names, assets=self._assets, audit=audit
+        )
 
     def _admin_app(self, lifecycle: LifecycleView, token: str) -> AdminApp:
         audit = self.logs.logger("bakerygw.audit").info

@@ -37,7 +37,7 @@ KNOWN_SERVICES: Final = (
 _PLURAL: Final = {"notification": "notifications", "tenant": "tenants"}
 """Services whose path is not their name."""
 
-_ACTIONS: Final[dict[str, Action]] = {"login": "login", "refresh": "refresh"}
+_ACTIONS: Final[dict[str, Action]] = {"login": "login", "register": "login", "refresh": "refresh"}
 
 READING: Final = frozenset({"GET", "HEAD"})
 
