@@ -17,7 +17,7 @@ from bakerygw.edge.gateway import Handler, LocalPage
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import Audit, Credentials, Scheme
-from bakerygw.signing import make_spending, signing_handlers
+from bakerygw.signing import make_signing
 from bakerygw.state import SharedState
 from bakerygw.tokens.bearer import BearerTokens
 from bakerygw.tokens.keys import PemKey, load_public_key
@@ -87,16 +87,17 @@ def make_edition(
         version=__version__,
         now=time.time,
     )
-    spending = make_spending(settings, reactor, state)
+    policies = make_policies(settings, upstreams)
+    signing = make_signing(settings, reactor, state=state, policies=policies, audit=audit)
     return Edition(
         settings=settings,
-        policies=make_policies(settings, upstreams),
+        policies=signing.policies,
         upstreams=upstreams,
         probe=probe,
         health=health,
         health_pages=health_pages,
         pages=_pages(health_pages, settings, assets),
-        handlers=signing_handlers(settings, reactor, state=state, spending=spending, audit=audit),
+        handlers=signing.handlers,
     )
 
 

@@ -20,7 +20,7 @@ Findings = Iterator[tuple[tuple[str, ...], str]]
 
 def findings(settings: "Settings") -> Findings:
     """Everything that does not go together."""
-    for check in (_check_transport, _check_cors, _check_admin, _check_cache, _check_key):
+    for check in (_check_transport, _check_cors, _check_admin, _check_cache, _check_sessions, _check_key):
         yield from check(settings)
     if settings.demo:
         yield from _check_demo(settings)
@@ -56,6 +56,11 @@ def _check_admin(settings: "Settings") -> Findings:
 def _check_cache(settings: "Settings") -> Findings:
     if settings.token_cache_shared and settings.token_cache_secret is None:
         yield ("token_cache_secret", "token_cache_shared"), "TOKEN_CACHE_SHARED=true needs it"
+
+
+def _check_sessions(settings: "Settings") -> Findings:
+    if settings.session_cookies and settings.session_secret is None:
+        yield ("session_secret", "session_cookies"), "SESSION_COOKIES=true needs it, the same on all instances"
 
 
 def _check_key(settings: "Settings") -> Findings:

@@ -82,6 +82,7 @@ def _auth_routes() -> Iterator[Route]:
         )
     yield _below(f"{API}/auth", **exempt)
     yield _exact(f"{API}/auth/logout", action="logout", **exempt)
+    yield _exact(f"{API}/auth/session", action="session", **exempt)
 
 
 def _tenant_routes() -> Iterator[Route]:

@@ -11,7 +11,7 @@ from bakerygw.core.problem import refuse
 from bakerygw.core.values import value
 
 Kind = Literal["proxy", "local", "later"]
-Action = Literal["login", "refresh", "logout", "subscription", "geocode", "limits"]
+Action = Literal["login", "refresh", "logout", "session", "subscription", "geocode", "limits"]
 """What the gateway does by itself: in place of a service, or beside proxying to it."""
 
 TENANTS: Final = "/api/v1/tenants"

@@ -78,7 +78,7 @@ class Admission:
         if match is not None and not match.route.auth:
             return NOBODY
         try:
-            scheme, secret = presented(head, policies.credentials)
+            scheme, secret = presented(head, policies.credentials, policies.sessions)
         except Refused:
             return NOBODY
         credentials = policies.credentials[scheme]
@@ -146,7 +146,9 @@ class Admission:
         Counts the attempt if it fails; else `tenant_of` does, which finds out whether the token is stale.
         """
         try:
-            scheme, secret = (caller.scheme, caller.secret) if caller.scheme else presented(head, policies.credentials)
+            scheme, secret = caller.scheme, caller.secret
+            if scheme is None:
+                scheme, secret = presented(head, policies.credentials, policies.sessions)
             claims = await policies.credentials[scheme].verify(secret)
         except TokenRefused as refused:
             self._telemetry.auth_attempt(refused.code)

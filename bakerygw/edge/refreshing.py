@@ -6,7 +6,9 @@ from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
 
-from bakerygw.core.http import Reply
+from bakerygw.core.cookies import set_cookie
+from bakerygw.core.forwarding import SESSION_COOKIE
+from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.refresh_tokens import MAX_BODY_BYTES, RefreshToken, token_of_request
@@ -29,11 +31,17 @@ _REUSED: Final[dict[Standing, str]] = {
 }
 
 
-class SessionRenewal(Protocol):
+class SessionCalls(Protocol):
     """What refreshing and signing out need of cookie sessions."""
 
     async def renewed(self, exchange: Exchange, policies: Policies, trace: Trace) -> Reply | None:
         """The answer to a request that refreshes its session; `None` if there is none in it."""
+
+    async def sign_out(self, head: RequestHead, session_id: bytes) -> tuple[RequestHead, bytes]:
+        """Head and body that tell the auth service which refresh token to end. Raises `Refused` state-unavailable."""
+
+    async def end(self, session_id: bytes) -> None:
+        """Have the session and its tokens work no more, anywhere. Raises `StoreUnavailable`."""
 
 
 class Refreshing:
@@ -45,15 +53,14 @@ class Refreshing:
         spending: Spending,
         revocations: RevocationStore,
         *,
-        sessions: SessionRenewal | None,
+        sessions: SessionCalls | None,
         audit: Audit,
-        now: Callable[[], float],
         exchange_s: float,
         leeway_s: float,
     ) -> None:
-        """`exchange_s` is longer than any exchange with the auth service may take; `now` gives Unix seconds."""
+        """`exchange_s` is longer than any exchange with the auth service may take."""
         self._proxy, self._spending, self._revocations = proxy, spending, revocations
-        self._sessions, self._audit, self._now = sessions, audit, now
+        self._sessions, self._audit = sessions, audit
         self._exchange_s, self._leeway_s = exchange_s, leeway_s
 
     async def refresh(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
@@ -81,15 +88,21 @@ class Refreshing:
 
         Raises `Refused`: state-unavailable if that could not be told to the other instances, and what proxying raises.
         """
+        head = exchange.head
         body = await collect(exchange.body, MAX_BODY_BYTES)
         try:
-            token = token_of_request(exchange.head, body)
+            token = token_of_request(head, body)
         except Refused:
             token = None  # whatever it is, the service has to make of it what it can
-        reply = await self._proxy.send(exchange.head, body, route=route, grant=grant, policies=policies, trace=trace)
+        session_id = _session_of(grant)
+        if session_id is not None and self._sessions is not None:
+            head, body = await self._sessions.sign_out(head, session_id)
+        reply = await self._proxy.send(head, body, route=route, grant=grant, policies=policies, trace=trace)
         if 200 <= reply.status < 300:
             await self._in_force(reply, partial(self._end, grant, token))
             self._audit("auth.logout", user_id=trace.user_id, tenant_id=trace.tenant_id, client=trace.client)
+            if session_id is not None:
+                reply = reply.with_headers((set_cookie(SESSION_COOKIE, b""),))
         return reply
 
     async def _without_token(self, exchange: Exchange, policies: Policies, trace: Trace) -> Reply:
@@ -141,11 +154,19 @@ class Refreshing:
             ) from None
 
     async def _end(self, grant: Grant, token: RefreshToken | None) -> None:
-        claims = grant.claims
-        if claims is not None:
+        claims, session_id = grant.claims, _session_of(grant)
+        if session_id is not None and self._sessions is not None:
+            await self._sessions.end(session_id)
+        elif claims is not None:
             await self._revocations.revoke(claims.digest, claims.exp + self._leeway_s)
         if token is not None:
             await self._spending.revoke(token)
+
+
+def _session_of(grant: Grant) -> bytes | None:
+    """The id of the session by which the caller came, if it is one."""
+    caller = grant.caller
+    return caller.secret if caller is not None and caller.scheme == "session" else None
 
 
 async def _settled(use: Use, reply: Reply) -> Reply:

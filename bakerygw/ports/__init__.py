@@ -1,6 +1,6 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
-from bakerygw.ports.identity import Credentials, Scheme, TokenRefused
+from bakerygw.ports.identity import Credentials, Scheme, Sealer, TokenRefused
 from bakerygw.ports.state import (
     AdmissionAsk,
     AdmissionState,
@@ -31,6 +31,7 @@ __all__ = [
     "Records",
     "RevocationStore",
     "Scheme",
+    "Sealer",
     "ServiceHealth",
     "StoreLink",
     "StoreTelemetry",

@@ -1,5 +1,7 @@
 """A gateway that takes part in refreshing and signing out, over records in memory that can go away."""
 
+import json
+from dataclasses import replace
 from typing import Any
 
 from port_fakes import NOW, ROUTES, STRICT, Stage, response
@@ -7,15 +9,24 @@ from port_fakes import NOW, ROUTES, STRICT, Stage, response
 from bakerygw.core.routing import Route, Router
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.refreshing import Refreshing
+from bakerygw.edge.renewal import Renewal
+from bakerygw.edge.session_calls import SessionCalls
+from bakerygw.edge.sessions import Sessions
 from bakerygw.edge.spending import Spending
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.records import MemoryRecords
+from bakerygw.tokens.seal import SessionSeal
 
 JSON = b"Content-Type: application/json"
 REFRESH = b"/api/v1/auth/refresh"
 LOGOUT = b"/api/v1/auth/logout"
 LEEWAY_S = 10.0
 EXCHANGE_S = 60.0
+LOGIN = b"/api/v1/auth/login"
+SESSION = b"/api/v1/auth/session"
+SECRET = "s" * 32
+CONTENT = (b"Content-Type", b"application/json")
+SIGNED_IN = b'{"access_token": "good", "refresh_token": "r-1", "token_type": "bearer", "user": {"name": "Ana"}}'
 
 _PUBLIC: dict[str, Any] = {"auth": False, "tenant": False, "auth_limit": True}
 SIGNING = tuple(
@@ -77,6 +88,21 @@ class Revocations:
         self.until[digest] = until_unix_s
 
 
+class Browser:
+    """Keeps the cookie of a session, and the token for writing."""
+
+    def __init__(self, stage: "SigningStage", told: Any) -> None:
+        self.stage, self.told = stage, told
+        self.cookie = next(iter(told.headers.get(b"set-cookie", [])), b"").partition(b";")[0]
+        self.csrf = json.loads(told.body).get("csrf_token", "").encode() if self.cookie else b""
+
+    def ask(self, target: bytes, *lines: bytes, stage: "SigningStage | None" = None, **how: Any) -> Any:
+        return (stage or self.stage).ask(target, b"Cookie: a=1; " + self.cookie, *lines, **how)
+
+    def write(self, target: bytes, *lines: bytes, **how: Any) -> Any:
+        return self.ask(target, b"X-CSRF-Token: " + self.csrf, *lines, **{"method": b"POST", **how})
+
+
 class SigningStage(Stage):
     """`Stage` with the handlers of the auth service's routes. Time passes by `pass_s`."""
 
@@ -98,13 +124,56 @@ class SigningStage(Stage):
             self.revocations,
             sessions=None,
             audit=self.audit,
-            now=self.now,
             exchange_s=EXCHANGE_S,
             leeway_s=LEEWAY_S,
         )
         self.gateway.handlers = {"refresh": self.refreshing.refresh, "logout": self.refreshing.logout}
         self.passed = 0.0
         self.services.response = response(200, body=b'{"access_token": "new"}')
+
+    def with_sessions(self, other: "SigningStage | None" = None) -> "SigningStage":
+        """Turn cookie sessions on, over the shared state and the services of `other` if given."""
+        if other is not None:
+            self.records, self.store.revoked = other.records, other.store.revoked
+            self.services, self.revocations = other.services, other.revocations
+            self.spending = Spending(
+                self.records, self.revocations, self.store, clock=self.background, now=self.now, leeway_s=LEEWAY_S
+            )
+        self.sessions = Sessions(
+            self.tokens,
+            SessionSeal([SECRET]),
+            self.records,
+            revocations=self.revocations,
+            spending=self.spending,
+            renewal=Renewal(self.services, self.spending, self.background),
+            origins=frozenset({b"https://app.example"}),
+            now=self.now,
+            leeway_s=LEEWAY_S,
+            cache_ttl_s=900,
+        )
+        proxy = Proxy(self.clock)
+        calls = SessionCalls(proxy, self.sessions)
+        refreshing = Refreshing(
+            proxy, self.spending, self.revocations, sessions=calls, audit=self.audit, exchange_s=EXCHANGE_S,
+            leeway_s=LEEWAY_S,
+        )  # fmt: skip
+        self.gateway.policies = replace(
+            self.policies,
+            upstreams=self.services,
+            credentials={"bearer": self.tokens, "session": self.sessions},
+            sessions=self.sessions,
+        )
+        self.gateway.handlers = {
+            "login": calls.login, "session": calls.session, "refresh": refreshing.refresh, "logout": refreshing.logout,
+        }  # fmt: skip
+        return self
+
+    def sign_in(self, *lines: bytes, answer: bytes = SIGNED_IN) -> "Browser":
+        """A browser that has signed in, if the answer gave it a session."""
+        self.services.response = response(200, (CONTENT,), answer)
+        told = self.ask(LOGIN, JSON, *lines, method=b"POST", body=b'{"email": "a@b"}')
+        self.services.response = response(200)
+        return Browser(self, told)
 
     def now(self) -> float:
         return NOW + getattr(self, "passed", 0.0)
