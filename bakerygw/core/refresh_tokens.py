@@ -4,6 +4,7 @@ import binascii
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
+from dataclasses import field
 from hashlib import sha256
 from typing import Final
 
@@ -32,7 +33,7 @@ _NOT_LETTERS: Final = re.compile(r"[^a-z]")
 class RefreshToken:
     """One refresh token. What it says of itself is unverified."""
 
-    text: str
+    text: str = field(repr=False)
     digest: str
     """SHA-256 in hexadecimal, of `header.payload` for a JSON Web Token, else of the whole."""
     exp: float | None

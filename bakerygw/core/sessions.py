@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import field
 from hashlib import sha256
 from typing import Final
 
@@ -25,15 +26,15 @@ _ABOUT_THE_BODY: Final = frozenset(
 class Tokens:
     """What an auth service has given."""
 
-    access: str
-    refresh: str | None
+    access: str = field(repr=False)
+    refresh: str | None = field(repr=False)
 
 
 @value
 class Session:
     """What lies behind one cookie."""
 
-    access: str
+    access: str = field(repr=False)
     refresh: RefreshToken | None
     until: float
     """Unix seconds at which it ends, whatever happens."""

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from bakerygw.core.cookies import set_cookie
 from bakerygw.core.forwarding import SESSION_COOKIE
-from bakerygw.core.http import Reply, RequestHead
+from bakerygw.core.http import WRITING_METHODS, Reply, RequestHead
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.refresh_tokens import MAX_BODY_BYTES, RefreshToken, token_of_request
@@ -86,15 +86,19 @@ class Refreshing:
     async def logout(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
         """The service's answer; where that is a success, the tokens of the request are out of force everywhere.
 
-        Raises `Refused`: state-unavailable if that could not be told to the other instances, and what proxying raises.
+        Raises `Refused`: state-unavailable if that could not be told to the other instances, method-not-allowed for a
+        session that is to end without a write; and what proxying raises.
         """
-        head = exchange.head
+        head, session_id = exchange.head, _session_of(grant)
+        if session_id is not None and head.method not in WRITING_METHODS:
+            # It would need no proof that a page of ours has sent it.
+            detail = "Sign out of a session by POST."
+            raise Refused(Problem(code="method-not-allowed", detail=detail, headers=((b"Allow", b"POST"),)))
         body = await collect(exchange.body, MAX_BODY_BYTES)
         try:
             token = token_of_request(head, body)
         except Refused:
             token = None  # whatever it is, the service has to make of it what it can
-        session_id = _session_of(grant)
         if session_id is not None and self._sessions is not None:
             head, body = await self._sessions.sign_out(head, session_id)
         reply = await self._proxy.send(head, body, route=route, grant=grant, policies=policies, trace=trace)

@@ -65,7 +65,8 @@ class SessionCalls:
 
     async def renewed(self, exchange: Exchange, policies: Policies, trace: Trace) -> Reply | None:
         """The answer to a request that refreshes its session; `None` if there is none in it."""
-        session_id = self._sessions.presented(exchange.head)
+        head = exchange.head
+        session_id = self._sessions.presented(head) if b"authorization" not in head.fields else None
         if session_id is None:
             return None
         try:

@@ -10,6 +10,7 @@ from port_fakes import NOW, USER, response
 from signing_fakes import CONTENT, JSON, LEEWAY_S, LOGIN, LOGOUT, REFRESH, SESSION, SIGNED_IN, SigningStage
 
 from bakerygw.core.refresh_tokens import OPAQUE_S, refresh_token
+from bakerygw.core.sessions import Session, Tokens
 from bakerygw.edge.sessions import IDLE_S
 from bakerygw.ports import UpstreamFailed
 
@@ -494,6 +495,7 @@ def test_a_page_may_have_its_session_renewed_at_any_time():
     browser.ask(SALES)
     assert dict(sent_headers(stage))[b"authorization"] == b"Bearer next"
     assert code(browser.ask(REFRESH, method=b"POST")) == (403, "csrf")
+    assert code(browser.write(REFRESH, token=b"good")) == (400, "bad-request")  # with a token it is not looked at
 
 
 # signing out
@@ -534,6 +536,26 @@ def test_signing_out_from_another_site_is_refused():
     browser = stage.sign_in()
     assert code(browser.ask(LOGOUT, method=b"POST")) == (403, "csrf")
     assert browser.ask(SALES).status == 200
+
+
+@pytest.mark.parametrize("method", [b"GET", b"OPTIONS"])
+def test_a_link_on_another_site_signs_nobody_out(method):
+    stage = stage_of()
+    browser = stage.sign_in()
+    assert code(browser.ask(LOGOUT, method=method)) == (405, "method-not-allowed")
+    assert browser.ask(SALES).status == 200
+    assert stage.ask(LOGOUT, method=method, token=b"good").status == 200
+
+
+def test_secrets_are_not_in_what_values_say_of_themselves():
+    stage = stage_of()
+    browser = stage.sign_in()
+    browser.ask(SALES)
+    (entry,) = stage.sessions._good.values()
+    session = Session(access="secret", refresh=refresh_token("secret"), until=1.0, user_id="u")
+    for value in (entry, session, Tokens(access="secret", refresh="secret")):
+        assert "secret" not in repr(value)
+        assert "b'good'" not in repr(value)
 
 
 def test_a_sign_out_that_the_service_refuses_ends_nothing():
