@@ -21,6 +21,8 @@ _ABOUT_THE_BODY: Final = frozenset(
      b"repr-digest", b"set-cookie"}
 )  # fmt: skip
 
+_FOR_SHARED_CACHES: Final = frozenset({b"cache-control", b"cdn-cache-control", b"surrogate-control"})
+
 
 @value
 class Tokens:
@@ -115,6 +117,22 @@ def headers_without_tokens(headers: Pairs, secrets: Collection[str]) -> Pairs:
         for name, text in headers
         if name.lower() not in _ABOUT_THE_BODY and not _holds(text.decode("latin-1"), secrets)
     )
+
+
+def private_headers(headers: Pairs) -> Pairs:
+    """The fields of an answer to somebody known by cookie, so that no shared cache keeps it for others.
+
+    Caches keep no answer to a request with `Authorization` (RFC 9111 3.5), on which services may rely; of cookies
+    they know nothing.
+    """
+    said = b", ".join(text for name, text in headers if name.lower() == b"cache-control")
+    kept = [pair for pair in headers if pair[0].lower() not in _FOR_SHARED_CACHES]
+    directives = [part.strip() for part in said.split(b",") if part.strip()]
+    names = {directive.partition(b"=")[0].lower() for directive in directives}
+    if not names & {b"private", b"no-store"}:
+        directives = [part for part in directives if part.partition(b"=")[0].lower() not in (b"public", b"s-maxage")]
+        directives.append(b"private")
+    return (*kept, (b"Cache-Control", b", ".join(directives)), (b"Vary", b"Cookie"))
 
 
 def _token_like(name: str) -> bool:

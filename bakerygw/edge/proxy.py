@@ -10,6 +10,7 @@ from bakerygw.core.http import Pairs, Reply, RequestHead
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.routing import Route
+from bakerygw.core.sessions import private_headers
 from bakerygw.core.tenancy import identity_headers
 from bakerygw.edge.admission import Grant
 from bakerygw.edge.body import RequestBody, too_large
@@ -62,7 +63,8 @@ class Proxy:
         finally:
             if not spared:  # nothing was sent then, and nobody waited for an answer
                 trace.upstream_s = self._clock.seconds() - asked
-        return _reply(head.method, response, policies.upstreams.all_authorities())
+        reply = _reply(head.method, response, policies.upstreams.all_authorities())
+        return reply if grant.claims is None or grant.claims.forwarded is None else _private(reply)
 
     async def send(
         self, head: RequestHead, body: bytes, *, route: Route, grant: Grant, policies: Policies, trace: Trace
@@ -124,6 +126,12 @@ def _reply(method: str, response: UpstreamResponse, authorities: Collection[str]
         body=response.body,
         length=length,
     )
+
+
+def _private(reply: Reply) -> Reply:
+    """The reply for its caller alone."""
+    headers = private_headers(reply.headers)
+    return Reply(status=reply.status, headers=headers, body=reply.body, length=reply.length, close=reply.close)
 
 
 def _announced(headers: Pairs) -> int | None:

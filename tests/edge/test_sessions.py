@@ -167,6 +167,30 @@ def test_the_service_learns_who_asks_and_gets_the_token_but_not_the_cookie():
     assert dict(sent)[b"x-user-id"] == b"user-1"
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ((), b"private"),
+        ((b"public, max-age=60",), b"max-age=60, private"),
+        ((b"max-age=60", b"S-MaxAge=600"), b"max-age=60, private"),
+        ((b"Private, max-age=9",), b"Private, max-age=9"),
+        ((b"no-store",), b"no-store"),
+    ],
+)
+def test_no_shared_cache_keeps_what_a_session_was_told(said, told):
+    stage = stage_of()
+    browser = stage.sign_in()
+    fields = [(b"Cache-Control", value) for value in said]
+    stage.services.response = response(200, [*fields, (b"Surrogate-Control", b"max-age=9")])
+    answer = browser.ask(SALES)
+    assert answer.headers[b"cache-control"] == [told]
+    assert b"surrogate-control" not in answer.headers
+    assert answer.headers[b"vary"] == [b"Cookie", b"Origin"]
+    bearer = stage.ask(SALES, token=b"good")
+    assert bearer.headers.get(b"cache-control", []) == list(said)
+    assert bearer.headers[b"vary"] == [b"Origin"]
+
+
 def test_another_instance_knows_it_too():
     here = stage_of()
     there = stage_of(here)
