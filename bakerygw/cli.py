@@ -119,17 +119,18 @@ def mint(options: argparse.Namespace, *, now: float) -> str:
     """A signed token for the options of `bakerygw token`; `now` in Unix seconds. Raises `_UserError`."""
     issued = int(now)
     valid_until = options.valid_until or datetime.fromtimestamp(issued, UTC) + _DEFAULT_VALIDITY
+    subscription = {
+        "tier": options.tier,
+        "status": options.status,
+        "valid_until": valid_until.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
     claims: dict[str, object] = {
         "user_id": options.user,
         "email": options.email or f"{options.user}@example.com",
         "tenant_id": options.tenant,
         "tenant_role": options.role,
-        "subscription": {
-            "tier": options.tier,
-            "status": options.status,
-            "valid_until": valid_until.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        },
-        "tenant_access": options.access or [],
+        "subscription": subscription,
+        "tenant_access": [subscription | entry for entry in options.access or ()],
         # An expired token was issued before it expired.
         "iat": min(issued, issued + options.expires_in - 1),
         "exp": issued + options.expires_in,

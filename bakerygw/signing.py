@@ -1,81 +1,110 @@
-"""The composition root's part for signing in and out: refresh tokens and the browsers' sessions."""
+"""The composition root's part for access tokens: the issuer's keys, the verifier, and what instances share of it."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from bakerygw.config.settings import Settings
-from bakerygw.config.values import session_secrets
-from bakerygw.core.routing import Action
-from bakerygw.edge.gateway import Handler
-from bakerygw.edge.policies import Policies
-from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.refreshing import Refreshing
-from bakerygw.edge.renewal import Renewal
-from bakerygw.edge.session_calls import SessionCalls
-from bakerygw.edge.sessions import Sessions
-from bakerygw.edge.spending import Spending
-from bakerygw.ports import Audit
+from bakerygw.ports import TokenTelemetry
 from bakerygw.state import SharedState
-from bakerygw.tokens.seal import SessionSeal
+from bakerygw.tokens.bearer import BearerTokens
+from bakerygw.tokens.fetching import TIMEOUT_S, Fetch
+from bakerygw.tokens.keys import KeySource, PemKey, load_public_key
+from bakerygw.tokens.remote_keys import RemoteKeys
+from bakerygw.tokens.sealing import Rules, Sealer
+from bakerygw.tokens.shared import SharedTokens
+from bakerygw.tokens.verifier import TokenVerifier
+from bakerygw.upstream.dial import trust_root, way_to
+from bakerygw.upstream.names import Names
+
+Source = tuple[str, str, str | None]
+"""What a key set depends on: URL, algorithm, file of certificates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signing:
-    """Policies that know of sessions, where there are some, and the handlers of the auth service's routes."""
+    """What checks access tokens."""
 
-    policies: Policies
-    handlers: Mapping[Action, Handler]
+    bearer: BearerTokens
+    verifier: TokenVerifier
+    keys: RemoteKeys | None
+    """`None` where the key is given as PEM."""
+    source: Source | None
+    """Of `keys`."""
 
+    def begin(self, older: "Signing | None" = None) -> None:
+        """Keep the keys fresh from here on, in the place of those of an older configuration."""
+        if older is not None and older.keys is not self.keys:
+            older.close()
+        if self.keys is not None:
+            self.keys.changed = self.verifier.keep_only
+            self.keys.start()
 
-def make_signing(settings: Settings, reactor: Any, *, state: SharedState, policies: Policies, audit: Audit) -> Signing:
-    """What the settings ask for, over these policies."""
-    leeway_s = settings.jwt_leeway_seconds
-    spending = Spending(
-        state.records, state.revocations, state.admission, clock=reactor, now=time.time, leeway_s=leeway_s
-    )
-    proxy = Proxy(reactor)
-    sessions = _sessions(settings, reactor, state=state, policies=policies, spending=spending)
-    calls = SessionCalls(proxy, sessions) if sessions is not None else None
-    refreshing = Refreshing(
-        proxy,
-        spending,
-        state.revocations,
-        sessions=calls,
-        audit=audit,
-        exchange_s=_exchange_s(settings),
-        leeway_s=leeway_s,
-    )
-    handlers: dict[Action, Handler] = {"refresh": refreshing.refresh, "logout": refreshing.logout}
-    if sessions is None or calls is None:
-        return Signing(policies=policies, handlers=handlers)
-    return Signing(
-        policies=replace(policies, credentials={**policies.credentials, "session": sessions}, sessions=sessions),
-        handlers={**handlers, "login": calls.login, "session": calls.session},
-    )
+    def close(self) -> None:
+        """Fetch no more keys."""
+        if self.keys is not None:
+            self.keys.stop()
 
 
-def _sessions(
-    settings: Settings, reactor: Any, *, state: SharedState, policies: Policies, spending: Spending
-) -> Sessions | None:
-    if not settings.session_cookies or settings.session_secret is None:
-        return None
-    return Sessions(
-        policies.credentials["bearer"],
-        SessionSeal(session_secrets(settings.session_secret)),
-        state.records,
-        revocations=state.revocations,
-        spending=spending,
-        renewal=Renewal(policies.upstreams, spending, reactor),
-        origins=policies.cors.origins,
-        now=time.time,
+def make_signing(
+    settings: Settings,
+    reactor: Any,
+    *,
+    state: SharedState,
+    names: Names,
+    telemetry: TokenTelemetry,
+    older: Signing | None = None,
+) -> Signing:
+    """What the settings ask for; nothing is opened. The key set of `older` goes on if it is of the same source."""
+    source = _source(settings)
+    if source is None:
+        keys = None
+    elif older is not None and older.source == source:
+        keys = older.keys
+    else:
+        keys = _remote_keys(source, reactor, names, telemetry)
+    verifier = TokenVerifier(
+        _pem_key(settings) if keys is None else keys,
+        algorithm=settings.jwt_algorithm,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
         leeway_s=settings.jwt_leeway_seconds,
         cache_ttl_s=settings.token_cache_ttl_seconds,
+        now=time.time,
     )
+    bearer = BearerTokens(verifier, keys=keys, shared=_shared(settings, state, telemetry))
+    return Signing(bearer=bearer, verifier=verifier, keys=keys, source=source)
 
 
-def _exchange_s(settings: Settings) -> float:
-    """More than any exchange can take: two tries to connect, the upload, the wait for an answer, and some slack."""
-    connecting_s = 2 * settings.upstream_connect_timeout
-    return connecting_s + settings.upstream_idle_timeout + settings.upstream_first_byte_timeout + 10
+def _source(settings: Settings) -> Source | None:
+    if settings.jwt_jwks_url is None:
+        return None
+    return settings.jwt_jwks_url, settings.jwt_algorithm, settings.upstream_ca_file
+
+
+def _pem_key(settings: Settings) -> KeySource:
+    return PemKey(load_public_key(settings.jwt_public_key or "", settings.jwt_algorithm))
+
+
+def _remote_keys(source: Source, reactor: Any, names: Names, telemetry: TokenTelemetry) -> RemoteKeys:
+    url, algorithm, ca_file = source
+    trust = trust_root(ca_file) if url.startswith("https:") else None
+    fetch = Fetch(reactor, url, way_to(reactor, url, timeout_s=TIMEOUT_S, trust=trust, names=names))
+    chance = Random().random  # noqa: S311  it only spreads fetches over time
+    return RemoteKeys(fetch, algorithm=algorithm, clock=reactor, random=chance, telemetry=telemetry)
+
+
+def _shared(settings: Settings, state: SharedState, telemetry: TokenTelemetry) -> SharedTokens | None:
+    """Where instances tell each other of good tokens; with the embedded store there are no others."""
+    secret = settings.token_cache_secret
+    if not settings.token_cache_shared or secret is None or state.embedded is not None:
+        return None
+    rules = Rules(algorithm=settings.jwt_algorithm, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
+    return SharedTokens(
+        state.records,
+        Sealer(secret.get_secret_value(), rules),
+        ttl_s=settings.token_cache_ttl_seconds,
+        now=time.time,
+        telemetry=telemetry,
+    )

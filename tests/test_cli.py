@@ -92,6 +92,7 @@ def test_a_token_has_the_claims_asked_for(key_file: Path) -> None:
     )
     claims = claims_of(out, audience="api")
     issued = claims.pop("iat")
+    until = "2040-01-02T03:04:05Z"
     assert status == 0
     assert claims.pop("exp") == issued + 60
     assert claims == {
@@ -99,10 +100,10 @@ def test_a_token_has_the_claims_asked_for(key_file: Path) -> None:
         "email": "u1@example.com",
         "tenant_id": "t1",
         "tenant_role": "baker",
-        "subscription": {"tier": "starter", "status": "past_due", "valid_until": "2040-01-02T03:04:05Z"},
+        "subscription": {"tier": "starter", "status": "past_due", "valid_until": until},
         "tenant_access": [
-            {"id": "t2", "role": "admin", "tier": "enterprise"},
-            {"id": "t3", "role": "viewer", "tier": "starter"},
+            {"id": "t2", "role": "admin", "tier": "enterprise", "status": "past_due", "valid_until": until},
+            {"id": "t3", "role": "viewer", "tier": "starter", "status": "past_due", "valid_until": until},
         ],
         "iss": "bakery-auth",
         "aud": "api",

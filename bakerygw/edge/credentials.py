@@ -5,6 +5,7 @@ from typing import Protocol
 
 from bakerygw.core.claims import bearer_token
 from bakerygw.core.http import RequestHead
+from bakerygw.edge.keys import api_key, is_api_key
 from bakerygw.ports import Scheme
 
 
@@ -23,8 +24,11 @@ def presented(
     An `Authorization` header hides the cookie of a session. Raises `Refused`: token-missing, token-invalid; for a
     session csrf and origin-forbidden.
     """
-    if sessions is not None and b"authorization" not in head.fields:
+    values = head.fields.get(b"authorization", ())
+    if sessions is not None and not values:
         session_id = sessions.presented(head)
         if session_id is not None:
             return "session", session_id
-    return "bearer", bearer_token(head.fields.get(b"authorization", ()))
+    if "key" in accepted and is_api_key(values):
+        return "key", api_key(values)
+    return "bearer", bearer_token(values)

@@ -15,7 +15,7 @@ from bakerygw.core.sessions import MAX_ANSWER_BYTES, Session, Tokens, ended, obj
 from bakerygw.edge.held import HeldBody, gather
 from bakerygw.edge.proxy import RETRY_AFTER_SERVICE_S, VIA
 from bakerygw.edge.spending import UNKNOWN_S, Spending, Use
-from bakerygw.ports import StoreUnavailable, UpstreamFailed, UpstreamRequest, Upstreams
+from bakerygw.ports import CredentialsUnavailable, StoreUnavailable, UpstreamFailed, UpstreamRequest, Upstreams
 from bakerygw.runtime.task import Task
 
 SERVICE: Final = "auth"
@@ -90,7 +90,7 @@ class Renewal:
             outcome = await self._renewed(digest, book, forced)
         except Refused as refused:
             outcome = refused.problem
-        except StoreUnavailable:
+        except (StoreUnavailable, CredentialsUnavailable):
             outcome = None
         except Exception:
             self._log.failure("session.renewal_failed")
@@ -143,7 +143,10 @@ class Renewal:
                 raise _unavailable(RETRY_AFTER_SERVICE_S, f"session-renewal-{status}")
             raise await self._over(digest, sealed, book, f"session-renewal-{status}")
         tokens = _tokens(text, session) if 200 <= status < 300 and text is not None else None
-        claims = await book.claims_of(tokens.access) if tokens is not None else None
+        try:
+            claims = await book.claims_of(tokens.access) if tokens is not None else None
+        except CredentialsUnavailable:
+            claims = None
         if tokens is None or claims is None or claims.user_id != session.user_id:
             await use.unknown()
             raise _unavailable(RETRY_AFTER_SERVICE_S, f"session-renewal-{status}")

@@ -19,7 +19,7 @@ from bakerygw.edge.held import gather
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.sessions import Sessions
-from bakerygw.ports import StoreUnavailable
+from bakerygw.ports import CredentialsUnavailable, StoreUnavailable
 from bakerygw.runtime.shield import shielded
 
 MAX_LOGIN_BYTES: Final = 64 * 1024
@@ -101,7 +101,7 @@ class SessionCalls:
             old = None  # what is no session of ours can't be in the way
         try:
             session_id = await shielded(self._sessions.begin(tokens, old))
-        except StoreUnavailable:
+        except (StoreUnavailable, CredentialsUnavailable):
             raise _not_kept() from None
         if session_id is None:
             return reply

@@ -17,7 +17,7 @@ from bakerygw.core.refresh_tokens import OPAQUE_S, RefreshToken, refresh_token
 from bakerygw.core.sessions import Session, Tokens, digest_of, ended, session_from
 from bakerygw.edge.renewal import Renewal
 from bakerygw.edge.spending import Spending
-from bakerygw.ports import Credentials, Records, RevocationStore, Sealer, TokenRefused
+from bakerygw.ports import Credentials, Records, RevocationStore, SessionSealer, TokenRefused
 
 IDLE_S: Final = 7 * 86_400.0
 """A session that was not renewed for so long has ended; one in use is with each access token."""
@@ -35,7 +35,7 @@ class Sessions:
     def __init__(
         self,
         bearer: Credentials,
-        sealer: Sealer,
+        sealer: SessionSealer,
         records: Records,
         *,
         revocations: RevocationStore,

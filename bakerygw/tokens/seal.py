@@ -19,7 +19,7 @@ MAX_SEALED_BYTES: Final = 64 * 1024
 
 
 class SessionSeal:
-    """Implements `ports.Sealer` by AES-256-GCM and HMAC-SHA256 (RFC 5116 5.2, RFC 2104).
+    """Implements `ports.SessionSealer` by AES-256-GCM and HMAC-SHA256 (RFC 5116 5.2, RFC 2104).
 
     Each secret gives two keys of its own by HKDF (RFC 5869), one for either purpose. The first secret seals and
     makes tokens; what was made with any of them is good.

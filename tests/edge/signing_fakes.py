@@ -111,11 +111,11 @@ class SigningStage(Stage):
         super().__init__(**{"router": Router((*SIGNING, *plain)), "auth_limit": STRICT, **policies})
         self.background = self.clock
         """What drives work that goes on after a request."""
-        self.records = FlakyRecords(self.now)
+        self.records = FlakyRecords(self.unix_s)
         self.revocations = Revocations(self.store.revoked)
         self.audited: list[tuple[str, dict[str, object]]] = []
         self.spending = Spending(
-            self.records, self.revocations, self.store, clock=self.clock, now=self.now, leeway_s=LEEWAY_S
+            self.records, self.revocations, self.store, clock=self.clock, now=self.unix_s, leeway_s=LEEWAY_S
         )
         self.sessions: Any = None
         self.refreshing = Refreshing(
@@ -137,7 +137,7 @@ class SigningStage(Stage):
             self.records, self.store.revoked = other.records, other.store.revoked
             self.services, self.revocations = other.services, other.revocations
             self.spending = Spending(
-                self.records, self.revocations, self.store, clock=self.background, now=self.now, leeway_s=LEEWAY_S
+                self.records, self.revocations, self.store, clock=self.background, now=self.unix_s, leeway_s=LEEWAY_S
             )
         self.sessions = Sessions(
             self.tokens,
@@ -147,7 +147,7 @@ class SigningStage(Stage):
             spending=self.spending,
             renewal=Renewal(self.services, self.spending, self.background),
             origins=frozenset({b"https://app.example"}),
-            now=self.now,
+            now=self.unix_s,
             leeway_s=LEEWAY_S,
             cache_ttl_s=900,
         )
@@ -175,7 +175,7 @@ class SigningStage(Stage):
         self.services.response = response(200)
         return Browser(self, told)
 
-    def now(self) -> float:
+    def unix_s(self) -> float:
         return NOW + getattr(self, "passed", 0.0)
 
     def pass_s(self, seconds: float) -> None:
