@@ -95,7 +95,7 @@ class Admission:
         if match is not None and not match.route.auth:
             return NOBODY
         try:
-            scheme, secret = presented(head, policies.credentials)
+            scheme, secret = presented(head, policies.credentials, policies.sessions)
         except Refused:
             return NOBODY
         credentials = policies.credentials[scheme]
@@ -164,7 +164,7 @@ class Admission:
         scheme, secret = caller.scheme, caller.secret
         try:
             if scheme is None:
-                scheme, secret = presented(head, policies.credentials)
+                scheme, secret = presented(head, policies.credentials, policies.sessions)
             claims = await policies.credentials[scheme].verify(secret)
         except TokenRefused as refused:
             self._telemetry.auth_attempt(refused.code)
