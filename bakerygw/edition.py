@@ -9,16 +9,20 @@ from bakerygw import __version__
 from bakerygw.config.routes import build_router
 from bakerygw.config.settings import Settings
 from bakerygw.core.cors import CorsPolicy
-from bakerygw.core.limits import LimitRule
+from bakerygw.core.limits import TENANT_RULE, LimitRule
 from bakerygw.core.routing import Action
+from bakerygw.core.stacks import stacks_of
 from bakerygw.edge.apidocs import ApiDocs, Asset
 from bakerygw.edge.conversation import UNREADABLE
+from bakerygw.edge.crowd import CONCURRENCY
 from bakerygw.edge.gateway import Handler, LocalPage
+from bakerygw.edge.geocoding import SERVICE as GEOCODER
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import Credentials, Scheme, TokenTelemetry
 from bakerygw.signing import Signing, make_signing
 from bakerygw.state import SharedState
+from bakerygw.tokens.api_keys import ApiKeys
 from bakerygw.upstream.client import UpstreamClient
 from bakerygw.upstream.health import HealthChecks, HttpProbe
 from bakerygw.upstream.names import Names
@@ -60,6 +64,7 @@ def make_edition(
     names: Names,
     assets: Mapping[str, Asset],
     telemetry: TokenTelemetry,
+    handlers: Mapping[Action, Handler],
     older: Edition | None = None,
 ) -> Edition:
     """The edition that the settings ask for, after `older`; nothing is opened."""
@@ -98,14 +103,14 @@ def make_edition(
     )
     return Edition(
         settings=settings,
-        policies=make_policies(settings, upstreams, make_credentials(signing)),
+        policies=make_policies(settings, upstreams, make_credentials(signing, state)),
         signing=signing,
         upstreams=upstreams,
         probe=probe,
         health=health,
         health_pages=health_pages,
         pages=_pages(health_pages, settings, assets),
-        handlers={},
+        handlers=handlers,
     )
 
 
@@ -121,16 +126,18 @@ def make_policies(settings: Settings, upstreams: UpstreamClient, credentials: Ma
         credentials=credentials,
         upstreams=upstreams,
         general_limit=LimitRule(name="default", requests=settings.rate_limit_requests, window_s=window_s),
-        auth_limit=LimitRule(name="auth", requests=settings.auth_rate_limit_requests, window_s=window_s),
+        auth_limit=LimitRule(name="auth", requests=settings.auth_rate_limit_requests, window_s=window_s, by="address"),
         grace_days=settings.subscription_grace_days,
         max_body_bytes=settings.max_request_body_bytes,
+        stacks=stacks_of(settings.limit_policies, settings.routes),
+        max_concurrent=settings.tenant_max_concurrent,
         https_only=settings.environment == "prod",
     )
 
 
-def make_credentials(signing: Signing) -> Mapping[Scheme, Credentials]:
+def make_credentials(signing: Signing, state: SharedState) -> Mapping[Scheme, Credentials]:
     """What callers may identify themselves by."""
-    return {"bearer": signing.bearer}
+    return {"bearer": signing.bearer, "key": ApiKeys(state.keys, now=time.time, clock=time.monotonic)}
 
 
 def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset]) -> Mapping[str, LocalPage]:
@@ -149,6 +156,12 @@ def templates(settings: Settings) -> list[str]:
     return [UNREADABLE, *(route.template for route in settings.routes)]
 
 
+def limit_names(settings: Settings) -> list[str]:
+    """The names of all limits, for metrics."""
+    of_routes = [route.limit.name for route in settings.routes if route.limit is not None]
+    return ["default", "auth", TENANT_RULE, CONCURRENCY, *of_routes, *(it.rule.name for it in settings.limit_policies)]
+
+
 def service_names(settings: Settings) -> list[str]:
     """The names of all services, for metrics; those of demo sessions begin with `demo:`."""
-    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services)]
+    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services), GEOCODER]

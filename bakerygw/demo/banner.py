@@ -103,6 +103,11 @@ def _work() -> Iterator[Command]:
         f"VISITOR=$(login visitor@demo.example); curl -s {STATUS} {visitor} $GW/api/v1/sales",
         "200",
     )
+    yield _line(
+        "an address on the map",
+        f"""curl -s {ana} -H "$J" -d '{{"query":"Carrer de Verdi 12"}}' $GW/api/v1/geocode; echo""",
+        '"city":"Barcelona"',
+    )
     yield _line("health of the gateway and its services", "curl -s $GW/health; echo", '"services"')
 
 

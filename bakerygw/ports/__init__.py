@@ -1,15 +1,20 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
-from bakerygw.ports.identity import Credentials, CredentialsUnavailable, Scheme, TokenRefused
+from bakerygw.ports.geocoding import Geocoder
+from bakerygw.ports.identity import Credentials, CredentialsUnavailable, KeyStore, KeyUnreadable, Scheme, TokenRefused
+from bakerygw.ports.lookups import Enquiries, LookupFailed, LookupFailure, LookupTelemetry, SharedFacts
 from bakerygw.ports.state import (
     AdmissionAsk,
     AdmissionState,
     AdmissionStore,
+    Hierarchy,
     Records,
     RevocationStore,
     StoreLink,
     StoreUnavailable,
+    TenantLimits,
     TenantStore,
+    with_limit,
 )
 from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry, TokenTelemetry
 from bakerygw.ports.upstream import (
@@ -28,15 +33,25 @@ __all__ = [
     "Audit",
     "Credentials",
     "CredentialsUnavailable",
+    "Enquiries",
+    "Geocoder",
     "HealthSource",
+    "Hierarchy",
+    "KeyStore",
+    "KeyUnreadable",
+    "LookupFailed",
+    "LookupFailure",
+    "LookupTelemetry",
     "Records",
     "RevocationStore",
     "Scheme",
     "ServiceHealth",
+    "SharedFacts",
     "StoreLink",
     "StoreTelemetry",
     "StoreUnavailable",
     "Telemetry",
+    "TenantLimits",
     "TenantStore",
     "TokenRefused",
     "TokenTelemetry",
@@ -44,4 +59,5 @@ __all__ = [
     "UpstreamRequest",
     "UpstreamResponse",
     "Upstreams",
+    "with_limit",
 ]

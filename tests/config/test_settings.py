@@ -141,6 +141,9 @@ def test_settings_cannot_be_changed() -> None:
         ("TRUSTED_PROXIES", "10.0.0.1/8"),
         ("TRUSTED_PROXIES", "proxy"),
         ("NOMINATIM_URL", "ftp://x"),
+        ("NOMINATIM_URL", "http://nominatim.openstreetmap.org"),
+        ("NOMINATIM_USER_AGENT", "línea"),
+        ("NOMINATIM_USER_AGENT", "x" * 201),
         ("JWT_ALGORITHM", "HS256"),
         ("JWT_ALGORITHM", "none"),
         ("JWT_LEEWAY_SECONDS", "-1"),
@@ -416,7 +419,7 @@ def test_the_example_environment_and_file_say_the_same() -> None:
 
 @pytest.mark.parametrize("name", ["bakerygw.env.example", "bakerygw.toml.example"])
 def test_the_examples_are_complete(name: str) -> None:
-    expected = Settings.model_fields.keys() - {"services", "demo_services", "routes", "demo"}
+    expected = Settings.model_fields.keys() - {"services", "demo_services", "routes", "limit_policies", "demo"}
     assert expected <= documented(name)
     unknown = {entry for entry in documented(name) - expected if not entry.endswith("_service_url")}
     assert not unknown

@@ -80,6 +80,18 @@ def test_a_clock_set_back_a_little_costs_at_most_that_little() -> None:
     assert (level.allowed, level.remaining) == (True, 0)
 
 
+def test_looking_at_buckets_changes_none_and_refuses_nobody() -> None:
+    empty, beyond = NOW + RULE.capacity_us, NOW + 10 * RULE.capacity_us
+    after, levels = take((RULE, RULE, RULE), (0, empty, beyond), NOW, peek=True)
+    assert after == (0, empty, beyond)
+    assert [(level.allowed, level.remaining, level.retry_us) for level in levels] == [
+        (True, 3, 0),
+        (True, 0, 2_000_000),
+        (True, 0, 2_000_000),
+    ]
+    assert refusing(levels) is None
+
+
 def test_without_buckets_there_is_nothing_to_tell() -> None:
     assert take((), (), NOW) == ((), ())
     assert limit_headers(()) == ()
