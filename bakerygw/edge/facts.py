@@ -206,6 +206,8 @@ class Facts(Generic[T]):
         if self._flights.get(subject) is flight:
             del self._flights[subject]
         waiting, flight.waiting = flight.waiting, []
+        if not waiting and isinstance(result, Failure):
+            self._broken(result)
         for waiter in waiting:
             if isinstance(result, Failure):
                 waiter.errback(result)
@@ -225,7 +227,7 @@ class Facts(Generic[T]):
 
     def _broken(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            self._log.failure("lookup.offer_failed", failure)
+            self._log.failure("lookup.crashed", failure)
 
 
 def _depends_on_caller(failed: LookupFailed) -> bool:
