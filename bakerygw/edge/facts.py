@@ -79,13 +79,14 @@ class Facts(Generic[T]):
         if known is not None:
             self._telemetry.looked_up(self._what, "memory")
             return known[0]
+        arrived = self._now()
         for _ in range(ROUNDS):
             self._check_pause(subject, who)
             found, own = await self._joined(subject, partial(self._find, subject, who, since, ask))
             if isinstance(found, LookupFailed):
                 if own or not _depends_on_caller(found):
                     raise LookupFailed(found.kind, found.cause, retry_after_s=found.retry_after_s)
-            elif own or self._is_good(found, since):
+            elif own or found[1] >= arrived or self._is_good(found, since):
                 return found[0]
         raise LookupFailed("unavailable", "others' questions were of no use")
 

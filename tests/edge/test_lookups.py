@@ -253,6 +253,19 @@ def test_a_question_from_before_the_change_does_not_answer_a_later_request():
     assert code(late.only()) == (402, "subscription-inactive")
 
 
+def test_right_after_a_change_many_share_a_question_that_was_asked_since_they_came():
+    stage = staged(replace(OLD, iat=NOW + 60), **{"t-own": None})
+    stage.store.flags = {"t-own": TenantFlags(changed_at=NOW)}
+    first = stage.client(request(b"GET", SALES, b"Authorization: Bearer good"))
+    stage.now += 0.1
+    others = [stage.client(request(b"GET", SALES, b"Authorization: Bearer good")) for _ in range(20)]
+    stage.answers.waiting[0].callback(PRO)
+    assert first.only().status == 200
+    assert len(stage.answers.asked) == 2
+    stage.answers.waiting[1].callback(PRO)
+    assert [client.only().status for client in others] == [200] * 20
+
+
 # e-mail
 
 
