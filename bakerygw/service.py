@@ -29,12 +29,11 @@ from bakerygw.edge.gateway import Gateway, Handler
 from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.kernel import connections_allowed
 from bakerygw.edge.keys import KeyDesk
-from bakerygw.edge.limits_page import LimitsPage
 from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
-from bakerygw.edge.subscriptions import SubscriptionHandler
 from bakerygw.edition import Edition, limit_names, make_edition, service_names, templates
+from bakerygw.handlers import make_handlers
 from bakerygw.lifecycle import GatewayService
 from bakerygw.ports import Audit
 from bakerygw.state import make_state
@@ -173,7 +172,7 @@ class House:
             names=self._names,
             assets=self._assets,
             telemetry=self.metrics.tokens,
-            handlers=self._make_handlers(),
+            handlers=self._make_handlers(settings),
             older=older,
         )
 
@@ -195,12 +194,15 @@ class House:
             audit=self.logs.logger("bakerygw.audit").info,
         )
 
-    def _make_handlers(self) -> Mapping[Action, Handler]:
-        audit = self.logs.logger("bakerygw.audit").info
-        return {
-            "subscription": SubscriptionHandler(Proxy(self._reactor), self.changes, audit).reply_to,
-            "limits": LimitsPage(self.state.admission).reply_to,
-        }
+    def _make_handlers(self, settings: Settings) -> Mapping[Action, Handler]:
+        return make_handlers(
+            settings,
+            self._reactor,
+            state=self.state,
+            changes=self.changes,
+            audit=self.logs.logger("bakerygw.audit").info,
+            geocoded=self.metrics.geocoded,
+        )
 
     def _make_lookups(self, settings: Settings) -> Lookups:
         """Shared with other instances only under a seal."""

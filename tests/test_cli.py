@@ -46,6 +46,16 @@ def test_check_says_in_one_line_that_all_is_well() -> None:
     assert (status, out, err) == (0, "configuration ok: 31 routes, 1 services\n", "")
 
 
+def test_check_notes_that_the_public_map_would_not_be_asked() -> None:
+    public = {"JWT_PUBLIC_KEY": PUBLIC, "NOMINATIM_URL": "https://nominatim.openstreetmap.org"}
+
+    status, out, _ = invoke("check", **public)
+    assert status == 0
+    assert "NOMINATIM_USER_AGENT" in out
+    assert "NOMINATIM" not in invoke("check", NOMINATIM_USER_AGENT="bakery-ia (ops@example.com)", **public)[1]
+    assert "NOMINATIM" not in invoke("check", JWT_PUBLIC_KEY=PUBLIC, NOMINATIM_URL="http://map.internal")[1]
+
+
 def test_check_prints_every_error_and_fails() -> None:
     status, out, err = invoke("check", PORT="x", LOG_LEVEL="y")
     assert (status, out) == (1, "")

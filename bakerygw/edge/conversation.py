@@ -153,7 +153,7 @@ class Conversation:
             raise
         except Exception:
             self._log.failure("request.crashed", request_id=trace.request_id)
-            problem = Problem(code="internal-error", detail="An error of the gateway's own; it has been logged.")
+            problem = Problem(code="internal-error", detail="The gateway itself failed here; report the request_id.")
             return self.refused(Refused(problem), trace).with_headers(standing)
 
     def refused(self, refusal: Refused, trace: Trace) -> Reply:

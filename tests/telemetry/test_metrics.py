@@ -198,3 +198,13 @@ def test_gauges_of_services_that_are_gone_go_too(metrics: Metrics) -> None:
     assert not [labels for labels in left if ("service", "sales") in labels or ("service_name", "sales") in labels]
     assert not [labels for name, labels in series(metrics) if name == "gateway_breaker_state"]
     assert value(metrics, "gateway_upstream_pool_connections", service="auth", state="active") == 2
+
+
+def test_look_ups_of_addresses_are_counted_by_how_they_ended():
+    metrics = Metrics(CollectorRegistry())
+    metrics.geocoded("asked")
+    metrics.geocoded("asked")
+    metrics.geocoded("a stranger's word")
+    text = metrics.exposition()[0].decode()
+    assert 'gateway_geocoded_total{result="asked"} 2.0' in text
+    assert "stranger" not in text
