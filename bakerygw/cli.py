@@ -17,6 +17,7 @@ from bakerygw.config.checks import may_geocode
 from bakerygw.config.settings import ALGORITHMS, ConfigError, Settings, load_settings
 from bakerygw.core.claims import ClaimsError, claims_from, is_id
 from bakerygw.core.routing import Route
+from bakerygw.core.stacks import stacks_of
 
 _TIERS: Final = ("starter", "professional", "enterprise")
 _DEFAULT_VALIDITY: Final = timedelta(days=30)
@@ -193,6 +194,9 @@ def _row(route: Route, settings: Settings) -> tuple[str, str, str, str, str]:
         limit += " (shadow)"
     if route.auth_limit:
         limit += f", {settings.auth_rate_limit_requests}/{settings.rate_limit_window_seconds}s by address"
+    for policy in stacks_of(settings.limit_policies, (route,)).get(route.prefix, ()):
+        its, tier = policy.rule, f" ({policy.tier})" if policy.tier else ""
+        limit += f", {its.requests}/{its.window_s}s by {its.by}{tier}{' (shadow)' if its.shadow else ''}"
     if route.unlimited:
         limit = "none"
     auth = "required" if route.auth else "public"

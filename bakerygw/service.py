@@ -240,11 +240,13 @@ class House:
         )
 
     def _limit_calls(self, audit: Audit) -> TenantLimitCalls:
-        limits, gateway = self.state.limits, self.gateway
-        standing = Standing(
-            store=self.state.admission, limits=limits, policies=lambda: gateway.policies, crowd=gateway.crowd
+        return TenantLimitCalls(limits=self.state.limits, standing=self._standing(), now=time.time, audit=audit)
+
+    def _standing(self) -> Standing:
+        state, gateway = self.state, self.gateway
+        return Standing(
+            store=state.admission, limits=state.limits, policies=lambda: gateway.policies, crowd=gateway.crowd
         )
-        return TenantLimitCalls(limits=limits, standing=standing, now=time.time, audit=audit)
 
     def _health(self) -> Reply:
         return self.edition.health_pages.public()

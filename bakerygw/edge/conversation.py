@@ -129,7 +129,7 @@ class Conversation:
         finally:
             party = exchange.party
             if party is not None:
-                party.leave(exchange)
+                party.discard(exchange)
         self._tell(trace, status, exchange.body.received, exchange.bytes_out)
 
     def _trace(self, head: RequestHead) -> Trace:
