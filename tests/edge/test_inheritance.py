@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from edge_fakes import request
 from port_fakes import DAY_S, DEMO, NOW, PRO, USER, Stage
+from twisted.internet.defer import Deferred
 
 from bakerygw.core.claims import TenantAccess
 from bakerygw.core.limits import LimitRule
@@ -214,3 +216,20 @@ def test_nobody_spends_anything_of_a_tenant_that_is_not_open_to_them():
     built.tree.chains["shop"] = ("other-chain",)
     assert built.ask(SHOP, token=b"good").status == 403
     assert not [key for key in built.store.spent if "shop" in key]
+
+
+def test_a_client_that_leaves_while_parents_are_asked_ends_the_question_and_nothing_else():
+    built = stage()
+    waiting, cancelled = [], []
+
+    async def slow(tenant_id):
+        question = Deferred(lambda _: cancelled.append(tenant_id))
+        waiting.append(question)
+        return await question
+
+    built.tree.ancestors = slow
+    client = built.client(request(b"GET", SHOP, b"Authorization: Bearer good"))
+    assert len(waiting) == 1
+    client.leave()
+    assert cancelled == ["shop"]
+    assert (built.outcome.status, built.services.requests, built.audited) == (499, [], [])
