@@ -103,7 +103,7 @@ def make_edition(
     )
     return Edition(
         settings=settings,
-        policies=make_policies(settings, upstreams, make_credentials(signing, state)),
+        policies=make_policies(settings, upstreams, make_credentials(settings, signing, state)),
         signing=signing,
         upstreams=upstreams,
         probe=probe,
@@ -135,9 +135,17 @@ def make_policies(settings: Settings, upstreams: UpstreamClient, credentials: Ma
     )
 
 
-def make_credentials(signing: Signing, state: SharedState) -> Mapping[Scheme, Credentials]:
+def make_credentials(settings: Settings, signing: Signing, state: SharedState) -> Mapping[Scheme, Credentials]:
     """What callers may identify themselves by."""
-    return {"bearer": signing.bearer, "key": ApiKeys(state.keys, now=time.time, clock=time.monotonic)}
+    return {
+        "bearer": signing.bearer,
+        "key": ApiKeys(state.keys, pepper=pepper(settings), now=time.time, clock=time.monotonic),
+    }
+
+
+def pepper(settings: Settings) -> bytes:
+    """What the records of API keys are sealed with, besides the keys themselves."""
+    return settings.api_key_secret.get_secret_value().encode() if settings.api_key_secret is not None else b""
 
 
 def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset]) -> Mapping[str, LocalPage]:

@@ -113,6 +113,8 @@ class Settings(BaseSettings):
     token_cache_ttl_seconds: Window = 900
     token_cache_shared: Bool = False
     token_cache_secret: Secret | None = None
+    api_key_secret: Secret | None = None
+    """What records of API keys are sealed with, besides the keys themselves."""
 
     rate_limit_requests: Count = 300
     rate_limit_window_seconds: Window = 60

@@ -43,6 +43,9 @@ ANSWERED: Final[Mapping[str, tuple[str, str]]] = {
 """What the gateway answers to callers with a token: summary, schema."""
 GEOCODE: Final = "/api/v1/geocode"
 
+SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}]
+"""One of these, where a token is needed."""
+
 INTRODUCTION: Final = (
     "One origin for the REST services of Bakery-IA. Paths under a service's prefix reach that service byte for byte, "
     "and its own answers pass unchanged. What the gateway itself refuses is a problem document (RFC 9457) whose `code` "
@@ -60,14 +63,22 @@ def build_document(routes: Iterable[Route], *, version: str) -> Json:
         "openapi": "3.1.0",
         "info": {"title": "Bakery-IA gateway", "version": version, "description": INTRODUCTION},
         "servers": [{"url": "/"}],
-        "security": [{"bearer": []}],
+        "security": SECURITY,
         "tags": [
             {"name": "gateway", "description": "Answered by the gateway itself."},
             {"name": "services", "description": "Passed through to the service that the prefix belongs to."},
         ],
         "paths": paths,
         "components": {
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "apiKey": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "Authorization",
+                    "description": "For machines: `ApiKey <key>`.",
+                },
+            },
             "parameters": _parameters(),
             "headers": _headers(),
             "responses": {f"Problem{status}": _problem_response(status) for status in sorted(_codes_by_status())},
@@ -130,7 +141,7 @@ def _operation(route: Route, method: str) -> Json:
         "operationId": _operation_id(method, _path(route)),
         "summary": _summary(route),
         "tags": ["services" if route.kind == "proxy" else "gateway"],
-        "security": [{"bearer": []}] if route.auth else [],
+        "security": SECURITY if route.auth else [],
         "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in _parameter_names(route)],
         "responses": {**_answer(route), **_problems(_statuses(route))},
     }
@@ -327,7 +338,7 @@ def _parameters() -> Json:
 def _headers() -> Json:
     text = {
         "X-Request-ID": "The id of this request.",
-        "WWW-Authenticate": "The bearer challenge (RFC 6750).",
+        "WWW-Authenticate": "The bearer challenge (RFC 6750), or that for API keys.",
         "Allow": "The methods that work here.",
         "RateLimit-Policy": "The limits that apply, as in the IETF draft.",
         "RateLimit": "What remains, and in how many seconds the bucket is full, as in the IETF draft.",
