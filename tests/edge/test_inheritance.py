@@ -11,6 +11,7 @@ from bakerygw.core.claims import TenantAccess
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.stacks import LimitPolicy
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
+from bakerygw.edge.inheritance import MAX_AUDITED
 from bakerygw.ports import AdmissionAsk, StoreUnavailable
 
 CHAIN = TenantAccess(
@@ -233,3 +234,15 @@ def test_a_client_that_leaves_while_parents_are_asked_ends_the_question_and_noth
     client.leave()
     assert cancelled == ["shop"]
     assert (built.outcome.status, built.services.requests, built.audited) == (499, [], [])
+
+
+def test_what_was_told_is_remembered_in_a_bounded_room():
+    built = stage()
+    inheritance = built.gateway._inheritance
+    for number in range(MAX_AUDITED + 1):
+        inheritance._tell(USER, f"shop-{number}", "chain", "192.0.2.1")
+    inheritance._tell(USER, f"shop-{MAX_AUDITED}", "chain", "192.0.2.1")
+    assert len(built.audited) == MAX_AUDITED + 1
+    inheritance._tell(USER, "shop-0", "chain", "192.0.2.1")
+    assert len(built.audited) == MAX_AUDITED + 2
+    assert len(inheritance._told) == MAX_AUDITED
