@@ -16,6 +16,7 @@ from bakerygw.edge.apidocs import ApiDocs, Asset
 from bakerygw.edge.conversation import UNREADABLE
 from bakerygw.edge.crowd import CONCURRENCY
 from bakerygw.edge.gateway import Handler, LocalPage
+from bakerygw.edge.geocoding import SERVICE as GEOCODER
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import Audit, Credentials, Scheme, TokenTelemetry
@@ -102,7 +103,7 @@ def make_edition(
         version=__version__,
         now=time.time,
     )
-    policies = make_policies(settings, upstreams, make_credentials(signing, state))
+    policies = make_policies(settings, upstreams, make_credentials(settings, signing, state))
     sessions = make_session_parts(settings, reactor, state=state, policies=policies, audit=audit)
     return Edition(
         settings=settings,
@@ -138,9 +139,17 @@ def make_policies(settings: Settings, upstreams: UpstreamClient, credentials: Ma
     )
 
 
-def make_credentials(signing: Signing, state: SharedState) -> Mapping[Scheme, Credentials]:
+def make_credentials(settings: Settings, signing: Signing, state: SharedState) -> Mapping[Scheme, Credentials]:
     """What callers may identify themselves by."""
-    return {"bearer": signing.bearer, "key": ApiKeys(state.keys, now=time.time, clock=time.monotonic)}
+    return {
+        "bearer": signing.bearer,
+        "key": ApiKeys(state.keys, pepper=pepper(settings), now=time.time, clock=time.monotonic),
+    }
+
+
+def pepper(settings: Settings) -> bytes:
+    """What the records of API keys are sealed with, besides the keys themselves."""
+    return settings.api_key_secret.get_secret_value().encode() if settings.api_key_secret is not None else b""
 
 
 def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset]) -> Mapping[str, LocalPage]:
@@ -167,4 +176,4 @@ def limit_names(settings: Settings) -> list[str]:
 
 def service_names(settings: Settings) -> list[str]:
     """The names of all services, for metrics; those of demo sessions begin with `demo:`."""
-    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services)]
+    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services), GEOCODER]

@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "signing": frozenset({"config", "ports", "state", "tokens", "upstream"}),
     "sessions": frozenset({"config", "core", "edge", "ports", "state", "tokens"}),
     "edition": BELOW_SERVICE | {"sessions", "signing", "state"},
-    "service": BELOW_SERVICE | {"edition", "state"},
+    "handlers": BELOW_SERVICE | {"state"},
+    "service": BELOW_SERVICE | {"edition", "handlers", "state"},
     "tap": BELOW_SERVICE | {"cli", "service"},
     "cli": BELOW_SERVICE | {"service"},
 }

@@ -102,8 +102,9 @@ def forward_headers(head: RequestHead, owed: Pairs, *, via: bytes) -> Pairs:
     fields = head.fields
     if b"connection" in fields:
         dropped = dropped | _options(fields[b"connection"])
-    if any(value[:6].lower() == b"apikey" for value in fields.get(b"authorization", ())):
-        dropped = dropped | {b"authorization"}
+    for value in fields.get(b"authorization", ()):
+        if value[:6].lower() == b"apikey":
+            dropped = dropped | {b"authorization"}
     kept = []
     for pair in head.headers:
         name = pair[0].lower()

@@ -100,16 +100,17 @@ class Admission:
             return NOBODY
         credentials = policies.credentials[scheme]
         known = credentials.known(secret)
-        if known is not None and known.key is not None and not known.key.admits(head.client):
-            known = None  # nobody who has found a key spends what its machine has left
+        said = known or credentials.peek(secret)
+        if said is not None and said.key is not None and not said.key.admits(head.client):
+            known = said = None  # nobody who has found a key spends what its machine has left
         self._telemetry.token_cache(known is not None)
         if known is not None:
             trace.user_id, trace.tenant_id = known.user_id, known.tenant_id
-        return Caller(scheme=scheme, secret=secret, known=known, said=known or credentials.peek(secret))
+        return Caller(scheme=scheme, secret=secret, known=known, said=said)
 
     async def ask(self, head: RequestHead, match: Match | None, caller: Caller, policies: Policies) -> AdmissionState:
         """Everything that this request needs of the shared state, in its one round trip."""
-        known, tenants = caller.known, _tenants(head, match, caller.said)
+        known, tenants = _spender(caller), _tenants(head, match, caller.said)
         effective = tenants[-1] if tenants and known is not None else None
         try:
             return await self._store.admit(
@@ -133,7 +134,7 @@ class Admission:
                 trace.exceed(level.rule.name, level.rule.shadow)
         refused = refusing(levels)
         if refused is not None:
-            raise limit_refusal(refused, caller.known is not None)
+            raise limit_refusal(refused, _spender(caller) is not None)
 
     def check_route(self, head: RequestHead, match: Match | None) -> Match:
         """The match, if there is one and its route takes this method."""
@@ -142,7 +143,7 @@ class Admission:
         route = match.route
         if route.methods is not None and head.method not in route.methods:
             allow = ", ".join(sorted(route.methods)).encode("ascii")
-            detail = f"This path takes {allow.decode('ascii')}."
+            detail = f"Use another method here: {allow.decode('ascii')}."
             raise Refused(Problem(code="method-not-allowed", detail=detail, headers=((b"Allow", allow),)))
         return match
 
@@ -256,6 +257,15 @@ def _credentials_unavailable() -> Refused:
             reason="keys",
         )
     )
+
+
+def _spender(caller: Caller) -> Claims | None:
+    """Whose budget a request spends; `None`: its address's.
+
+    What is said of a key was read when it was good here, so many machines behind one address need not share that's
+    budget only because their records are read again.
+    """
+    return caller.said if caller.known is None and caller.scheme == "key" else caller.known
 
 
 def _check_in_force(claims: Claims, state: AdmissionState) -> None:

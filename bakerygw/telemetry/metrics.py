@@ -16,6 +16,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, Metric
 
+from bakerygw.core.geocoding import OUTCOMES
 from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
 from bakerygw.telemetry.lookups import LookupMetrics
@@ -25,8 +26,6 @@ from bakerygw.telemetry.token_metrics import TokenMetrics
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NO_ROUTE: Final = "(none)"
 AUTH_STATUSES: Final = ("ok", *sorted(code for code in PROBLEMS if code.startswith("token-")))
-KEY_REFUSALS: Final = ("tenant-forbidden", "demo-isolation")
-"""What becomes of API keys that are good."""
 HEALTH_STATES: Final = ("healthy", "unhealthy", "unknown")
 BREAKER_STATES: Final = ("closed", "half-open", "open")
 POOL_STATES: Final = ("idle", "active")
@@ -116,7 +115,7 @@ class Metrics:
         registry = self._registry
         self._auth_status = Label(AUTH_STATUSES)
         self.auth_attempts = Counters(registry, "gateway_auth_attempts", "Access tokens presented.", ("status",))
-        self._key_status = Label((*AUTH_STATUSES, *KEY_REFUSALS))
+        self._key_status = Label(("ok", *PROBLEMS))
         self.key_attempts = Counters(registry, "gateway_api_key_attempts", "API keys presented.", ("status",))
         self.auth_cache_hits = Counters(
             registry, "gateway_auth_cache_hits", "Tokens found in the cache of verified tokens."
@@ -136,6 +135,8 @@ class Metrics:
         self.refusals = Counters(
             registry, "gateway_refused", "Requests that the gateway answered with a problem of its own.", ("reason",)
         )
+        self._geocoded = Counters(registry, "gateway_geocoded", "Addresses looked up, by how that ended.", ("result",))
+        self._geocode_outcomes = Label(OUTCOMES)
         self.events_sent = Counters(registry, "gateway_events_sent", "Events sent to streams.").child()
         self._event_drops = Counters(registry, "gateway_events_dropped", "Events not sent to a stream.", ("reason",))
         self._drop_reasons = Label(EVENT_DROPS)
@@ -244,6 +245,10 @@ class Metrics:
     def event_dropped(self, reason: str) -> None:
         """`slow`, `invalid`, `too-large`, `store` or `closed`."""
         self._event_drops.child(self._drop_reasons.of(reason)).inc()
+
+    def geocoded(self, outcome: str) -> None:
+        """Count a request for an address, by one of `core.geocoding.OUTCOMES`."""
+        self._geocoded.child(self._geocode_outcomes.of(outcome)).inc()
 
     def service_health(self, service: str, status: str) -> None:
         """Set the status that a service is in: healthy, unhealthy, else unknown."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from bakerygw.admin.keys import KeyCalls
 from bakerygw.admin.limits import Standing, TenantLimitCalls
@@ -24,6 +25,7 @@ from bakerygw.stores.records import MemoryRecords
 from tests.deferreds import success_of
 from tests.heads import make_head
 
+PEPPER = b"pepper"
 NOW = 1_700_000_000.5
 NOW_TEXT = "2023-11-14T22:13:20.500Z"
 TOKEN = "s3cret-admin-token"
@@ -150,10 +152,11 @@ class Admin:
     """The application, its fakes, and the audit events it wrote."""
 
     def __init__(self, *, token=TOKEN, hosts=("localhost", "127.0.0.1", "[::1]"), services=dict, tenants=None):
-        self.tenants = tenants or FakeTenants()
+        self.tenants = FakeTenants() if tenants is None else tenants
         self.lifecycle, self.level = FakeLifecycle(), FakeLevel()
         self.audited: list[tuple[str, dict[str, object]]] = []
         self.records, self.revocations, self.now = FrailRecords(), FakeRevocations(), NOW
+        self.clock = Clock()
         self.keys = StoredKeys(self.records, lambda: self.now)
 
         def audit(event, **fields):
@@ -185,6 +188,8 @@ class Admin:
                     revocations=self.revocations,
                     tenants=self.tenants,
                     router=lambda: ROUTER,
+                    pepper=lambda: PEPPER,
+                    clock=self.clock,
                     now=lambda: self.now,
                     audit=audit,
                 ).table(),
@@ -194,7 +199,9 @@ class Admin:
         )
 
     def _limit_calls(self, audit):
-        self.store, self.crowd, self.policies = MemoryStore(lambda: int(NOW * 1e6)), Crowd(), FakePolicies()
+        embedded = isinstance(self.tenants, MemoryStore)
+        self.store = self.tenants if embedded else MemoryStore(lambda: int(NOW * 1e6))
+        self.crowd, self.policies = Crowd(), FakePolicies()
         standing = Standing(store=self.store, limits=self.tenants, policies=lambda: self.policies, crowd=self.crowd)
         return TenantLimitCalls(limits=self.tenants, standing=standing, now=lambda: NOW, audit=audit)
 

@@ -142,6 +142,9 @@ def test_settings_cannot_be_changed() -> None:
         ("TRUSTED_PROXIES", "10.0.0.1/8"),
         ("TRUSTED_PROXIES", "proxy"),
         ("NOMINATIM_URL", "ftp://x"),
+        ("NOMINATIM_URL", "http://nominatim.openstreetmap.org"),
+        ("NOMINATIM_USER_AGENT", "línea"),
+        ("NOMINATIM_USER_AGENT", "x" * 201),
         ("JWT_ALGORITHM", "HS256"),
         ("JWT_ALGORITHM", "none"),
         ("JWT_LEEWAY_SECONDS", "-1"),
@@ -237,6 +240,7 @@ def test_a_wrong_field_raises_no_further_problem_that_follows_from_it() -> None:
 
 def test_secrets_are_never_shown(tmp_path: Path) -> None:
     secrets = {"ADMIN_TOKEN": "hush-a", "REDIS_PASSWORD": "hush-b", "TOKEN_CACHE_SECRET": "hush-c"}
+    secrets["API_KEY_SECRET"] = "hush-d" * 6
     settings = load(**secrets)
     for text in (repr(settings), str(settings), json.dumps(masked(settings))):
         assert "hush" not in text
@@ -358,6 +362,12 @@ def test_a_short_secret_may_not_seal_what_others_can_read() -> None:
     [line] = problems(TOKEN_CACHE_SHARED="true", TOKEN_CACHE_SECRET="s" * 31)
     assert line.startswith("TOKEN_CACHE_SECRET: got ***; ")
     assert load(TOKEN_CACHE_SECRET="s").token_cache_secret is not None
+
+
+def test_what_api_keys_are_sealed_with_must_be_long_enough() -> None:
+    assert load(API_KEY_SECRET="x" * 32).api_key_secret is not None
+    (problem,) = problems(API_KEY_SECRET="x" * 31)
+    assert problem.startswith("API_KEY_SECRET: got ***; at least 32")
 
 
 def test_the_demo_stays_on_loopback_and_out_of_prod() -> None:

@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bakerygw.core.outcome import Outcome, Trace
 from bakerygw.ports import StoreTelemetry
-from bakerygw.telemetry.metrics import Metrics, StoreMetrics
+from bakerygw.telemetry.metrics import AUTH_STATUSES, Metrics, StoreMetrics
+from bakerygw.telemetry.series import OTHER
 
 ROUTES = ("/api/v1/sales/**", "/api/v1/auth/login")
 
@@ -51,6 +52,20 @@ def test_a_request_is_counted_and_measured_by_method_route_and_status(metrics: M
     assert value(metrics, "gateway_upstream_duration_seconds_sum", service="sales") == pytest.approx(0.03)
 
 
+def test_api_keys_are_counted_by_how_it_ended(metrics: Metrics) -> None:
+    name = "gateway_api_key_attempts_total"
+    assert value(metrics, name, status="ok") == 0
+    for status in ("ok", "token-revoked", "tenant-forbidden", "tenant-forbidden", "bkry_x", "y"):
+        metrics.key_attempt(status)
+    assert value(metrics, name, status="tenant-forbidden") == 2
+    assert value(metrics, name, status="token-revoked") == 1
+    assert {dict(labels)["status"] for its, labels in series(metrics) if its == name} == {
+        *AUTH_STATUSES,
+        "tenant-forbidden",
+        OTHER,
+    }
+
+
 def test_buckets_are_cumulative_and_their_bounds_inclusive(metrics: Metrics) -> None:
     for duration_s in (0.001, 0.0011, 100.0):
         metrics.ended(done(duration_s=duration_s))
@@ -66,6 +81,20 @@ def test_time_without_a_service_is_the_gateways_own(metrics: Metrics) -> None:
     metrics.ended(done(upstream_s=None, duration_s=0.5))
     metrics.ended(done(upstream_s=0.7, duration_s=0.5))
     assert value(metrics, "gateway_internal_duration_seconds_sum", path=ROUTES[0]) == pytest.approx(0.5)
+
+
+def test_limits_are_counted_by_name_too_and_shadows_apart() -> None:
+    metrics = Metrics(CollectorRegistry(), routes=ROUTES, limits=["default", "bakery"])
+    metrics.ended(done(limited="default, bakery", exceeded=(("default", False), ("bakery", True))))
+    metrics.ended(done(limited="made up", exceeded=(("made up", False),)))
+    name = "gateway_rate_limit_policy_exceeded_total"
+    assert value(metrics, name, policy="default", shadow="false") == 1
+    assert value(metrics, name, policy="bakery", shadow="true") == 1
+    assert value(metrics, name, policy="OTHER", shadow="false") == 1
+    assert value(metrics, "gateway_rate_limit_exceeded_total", endpoint=ROUTES[0]) == 2
+    metrics.allow(limits=["made up"])
+    metrics.ended(done(limited="made up", exceeded=(("made up", False),)))
+    assert value(metrics, name, policy="made up", shadow="false") == 1
 
 
 def test_limits_and_refusals_are_counted(metrics: Metrics) -> None:
@@ -198,3 +227,13 @@ def test_gauges_of_services_that_are_gone_go_too(metrics: Metrics) -> None:
     assert not [labels for labels in left if ("service", "sales") in labels or ("service_name", "sales") in labels]
     assert not [labels for name, labels in series(metrics) if name == "gateway_breaker_state"]
     assert value(metrics, "gateway_upstream_pool_connections", service="auth", state="active") == 2
+
+
+def test_look_ups_of_addresses_are_counted_by_how_they_ended():
+    metrics = Metrics(CollectorRegistry())
+    metrics.geocoded("asked")
+    metrics.geocoded("asked")
+    metrics.geocoded("a stranger's word")
+    text = metrics.exposition()[0].decode()
+    assert 'gateway_geocoded_total{result="asked"} 2.0' in text
+    assert "stranger" not in text
