@@ -161,7 +161,7 @@ class Refreshing:
         claims, session_id = grant.claims, _session_of(grant)
         if session_id is not None and self._sessions is not None:
             await self._sessions.end(session_id)
-        elif claims is not None:
+        elif claims is not None and claims.key is None:  # an API key is no token of a sign-in
             await self._revocations.revoke(claims.digest, claims.exp + self._leeway_s)
         if token is not None:
             await self._spending.revoke(token)

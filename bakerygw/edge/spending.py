@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from secrets import token_hex
 from typing import Any, ClassVar, Final, Literal
 
@@ -128,7 +129,13 @@ class Spending:
         if revoked:
             return "revoked"
         key, nonce = _key(token), token_hex(16).encode()
-        if await self._records.claim(key, nonce, ttl_s=for_s):
+        try:
+            claimed = await self._records.claim(key, nonce, ttl_s=for_s)
+        except StoreUnavailable:
+            # Too late is not never: a claim that nobody knows of would lock the token's owner out.
+            self.insist(partial(self._withdraw, key, nonce))
+            raise
+        if claimed:
             return Use(key, nonce, token.remembered_s(self._now(), self._leeway_s), self._records, self._insistence)
         there = await self._records.get(key)
         if there == SPENT:
@@ -144,6 +151,9 @@ class Spending:
         for_s = token.remembered_s(self._now(), self._leeway_s)
         await self._records.put(_key(token), SPENT, ttl_s=for_s)
         await self._revocations.revoke(token.digest, self._now() + for_s)
+
+    async def _withdraw(self, key: str, nonce: bytes) -> None:
+        await self._records.replace(key, nonce, None, ttl_s=None)
 
 
 def _key(token: RefreshToken) -> str:

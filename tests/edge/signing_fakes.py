@@ -44,6 +44,8 @@ class FlakyRecords(MemoryRecords):
     def __init__(self, now: Any) -> None:
         super().__init__(now)
         self.left: int | None = None
+        self.late = False
+        """Claims are made, but nobody hears of it in time."""
         self.puts: dict[str, float | None] = {}
 
     def _pass(self) -> None:
@@ -63,7 +65,10 @@ class FlakyRecords(MemoryRecords):
 
     async def claim(self, key: str, value: bytes, *, ttl_s: float | None) -> bool:
         self._pass()
-        return await super().claim(key, value, ttl_s=ttl_s)
+        claimed = await super().claim(key, value, ttl_s=ttl_s)
+        if self.late:
+            raise StoreUnavailable("no answer in time")
+        return claimed
 
     async def replace(self, key: str, expected: bytes, value: bytes | None, *, ttl_s: float | None) -> bool:
         self._pass()

@@ -1,14 +1,19 @@
 """A refresh token works once; signing out ends what it names."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from edge_fakes import Source, request
 from port_fakes import NOW, USER, response
 from signing_fakes import EXCHANGE_S, JSON, LEEWAY_S, LOGOUT, REFRESH, SigningStage
+from twisted.internet.defer import Deferred
 
+from bakerygw.core.key_terms import KeyTerms
 from bakerygw.core.refresh_tokens import OPAQUE_S, refresh_token
+from bakerygw.edge.admission import Grant
 from bakerygw.ports import UpstreamFailed
+from tests.deferreds import success_of
 from tests.minting import b64
 
 TOKEN = refresh_token("abc")
@@ -179,6 +184,15 @@ def test_without_the_shared_state_nothing_is_sent(down):
     assert stage.services.requests == []
 
 
+def test_a_claim_that_was_confirmed_too_late_is_withdrawn():
+    stage = SigningStage()
+    stage.records.late = True
+    assert code(stage.refresh()) == (503, "state-unavailable")
+    stage.records.late = False
+    stage.background.advance(0.1)
+    assert stage.refresh().status == 200
+
+
 def test_a_claim_whose_instance_is_gone_ends_by_itself():
     stage = SigningStage()
     stage.records.left = 1  # the claim, and nothing after it
@@ -276,6 +290,13 @@ def test_signing_out_without_a_refresh_token_ends_the_access_token(body):
     stage = SigningStage()
     assert sign_out(stage, body).status == 200
     assert list(stage.revocations.until) == [USER.digest]
+
+
+def test_an_api_key_is_not_ended_by_signing_out():
+    stage = SigningStage()
+    claims = replace(USER, key=KeyTerms(key_id="k", paths=None, methods=None, networks=None, limit=None))
+    success_of(Deferred.fromCoroutine(stage.refreshing._end(Grant(claims=claims, view=None), None)))
+    assert stage.revocations.until == {}
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 500])

@@ -191,6 +191,13 @@ def test_no_shared_cache_keeps_what_a_session_was_told(said, told):
     assert bearer.headers[b"vary"] == [b"Origin"]
 
 
+def test_other_services_are_asked_about_its_user_with_the_token_behind_it():
+    stage = stage_of()
+    stage.tokens.claims[b"good"] = replace(USER, subscription=None)
+    assert stage.sign_in().ask(SALES).status == 200
+    assert (b"Authorization", b"Bearer good") in stage.answers.headers[0]
+
+
 def test_another_instance_knows_it_too():
     here = stage_of()
     there = stage_of(here)
