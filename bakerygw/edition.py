@@ -16,14 +16,13 @@ from bakerygw.edge.apidocs import ApiDocs, Asset
 from bakerygw.edge.conversation import UNREADABLE
 from bakerygw.edge.crowd import CONCURRENCY
 from bakerygw.edge.gateway import Handler, LocalPage
+from bakerygw.edge.geocoding import SERVICE as GEOCODER
 from bakerygw.edge.healthpages import HealthPages
-from bakerygw.edge.limits_page import LimitsPage
 from bakerygw.edge.policies import Policies
-from bakerygw.ports import Credentials, Scheme
+from bakerygw.ports import Credentials, Scheme, TokenTelemetry
+from bakerygw.signing import Signing, make_signing
 from bakerygw.state import SharedState
-from bakerygw.tokens.bearer import BearerTokens
-from bakerygw.tokens.keys import PemKey, load_public_key
-from bakerygw.tokens.verifier import TokenVerifier
+from bakerygw.tokens.api_keys import ApiKeys
 from bakerygw.upstream.client import UpstreamClient
 from bakerygw.upstream.health import HealthChecks, HttpProbe
 from bakerygw.upstream.names import Names
@@ -35,6 +34,7 @@ class Edition:
 
     settings: Settings
     policies: Policies
+    signing: Signing
     upstreams: UpstreamClient
     probe: HttpProbe
     health: HealthChecks
@@ -50,15 +50,27 @@ class Edition:
 
     def close(self) -> None:
         """Stop probing and end every connection to services."""
+        self.signing.close()
         self.health.stop()
         self.probe.close()
         self.upstreams.close()
 
 
 def make_edition(
-    settings: Settings, reactor: Any, *, state: SharedState, names: Names, assets: Mapping[str, Asset]
+    settings: Settings,
+    reactor: Any,
+    *,
+    state: SharedState,
+    names: Names,
+    assets: Mapping[str, Asset],
+    telemetry: TokenTelemetry,
+    handlers: Mapping[Action, Handler],
+    older: Edition | None = None,
 ) -> Edition:
-    """The edition that the settings ask for; nothing is opened."""
+    """The edition that the settings ask for, after `older`; nothing is opened."""
+    signing = make_signing(
+        settings, reactor, state=state, names=names, telemetry=telemetry, older=older.signing if older else None
+    )
     services = {**settings.services, **{f"demo:{name}": urls for name, urls in settings.demo_services.items()}}
     upstreams = UpstreamClient(
         reactor,
@@ -91,17 +103,18 @@ def make_edition(
     )
     return Edition(
         settings=settings,
-        policies=make_policies(settings, upstreams),
+        policies=make_policies(settings, upstreams, make_credentials(settings, signing, state)),
+        signing=signing,
         upstreams=upstreams,
         probe=probe,
         health=health,
         health_pages=health_pages,
         pages=_pages(health_pages, settings, assets),
-        handlers=_handlers(state),
+        handlers=handlers,
     )
 
 
-def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
+def make_policies(settings: Settings, upstreams: UpstreamClient, credentials: Mapping[Scheme, Credentials]) -> Policies:
     """The policies that the settings ask for."""
     window_s = settings.rate_limit_window_seconds
     return Policies(
@@ -110,7 +123,7 @@ def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
             origins=frozenset(origin.encode("ascii") for origin in settings.cors_origins),
             credentials=settings.cors_allow_credentials,
         ),
-        credentials=make_credentials(settings),
+        credentials=credentials,
         upstreams=upstreams,
         general_limit=LimitRule(name="default", requests=settings.rate_limit_requests, window_s=window_s),
         auth_limit=LimitRule(name="auth", requests=settings.auth_rate_limit_requests, window_s=window_s, by="address"),
@@ -122,22 +135,17 @@ def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
     )
 
 
-def make_credentials(settings: Settings) -> Mapping[Scheme, Credentials]:
+def make_credentials(settings: Settings, signing: Signing, state: SharedState) -> Mapping[Scheme, Credentials]:
     """What callers may identify themselves by."""
-    verifier = TokenVerifier(
-        PemKey(load_public_key(settings.jwt_public_key or "", settings.jwt_algorithm)),
-        algorithm=settings.jwt_algorithm,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        leeway_s=settings.jwt_leeway_seconds,
-        cache_ttl_s=settings.token_cache_ttl_seconds,
-        now=time.time,
-    )
-    return {"bearer": BearerTokens(verifier)}
+    return {
+        "bearer": signing.bearer,
+        "key": ApiKeys(state.keys, pepper=pepper(settings), now=time.time, clock=time.monotonic),
+    }
 
 
-def _handlers(state: SharedState) -> Mapping[Action, Handler]:
-    return {"limits": LimitsPage(state.admission).reply_to}
+def pepper(settings: Settings) -> bytes:
+    """What the records of API keys are sealed with, besides the keys themselves."""
+    return settings.api_key_secret.get_secret_value().encode() if settings.api_key_secret is not None else b""
 
 
 def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset]) -> Mapping[str, LocalPage]:
@@ -164,4 +172,4 @@ def limit_names(settings: Settings) -> list[str]:
 
 def service_names(settings: Settings) -> list[str]:
     """The names of all services, for metrics; those of demo sessions begin with `demo:`."""
-    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services)]
+    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services), GEOCODER]

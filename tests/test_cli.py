@@ -46,6 +46,16 @@ def test_check_says_in_one_line_that_all_is_well() -> None:
     assert (status, out, err) == (0, "configuration ok: 31 routes, 1 services\n", "")
 
 
+def test_check_notes_that_the_public_map_would_not_be_asked() -> None:
+    public = {"JWT_PUBLIC_KEY": PUBLIC, "NOMINATIM_URL": "https://nominatim.openstreetmap.org"}
+
+    status, out, _ = invoke("check", **public)
+    assert status == 0
+    assert "NOMINATIM_USER_AGENT" in out
+    assert "NOMINATIM" not in invoke("check", NOMINATIM_USER_AGENT="bakery-ia (ops@example.com)", **public)[1]
+    assert "NOMINATIM" not in invoke("check", JWT_PUBLIC_KEY=PUBLIC, NOMINATIM_URL="http://map.internal")[1]
+
+
 def test_check_prints_every_error_and_fails() -> None:
     status, out, err = invoke("check", PORT="x", LOG_LEVEL="y")
     assert (status, out) == (1, "")
@@ -105,6 +115,7 @@ def test_a_token_has_the_claims_asked_for(key_file: Path) -> None:
     )
     claims = claims_of(out, audience="api")
     issued = claims.pop("iat")
+    until = "2040-01-02T03:04:05Z"
     assert status == 0
     assert claims.pop("exp") == issued + 60
     assert claims == {
@@ -112,10 +123,10 @@ def test_a_token_has_the_claims_asked_for(key_file: Path) -> None:
         "email": "u1@example.com",
         "tenant_id": "t1",
         "tenant_role": "baker",
-        "subscription": {"tier": "starter", "status": "past_due", "valid_until": "2040-01-02T03:04:05Z"},
+        "subscription": {"tier": "starter", "status": "past_due", "valid_until": until},
         "tenant_access": [
-            {"id": "t2", "role": "admin", "tier": "enterprise"},
-            {"id": "t3", "role": "viewer", "tier": "starter"},
+            {"id": "t2", "role": "admin", "tier": "enterprise", "status": "past_due", "valid_until": until},
+            {"id": "t3", "role": "viewer", "tier": "starter", "status": "past_due", "valid_until": until},
         ],
         "iss": "bakery-auth",
         "aud": "api",

@@ -38,6 +38,7 @@ from bakerygw.config.values import (
     Grace,
     Host,
     HostNames,
+    KeySetUrl,
     Networks,
     Origins,
     Path,
@@ -100,9 +101,9 @@ class Settings(BaseSettings):
     redis_timeout_ms: Annotated[int, Field(ge=1, le=60_000, description="milliseconds: 1 to 60000")] = 50
 
     jwt_public_key: Pem | None = None
-    """The PEM text, whether it was given itself or by `jwt_public_key_file`; `None` only with `demo`."""
+    """The PEM text, whether it was given itself or by `jwt_public_key_file`; `None` only with a URL or `demo`."""
     jwt_public_key_file: Path | None = None
-    jwt_jwks_url: Text | None = None
+    jwt_jwks_url: KeySetUrl | None = None
     jwt_algorithm: Annotated[
         Algorithm, Field(description=f"one of {', '.join(ALGORITHMS)}; HMAC needs a shared secret and is refused")
     ] = "RS256"
@@ -112,6 +113,8 @@ class Settings(BaseSettings):
     token_cache_ttl_seconds: Window = 900
     token_cache_shared: Bool = False
     token_cache_secret: Secret | None = None
+    api_key_secret: Secret | None = None
+    """What records of API keys are sealed with, besides the keys themselves."""
 
     rate_limit_requests: Count = 300
     rate_limit_window_seconds: Window = 60

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from bakerygw.core.openapi_geocode import geocode_answer, geocode_request, geocode_schemas
 from bakerygw.core.problem import BEARER_CHALLENGE, PROBLEMS, TYPE_BASE
 from bakerygw.core.routing import Route
 
@@ -33,7 +34,6 @@ LATER: Final[Mapping[str, str]] = {
     "/api/v1/alerts/stream": "Alerts of the tenant as server-sent events",
     "/api/v1/alerts/ticket": "A ticket that opens one stream or socket",
     "/api/v1/training/ws": "Training progress over WebSocket",
-    "/api/v1/geocode": "An address to coordinates",
 }
 GET_ONLY: Final = frozenset({"/api/v1/alerts/stream", "/api/v1/training/ws"})
 
@@ -41,6 +41,10 @@ ANSWERED: Final[Mapping[str, tuple[str, str]]] = {
     "/api/v1/limits": ("The caller's limits, what remains of them, and their reset", "Limits"),
 }
 """What the gateway answers to callers with a token: summary, schema."""
+GEOCODE: Final = "/api/v1/geocode"
+
+SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}]
+"""One of these, where a token is needed."""
 
 INTRODUCTION: Final = (
     "One origin for the REST services of Bakery-IA. Paths under a service's prefix reach that service byte for byte, "
@@ -59,18 +63,31 @@ def build_document(routes: Iterable[Route], *, version: str) -> Json:
         "openapi": "3.1.0",
         "info": {"title": "Bakery-IA gateway", "version": version, "description": INTRODUCTION},
         "servers": [{"url": "/"}],
-        "security": [{"bearer": []}],
+        "security": SECURITY,
         "tags": [
             {"name": "gateway", "description": "Answered by the gateway itself."},
             {"name": "services", "description": "Passed through to the service that the prefix belongs to."},
         ],
         "paths": paths,
         "components": {
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "apiKey": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "Authorization",
+                    "description": "For machines: `ApiKey <key>`.",
+                },
+            },
             "parameters": _parameters(),
             "headers": _headers(),
             "responses": {f"Problem{status}": _problem_response(status) for status in sorted(_codes_by_status())},
-            "schemas": {"Problem": _problem_schema(), **_health_schemas(), "Limits": _limits_schema()},
+            "schemas": {
+                "Problem": _problem_schema(),
+                **_health_schemas(),
+                **geocode_schemas(),
+                "Limits": _limits_schema(),
+            },
         },
     }
 
@@ -124,14 +141,16 @@ def _operation(route: Route, method: str) -> Json:
         "operationId": _operation_id(method, _path(route)),
         "summary": _summary(route),
         "tags": ["services" if route.kind == "proxy" else "gateway"],
-        "security": [{"bearer": []}] if route.auth else [],
+        "security": SECURITY if route.auth else [],
         "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in _parameter_names(route)],
         "responses": {**_answer(route), **_problems(_statuses(route))},
     }
     rules = _rules(route, method)
     if rules:
         operation["description"] = rules
-    if method in WITH_BODY:
+    if route.prefix == GEOCODE:
+        operation["requestBody"] = geocode_request()
+    elif method in WITH_BODY:
         operation["requestBody"] = {"content": {"*/*": {"schema": {}}}}
     return operation
 
@@ -146,12 +165,15 @@ def _summary(route: Route) -> str:
 
 def _rules(route: Route, method: str) -> str:
     rules = []
-    if route.kind == "later":
+    if route.kind == "later" and route.prefix != GEOCODE:
         rules.append("For the time being this answers 503 with the code `service-unavailable`.")
     if route.min_tier is not None:
         rules.append(f"Needs the subscription tier `{route.min_tier}` or a higher one.")
     if method in route.critical:
-        rules.append("A critical operation: refused to demo sessions (403 `demo-isolation`).")
+        rules.append(
+            "A critical operation: the tenant service confirms the subscription first (401 `token-stale`, 503 "
+            "`critical-check-unavailable`), and demo sessions are refused (403 `demo-isolation`)."
+        )
     if route.limit is not None:
         rules.append(f"Limited to {route.limit.requests} requests in {route.limit.window_s} s.")
     if route.auth_limit:
@@ -166,6 +188,9 @@ def _parameter_names(route: Route) -> tuple[str, ...]:
 
 
 def _answer(route: Route) -> Json:
+    headers = _refs("X-Request-ID", "RateLimit-Policy", "RateLimit")
+    if route.prefix == GEOCODE:
+        return {"200": {**geocode_answer(), "headers": headers}}
     if route.kind == "later":
         return {}
     description = "The service's own answer, unchanged." if route.kind == "proxy" else "The answer."
@@ -178,7 +203,7 @@ def _answer(route: Route) -> Json:
 
 
 def _statuses(route: Route) -> set[int]:
-    statuses = {*EVERYWHERE, *((502, 504) if route.kind == "proxy" else ())}
+    statuses = {*EVERYWHERE, *((502, 504) if route.kind == "proxy" or route.prefix == GEOCODE else ())}
     if route.auth:
         statuses |= {401, 402} if route.tenant else {401}
     return statuses
@@ -313,7 +338,7 @@ def _parameters() -> Json:
 def _headers() -> Json:
     text = {
         "X-Request-ID": "The id of this request.",
-        "WWW-Authenticate": "The bearer challenge (RFC 6750).",
+        "WWW-Authenticate": "The bearer challenge (RFC 6750), or that for API keys.",
         "Allow": "The methods that work here.",
         "RateLimit-Policy": "The limits that apply, as in the IETF draft.",
         "RateLimit": "What remains, and in how many seconds the bucket is full, as in the IETF draft.",

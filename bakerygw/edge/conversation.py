@@ -21,7 +21,8 @@ from bakerygw.runtime.task import Task
 CLIENT_LEFT: Final = 499
 UNREADABLE: Final = "(unreadable)"
 """The route's label for what could not be read as a request."""
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,128}")
+# An API key has the form of a request's id, but is none: ids are logged, sent on and sent back.
+_REQUEST_ID = re.compile(rb"(?!.*bkry_)[A-Za-z0-9._-]{8,128}")
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NOSNIFF: Final = (b"X-Content-Type-Options", b"nosniff")
 
@@ -153,7 +154,7 @@ class Conversation:
             raise
         except Exception:
             self._log.failure("request.crashed", request_id=trace.request_id)
-            problem = Problem(code="internal-error", detail="An error of the gateway's own; it has been logged.")
+            problem = Problem(code="internal-error", detail="The gateway itself failed here; report the request_id.")
             return self.refused(Refused(problem), trace).with_headers(standing)
 
     def refused(self, refusal: Refused, trace: Trace) -> Reply:

@@ -31,11 +31,11 @@ def buckets_of(
     route = match.route if match is not None else None
     # The one rule of its own that a request is under; the others are stacked upon it.
     rule = (route.limit if route is not None else None) or policies.general_limit
-    if known is None:
-        subject = "addr:" + client_subject(head.client)
-    else:
-        subject = ("demo:" if known.is_demo else "user:") + known.user_id
-    buckets: tuple[Bucket, ...] = (Bucket(key=f"{rule.name}:{subject}", rule=rule),)
+    buckets: tuple[Bucket, ...] = (Bucket(key=f"{rule.name}:{_subject(head, known)}", rule=rule),)
+    if known is not None and known.key is not None and known.key.limit is not None:
+        # A key's own limit stands for the general one, never for that of a route.
+        own = Bucket(key=f"key:{known.key.key_id}", rule=known.key.limit)
+        buckets = (own,) if rule is policies.general_limit else (own, *buckets)
     if route is not None and route.auth_limit:
         strict = policies.auth_limit
         buckets = (*buckets, Bucket(key=f"{strict.name}:addr:{client_subject(head.client)}", rule=strict))
@@ -44,6 +44,14 @@ def buckets_of(
         if stack is not None:
             buckets = (*buckets, *_stacked(head, stack, known, tenant_id))
     return buckets
+
+
+def _subject(head: RequestHead, known: Claims | None) -> str:
+    if known is None:
+        return "addr:" + client_subject(head.client)
+    if known.key is not None:
+        return "key:" + known.key.key_id
+    return ("demo:" if known.is_demo else "user:") + known.user_id
 
 
 def _stacked(

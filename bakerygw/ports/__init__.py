@@ -1,10 +1,13 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
-from bakerygw.ports.identity import Credentials, Scheme, TokenRefused
+from bakerygw.ports.geocoding import Geocoder
+from bakerygw.ports.identity import Credentials, CredentialsUnavailable, KeyStore, KeyUnreadable, Scheme, TokenRefused
+from bakerygw.ports.lookups import Enquiries, LookupFailed, LookupFailure, LookupTelemetry, SharedFacts
 from bakerygw.ports.state import (
     AdmissionAsk,
     AdmissionState,
     AdmissionStore,
+    Hierarchy,
     Records,
     RevocationStore,
     StoreLink,
@@ -13,7 +16,7 @@ from bakerygw.ports.state import (
     TenantStore,
     with_limit,
 )
-from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry
+from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry, TokenTelemetry
 from bakerygw.ports.upstream import (
     HealthSource,
     ServiceHealth,
@@ -29,11 +32,21 @@ __all__ = [
     "AdmissionStore",
     "Audit",
     "Credentials",
+    "CredentialsUnavailable",
+    "Enquiries",
+    "Geocoder",
     "HealthSource",
+    "Hierarchy",
+    "KeyStore",
+    "KeyUnreadable",
+    "LookupFailed",
+    "LookupFailure",
+    "LookupTelemetry",
     "Records",
     "RevocationStore",
     "Scheme",
     "ServiceHealth",
+    "SharedFacts",
     "StoreLink",
     "StoreTelemetry",
     "StoreUnavailable",
@@ -41,6 +54,7 @@ __all__ = [
     "TenantLimits",
     "TenantStore",
     "TokenRefused",
+    "TokenTelemetry",
     "UpstreamFailed",
     "UpstreamRequest",
     "UpstreamResponse",

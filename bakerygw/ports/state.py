@@ -107,6 +107,16 @@ class TenantLimits(Protocol):
         """End the limit."""
 
 
+class Hierarchy(Protocol):
+    """Tenants that are part of others."""
+
+    async def ancestors(self, tenant_id: str) -> tuple[str, ...]:
+        """The tenant that it is part of, the one that that is part of, and so on: at most eight, none twice.
+
+        Raises `StoreUnavailable`.
+        """
+
+
 class StoreLink(Protocol):
     """The state of the way to the shared store, for health."""
 

@@ -16,7 +16,8 @@ from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, AdmissionState, StoreUnavailable, with_limit
 from bakerygw.runtime.poller import soon_of
 from bakerygw.runtime.task import Pending, Task
-from bakerygw.stores.mirror import FLAG_NAMES, LIMITS_PREFIX, REVOKED_PREFIX, TENANT_PREFIX, Found, Known, Mirror, Read
+from bakerygw.stores.mirror import FLAG_NAMES, LIMITS_PREFIX, REVOKED_PREFIX, TENANT_PREFIX, Known, Mirror
+from bakerygw.stores.mirror_table import Found, Read
 from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.redis_wire import Argument, Script
 

@@ -16,9 +16,12 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, Metric
 
+from bakerygw.core.geocoding import OUTCOMES
 from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
+from bakerygw.telemetry.lookups import LookupMetrics
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
+from bakerygw.telemetry.token_metrics import TokenMetrics
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NO_ROUTE: Final = "(none)"
@@ -79,6 +82,8 @@ class Metrics:
         self._request_families()
         self._policy_families()
         self._redis_families()
+        self.tokens = TokenMetrics(registry)
+        self.lookups = LookupMetrics(registry)
         self._gauges(version, "compiled" if compiled else "plain")
         self.reactor_stalls = Counters(
             registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
@@ -110,6 +115,8 @@ class Metrics:
         registry = self._registry
         self._auth_status = Label(AUTH_STATUSES)
         self.auth_attempts = Counters(registry, "gateway_auth_attempts", "Access tokens presented.", ("status",))
+        self._key_status = Label(("ok", *PROBLEMS))
+        self.key_attempts = Counters(registry, "gateway_api_key_attempts", "API keys presented.", ("status",))
         self.auth_cache_hits = Counters(
             registry, "gateway_auth_cache_hits", "Tokens found in the cache of verified tokens."
         ).child()
@@ -128,11 +135,14 @@ class Metrics:
         self.refusals = Counters(
             registry, "gateway_refused", "Requests that the gateway answered with a problem of its own.", ("reason",)
         )
+        self._geocoded = Counters(registry, "gateway_geocoded", "Addresses looked up, by how that ended.", ("result",))
+        self._geocode_outcomes = Label(OUTCOMES)
         self.events_sent = Counters(registry, "gateway_events_sent", "Events sent to streams.").child()
         self._event_drops = Counters(registry, "gateway_events_dropped", "Events not sent to a stream.", ("reason",))
         self._drop_reasons = Label(EVENT_DROPS)
         for status in AUTH_STATUSES:
             self.auth_attempts.child(status)
+            self.key_attempts.child(status)
 
     def _redis_families(self) -> None:
         registry = self._registry
@@ -228,9 +238,17 @@ class Metrics:
         """`ok` or the code of a token problem."""
         self.auth_attempts.child(self._auth_status.of(status)).inc()
 
+    def key_attempt(self, status: str) -> None:
+        """`ok`, or the code of the problem that an API key met."""
+        self.key_attempts.child(self._key_status.of(status)).inc()
+
     def event_dropped(self, reason: str) -> None:
         """`slow`, `invalid`, `too-large`, `store` or `closed`."""
         self._event_drops.child(self._drop_reasons.of(reason)).inc()
+
+    def geocoded(self, outcome: str) -> None:
+        """Count a request for an address, by one of `core.geocoding.OUTCOMES`."""
+        self._geocoded.child(self._geocode_outcomes.of(outcome)).inc()
 
     def service_health(self, service: str, status: str) -> None:
         """Set the status that a service is in: healthy, unhealthy, else unknown."""

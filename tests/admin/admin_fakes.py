@@ -5,21 +5,27 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
+from bakerygw.admin.keys import KeyCalls
 from bakerygw.admin.limits import Standing, TenantLimitCalls
 from bakerygw.admin.site import AdminApp
 from bakerygw.admin.tenants import TenantCalls
 from bakerygw.core.limits import TenantLimit
 from bakerygw.core.problem import Problem, Refused
+from bakerygw.core.routing import Route, Router
 from bakerygw.core.stacks import LimitPolicy
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.edge.crowd import Crowd
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.ports import StoreUnavailable
+from bakerygw.stores.api_keys import StoredKeys
 from bakerygw.stores.memory import MemoryStore
+from bakerygw.stores.records import MemoryRecords
 from tests.deferreds import success_of
 from tests.heads import make_head
 
+PEPPER = b"pepper"
 NOW = 1_700_000_000.5
 NOW_TEXT = "2023-11-14T22:13:20.500Z"
 TOKEN = "s3cret-admin-token"
@@ -61,6 +67,59 @@ class FakeTenants:
         self.held[tenant_id] = replace(self.held.get(tenant_id, TenantFlags()), **changes)
 
 
+class FrailRecords(MemoryRecords):
+    """`MemoryRecords` that fail when told so: before they do what is asked, or behind it."""
+
+    def __init__(self):
+        super().__init__(lambda: NOW)
+        self.failing = ""
+        """What fails: the name of a method, or several."""
+
+    async def get(self, key):
+        self._fail("get")
+        return await super().get(key)
+
+    async def claim(self, key, value, *, ttl_s):
+        self._fail("claim")
+        return await super().claim(key, value, ttl_s=ttl_s)
+
+    async def replace(self, key, expected, value, *, ttl_s):
+        self._fail("replace")
+        return await super().replace(key, expected, value, ttl_s=ttl_s)
+
+    async def add(self, key, member):
+        self._fail("add")
+        await super().add(key, member)
+
+    async def members(self, key):
+        self._fail("members")
+        return await super().members(key)
+
+    def _fail(self, name):
+        if name in self.failing.split():
+            raise StoreUnavailable(name)
+
+
+@dataclass
+class FakeRevocations:
+    revoked: dict[str, float] = field(default_factory=dict)
+    fail: bool = False
+
+    async def revoke(self, digest: str, until_unix_s: float) -> None:
+        if self.fail:
+            raise StoreUnavailable("revoke")
+        self.revoked[digest] = until_unix_s
+
+
+ROUTER = Router(
+    [
+        Route(prefix="/api/v1/pos", template="/api/v1/pos/**", kind="proxy", service="pos"),
+        Route(prefix="/api/v1/tenants", template="/api/v1/tenants/**", kind="proxy", service="tenant"),
+        Route(prefix="/docs", template="/docs/**", kind="local", auth=False, tenant=False),
+    ]
+)
+
+
 @dataclass
 class FakeLifecycle:
     state: str = "running"
@@ -96,6 +155,9 @@ class Admin:
         self.tenants = FakeTenants() if tenants is None else tenants
         self.lifecycle, self.level = FakeLifecycle(), FakeLevel()
         self.audited: list[tuple[str, dict[str, object]]] = []
+        self.records, self.revocations, self.now = FrailRecords(), FakeRevocations(), NOW
+        self.clock = Clock()
+        self.keys = StoredKeys(self.records, lambda: self.now)
 
         def audit(event, **fields):
             self.audited.append((event, fields))
@@ -121,6 +183,16 @@ class Admin:
             tables=(
                 TenantCalls(tenants=self.tenants, now=lambda: NOW, audit=audit).table(),
                 self._limit_calls(audit).table(),
+                KeyCalls(
+                    keys=self.keys,
+                    revocations=self.revocations,
+                    tenants=self.tenants,
+                    router=lambda: ROUTER,
+                    pepper=lambda: PEPPER,
+                    clock=self.clock,
+                    now=lambda: self.now,
+                    audit=audit,
+                ).table(),
             ),
             now=lambda: NOW,
             audit=audit,

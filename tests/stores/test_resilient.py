@@ -12,7 +12,8 @@ from bakerygw.core.limits import Bucket, LimitRule, TenantLimit, tenant_rule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, AdmissionState, StoreUnavailable
 from bakerygw.stores.memory import MemoryStore
-from bakerygw.stores.mirror import LAST_KNOWN_S, Found, Mirror
+from bakerygw.stores.mirror import Mirror
+from bakerygw.stores.mirror_table import LAST_KNOWN_S, Found
 from bakerygw.stores.resilient import ResilientAdmission
 
 TENANTS = 100
