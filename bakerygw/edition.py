@@ -16,6 +16,7 @@ from bakerygw.edge.apidocs import ApiDocs, Asset
 from bakerygw.edge.conversation import UNREADABLE
 from bakerygw.edge.crowd import CONCURRENCY
 from bakerygw.edge.gateway import Handler, LocalPage
+from bakerygw.edge.geocoding import SERVICE as GEOCODER
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import Credentials, Scheme, TokenTelemetry
@@ -171,4 +172,4 @@ def limit_names(settings: Settings) -> list[str]:
 
 def service_names(settings: Settings) -> list[str]:
     """The names of all services, for metrics; those of demo sessions begin with `demo:`."""
-    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services)]
+    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services), GEOCODER]

@@ -29,12 +29,11 @@ from bakerygw.edge.gateway import Gateway, Handler
 from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.kernel import connections_allowed
 from bakerygw.edge.keys import KeyDesk
-from bakerygw.edge.limits_page import LimitsPage
 from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
-from bakerygw.edge.subscriptions import SubscriptionHandler
 from bakerygw.edition import Edition, limit_names, make_edition, pepper, service_names, templates
+from bakerygw.handlers import make_handlers
 from bakerygw.lifecycle import GatewayService
 from bakerygw.ports import Audit
 from bakerygw.state import make_state
@@ -173,7 +172,7 @@ class House:
             names=self._names,
             assets=self._assets,
             telemetry=self.metrics.tokens,
-            handlers=self._make_handlers(),
+            handlers=self._make_handlers(settings),
             older=older,
         )
 
@@ -197,12 +196,15 @@ class House:
             audit=self.logs.logger("bakerygw.audit").info,
         )
 
-    def _make_handlers(self) -> Mapping[Action, Handler]:
-        audit = self.logs.logger("bakerygw.audit").info
-        return {
-            "subscription": SubscriptionHandler(Proxy(self._reactor), self.changes, audit).reply_to,
-            "limits": LimitsPage(self.state.admission).reply_to,
-        }
+    def _make_handlers(self, settings: Settings) -> Mapping[Action, Handler]:
+        return make_handlers(
+            settings,
+            self._reactor,
+            state=self.state,
+            changes=self.changes,
+            audit=self.logs.logger("bakerygw.audit").info,
+            geocoded=self.metrics.geocoded,
+        )
 
     def _make_lookups(self, settings: Settings) -> Lookups:
         """Shared with other instances only under a seal."""
@@ -240,11 +242,13 @@ class House:
         )
 
     def _limit_calls(self, audit: Audit) -> TenantLimitCalls:
-        limits, gateway = self.state.limits, self.gateway
-        standing = Standing(
-            store=self.state.admission, limits=limits, policies=lambda: gateway.policies, crowd=gateway.crowd
+        return TenantLimitCalls(limits=self.state.limits, standing=self._standing(), now=time.time, audit=audit)
+
+    def _standing(self) -> Standing:
+        state, gateway = self.state, self.gateway
+        return Standing(
+            store=state.admission, limits=state.limits, policies=lambda: gateway.policies, crowd=gateway.crowd
         )
-        return TenantLimitCalls(limits=limits, standing=standing, now=time.time, audit=audit)
 
     def _health(self) -> Reply:
         return self.edition.health_pages.public()

@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "state": frozenset({"config", "ports", "stores", "upstream"}),
     "signing": frozenset({"config", "ports", "state", "tokens", "upstream"}),
     "edition": BELOW_SERVICE | {"signing", "state"},
-    "service": BELOW_SERVICE | {"edition", "state"},
+    "handlers": BELOW_SERVICE | {"state"},
+    "service": BELOW_SERVICE | {"edition", "handlers", "state"},
     "tap": BELOW_SERVICE | {"cli", "service"},
     "cli": BELOW_SERVICE | {"service"},
 }

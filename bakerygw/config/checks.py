@@ -1,7 +1,9 @@
 """What settings, each right by itself, may not be together."""
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -16,6 +18,8 @@ _MIN_RSA_BITS: Final = 2048
 _MAX_RSA_BITS: Final = 8192
 _MIN_SECRET: Final = 32
 """Characters: what is sealed with it can be read by others, who may try out shorter ones."""
+_PUBLIC_NOMINATIM: Final = "nominatim.openstreetmap.org"
+_USER_AGENT: Final = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
 
 Findings = Iterator[tuple[tuple[str, ...], str]]
 """Fields that do not go together, the one to name first, and what is allowed."""
@@ -23,7 +27,7 @@ Findings = Iterator[tuple[tuple[str, ...], str]]
 
 def findings(settings: "Settings") -> Findings:
     """Everything that does not go together."""
-    for check in (_check_transport, _check_cors, _check_admin, _check_cache, _check_api_keys, _check_key):
+    for check in _CHECKS:
         yield from check(settings)
     if settings.demo:
         yield from _check_demo(settings)
@@ -101,6 +105,24 @@ def _unfit(pem: str, algorithm: str) -> str:
     return "" if fits else f"an RSA key of {_MIN_RSA_BITS} to {_MAX_RSA_BITS} bits"
 
 
+def is_public_nominatim(url: str) -> bool:
+    """Whether this is the server that OpenStreetMap's foundation runs for all, whose rules bind."""
+    return urlsplit(url).hostname == _PUBLIC_NOMINATIM
+
+
+def may_geocode(settings: "Settings") -> bool:
+    """Whether anybody may be asked for addresses: the public server only by those who say who they are."""
+    return settings.nominatim_user_agent is not None or not is_public_nominatim(settings.nominatim_url)
+
+
+def _check_geocoding(settings: "Settings") -> Findings:
+    agent = settings.nominatim_user_agent
+    if agent is not None and _USER_AGENT.fullmatch(agent) is None:
+        yield ("nominatim_user_agent",), "1 to 200 printable ASCII characters: your application and how to reach you"
+    if is_public_nominatim(settings.nominatim_url) and not settings.nominatim_url.startswith("https:"):
+        yield ("nominatim_url",), f"{_PUBLIC_NOMINATIM} is asked over https"
+
+
 def _check_demo(settings: "Settings") -> Findings:
     if settings.environment == "prod":
         yield ("environment",), "--demo is not for prod"
@@ -111,3 +133,14 @@ def _check_demo(settings: "Settings") -> Findings:
         endpoint = getattr(settings, name)
         if endpoint is not None and not endpoint_is_local(endpoint):
             yield (name,), "--demo listens on loopback only: unix:..., or tcp: or ssl: with interface= on loopback"
+
+
+_CHECKS: Final = (
+    _check_transport,
+    _check_cors,
+    _check_admin,
+    _check_cache,
+    _check_api_keys,
+    _check_key,
+    _check_geocoding,
+)

@@ -61,5 +61,6 @@ def _problems(entry: FilePolicy, seen: Collection[str], routes: Collection[Route
         yield f"name: got {entry.name!r}; the gateway has a limit of this name by itself"
     elif entry.name in seen:
         yield f"name: got {entry.name!r}; an earlier entry has the same name"
-    if entry.prefix is not None and not any(holds_below(entry.prefix, route.prefix) for route in routes):
+    known = entry.prefix != "" and any(holds_below(entry.prefix, route.prefix) for route in routes)
+    if entry.prefix is not None and not known:
         yield f"prefix: got {entry.prefix!r:.80}; no route is at or below this path, add a [[route]] for it"

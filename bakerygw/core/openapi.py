@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from bakerygw.core.openapi_geocode import geocode_answer, geocode_request, geocode_schemas
 from bakerygw.core.problem import BEARER_CHALLENGE, PROBLEMS, TYPE_BASE
 from bakerygw.core.routing import Route
 
@@ -33,7 +34,6 @@ LATER: Final[Mapping[str, str]] = {
     "/api/v1/alerts/stream": "Alerts of the tenant as server-sent events",
     "/api/v1/alerts/ticket": "A ticket that opens one stream or socket",
     "/api/v1/training/ws": "Training progress over WebSocket",
-    "/api/v1/geocode": "An address to coordinates",
 }
 GET_ONLY: Final = frozenset({"/api/v1/alerts/stream", "/api/v1/training/ws"})
 
@@ -41,6 +41,7 @@ ANSWERED: Final[Mapping[str, tuple[str, str]]] = {
     "/api/v1/limits": ("The caller's limits, what remains of them, and their reset", "Limits"),
 }
 """What the gateway answers to callers with a token: summary, schema."""
+GEOCODE: Final = "/api/v1/geocode"
 
 SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}]
 """One of these, where a token is needed."""
@@ -71,17 +72,17 @@ def build_document(routes: Iterable[Route], *, version: str) -> Json:
         "components": {
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-                "apiKey": {
-                    "type": "apiKey",
-                    "in": "header",
-                    "name": "Authorization",
-                    "description": "For machines: `ApiKey <key>`.",
-                },
+                "apiKey": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "`ApiKey <key>`"},
             },
             "parameters": _parameters(),
             "headers": _headers(),
             "responses": {f"Problem{status}": _problem_response(status) for status in sorted(_codes_by_status())},
-            "schemas": {"Problem": _problem_schema(), **_health_schemas(), "Limits": _limits_schema()},
+            "schemas": {
+                "Problem": _problem_schema(),
+                **_health_schemas(),
+                **geocode_schemas(),
+                "Limits": _limits_schema(),
+            },
         },
     }
 
@@ -142,7 +143,9 @@ def _operation(route: Route, method: str) -> Json:
     rules = _rules(route, method)
     if rules:
         operation["description"] = rules
-    if method in WITH_BODY:
+    if route.prefix == GEOCODE:
+        operation["requestBody"] = geocode_request()
+    elif method in WITH_BODY:
         operation["requestBody"] = {"content": {"*/*": {"schema": {}}}}
     return operation
 
@@ -157,12 +160,15 @@ def _summary(route: Route) -> str:
 
 def _rules(route: Route, method: str) -> str:
     rules = []
-    if route.kind == "later":
+    if route.kind == "later" and route.prefix != GEOCODE:
         rules.append("For the time being this answers 503 with the code `service-unavailable`.")
     if route.min_tier is not None:
         rules.append(f"Needs the subscription tier `{route.min_tier}` or a higher one.")
     if method in route.critical:
-        rules.append("A critical operation: refused to demo sessions (403 `demo-isolation`).")
+        rules.append(
+            "A critical operation: the tenant service confirms the subscription first (401 `token-stale`, 503 "
+            "`critical-check-unavailable`), and demo sessions are refused (403 `demo-isolation`)."
+        )
     if route.limit is not None:
         rules.append(f"Limited to {route.limit.requests} requests in {route.limit.window_s} s.")
     if route.auth_limit:
@@ -177,6 +183,9 @@ def _parameter_names(route: Route) -> tuple[str, ...]:
 
 
 def _answer(route: Route) -> Json:
+    headers = _refs("X-Request-ID", "RateLimit-Policy", "RateLimit")
+    if route.prefix == GEOCODE:
+        return {"200": {**geocode_answer(), "headers": headers}}
     if route.kind == "later":
         return {}
     description = "The service's own answer, unchanged." if route.kind == "proxy" else "The answer."
@@ -189,7 +198,7 @@ def _answer(route: Route) -> Json:
 
 
 def _statuses(route: Route) -> set[int]:
-    statuses = {*EVERYWHERE, *((502, 504) if route.kind == "proxy" else ())}
+    statuses = {*EVERYWHERE, *((502, 504) if route.kind == "proxy" or route.prefix == GEOCODE else ())}
     if route.auth:
         statuses |= {401, 402} if route.tenant else {401}
     return statuses

@@ -143,7 +143,7 @@ class Admission:
         route = match.route
         if route.methods is not None and head.method not in route.methods:
             allow = ", ".join(sorted(route.methods)).encode("ascii")
-            detail = f"This path takes {allow.decode('ascii')}."
+            detail = f"Use another method here: {allow.decode('ascii')}."
             raise Refused(Problem(code="method-not-allowed", detail=detail, headers=((b"Allow", allow),)))
         return match
 

@@ -130,7 +130,7 @@ class Conversation:
         finally:
             party = exchange.party
             if party is not None:
-                party.leave(exchange)
+                party.discard(exchange)
         self._tell(trace, status, exchange.body.received, exchange.bytes_out)
 
     def _trace(self, head: RequestHead) -> Trace:
@@ -154,7 +154,7 @@ class Conversation:
             raise
         except Exception:
             self._log.failure("request.crashed", request_id=trace.request_id)
-            problem = Problem(code="internal-error", detail="An error of the gateway's own; it has been logged.")
+            problem = Problem(code="internal-error", detail="The gateway itself failed here; report the request_id.")
             return self.refused(Refused(problem), trace).with_headers(standing)
 
     def refused(self, refusal: Refused, trace: Trace) -> Reply:

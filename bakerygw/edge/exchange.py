@@ -11,7 +11,6 @@ from bakerygw.edge.framer import Framing
 
 if TYPE_CHECKING:
     from bakerygw.edge.channel import EdgeChannel
-    from bakerygw.edge.crowd import Party
 
 BODILESS = frozenset({204, 304})
 
@@ -171,8 +170,8 @@ class Exchange(ReplyWriter):
         self.expects_continue = framing.expects_continue
         self.on_lost: Callable[[], None] | None = None
         """Called once if the client leaves before the reply has ended."""
-        self.party: Party | None = None
-        """Those with whom it is counted until it ends."""
+        self.party: set[Exchange] | None = None
+        """Those among whom it is counted until it ends."""
 
     @property
     def channel(self) -> "EdgeChannel":

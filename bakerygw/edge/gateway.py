@@ -149,7 +149,7 @@ class Gateway(Conversation):
             return await self._proxy.reply_to(exchange, route, grant, policies, trace)
         if route.kind == "local":
             return self.pages[route.prefix](exchange.head)
-        raise refuse("service-unavailable", "This is not served by this version of the gateway.", reason="later")
+        raise refuse("service-unavailable", "This version of the gateway has this not yet; see /docs.", reason="later")
 
     def _standing_for(self, head: RequestHead, trace: Trace) -> Pairs:
         return (*standing_headers(trace), *self.policies.standing(head))

@@ -71,7 +71,7 @@ def _stacked(
         elif rule.by == "tenant":
             subject = tenant_subject(tenant_id or known.tenant_id, demo=known.is_demo)
         else:
-            subject = _subject(head, known)
+            subject = ("demo:" if known.is_demo else "user:") + known.user_id
         buckets.append(Bucket(key=f"{rule.name}:{subject}", rule=rule))
     return buckets
 

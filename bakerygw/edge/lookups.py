@@ -119,7 +119,7 @@ class Lookups:
         except LookupFailed as failed:
             self._telemetry.looked_up("critical", failed.kind)
             self._tell("critical", failed, about)
-            raise _not_confirmed(failed) from None
+            raise _not_confirmed(failed, bearer=_bearer(about) is not None) from None
         self._telemetry.looked_up("critical", "answered")
         self._subscriptions.learn(_subject(about.claims, view.tenant_id), found, asked_at)
         view = confirmed(view, found)
@@ -144,11 +144,11 @@ class Lookups:
             )
         except LookupFailed as failed:
             self._tell("subscription", failed, about)
-            raise _not_looked_up(failed, bearer=_bearer(about.caller) is not None) from None
+            raise _not_looked_up(failed, bearer=_bearer(about) is not None) from None
         return with_subscription(view, found)
 
     async def _with_email(self, about: Inquiry, view: TenantView) -> TenantView:
-        if _bearer(about.caller) is None:  # no user, but a machine
+        if _bearer(about) is None:  # no user, but a machine
             return view
         self._count("email", about)
         claims = about.claims
@@ -189,7 +189,7 @@ class Lookups:
     def _count(self, lacks: str, about: Inquiry) -> None:
         """Count a token once; keys of machines are no tokens."""
         seen = lacks, about.claims.digest
-        if _bearer(about.caller) is None or seen in self._seen:
+        if _bearer(about) is None or seen in self._seen:
             return
         self._seen[seen] = None
         if len(self._seen) > MAX_SEEN:
@@ -212,14 +212,14 @@ def _subject(claims: Claims, name: str) -> str:
     return ("demo:" if claims.is_demo else "real:") + name
 
 
-def _bearer(caller: Caller) -> bytes | None:
+def _bearer(about: Inquiry) -> bytes | None:
     """The access token of the user who asks; machines have none."""
-    return caller.secret if caller.scheme == "bearer" else None
+    return about.caller.secret if about.caller.scheme == "bearer" else None
 
 
 def _headers(about: Inquiry, view: TenantView) -> Pairs:
     """Who asks, as services hear it with any request."""
-    trace, bearer = about.trace, _bearer(about.caller)
+    trace, bearer = about.trace, _bearer(about)
     who = ((b"Authorization", b"Bearer " + bearer),) if bearer is not None else ()
     told = ((b"X-Request-ID", trace.request_id.encode("ascii")), (b"traceparent", trace.traceparent))
     return (*_OURS, *who, *identity_headers(about.claims, view), *told)
@@ -242,11 +242,11 @@ def _not_looked_up(failed: LookupFailed, *, bearer: bool) -> Refused:
     return _unavailable(failed, detail, RETRY_AFTER_LOOKUP_S)
 
 
-def _not_confirmed(failed: LookupFailed) -> Refused:
+def _not_confirmed(failed: LookupFailed, *, bearer: bool) -> Refused:
     """The answer to a critical operation that was not confirmed."""
     if failed.kind == "unknown":
         return refuse("not-found", "The tenant service knows no such tenant; nothing was changed.", reason="no-tenant")
-    if failed.kind in ("unauthorized", "forbidden"):
+    if bearer and failed.kind in ("unauthorized", "forbidden"):
         return _turned_down(failed)
     return _unavailable(
         failed,

@@ -1,5 +1,6 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
+from bakerygw.ports.geocoding import Geocoder
 from bakerygw.ports.identity import Credentials, CredentialsUnavailable, KeyStore, KeyUnreadable, Scheme, TokenRefused
 from bakerygw.ports.lookups import Enquiries, LookupFailed, LookupFailure, LookupTelemetry, SharedFacts
 from bakerygw.ports.state import (
@@ -33,6 +34,7 @@ __all__ = [
     "Credentials",
     "CredentialsUnavailable",
     "Enquiries",
+    "Geocoder",
     "HealthSource",
     "Hierarchy",
     "KeyStore",

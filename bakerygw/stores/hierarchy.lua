@@ -1,6 +1,7 @@
 -- Follows a tenant's parents, in one step.
 --
--- KEYS  the first tenant's parent key
+-- KEYS  none: those on the way can't be known, and Redis takes any key named here for one that is written, while the
+--       gateway's user need not be allowed to write parents
 -- ARGV  the tenant; what comes before and behind an id in a parent key; the most steps; the most bytes of an id
 -- reply for each step the parent that is stored ('': none, or no id) and the milliseconds until that key expires
 --       (-1: it does not); the last parent is '', or met before, or the last step's

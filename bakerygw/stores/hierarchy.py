@@ -41,9 +41,8 @@ class RedisHierarchy:
         return ancestors_of(tenant_id, lambda name: found[name].value)
 
     async def _ask(self, tenant_id: str) -> object:
-        key = f"{TENANT_PREFIX}{tenant_id}:{PARENT}"
         arguments: list[Argument] = [tenant_id, TENANT_PREFIX, f":{PARENT}", MAX_STEPS, MAX_ID_BYTES]
-        return await self._link.run(self._script, [key], arguments)
+        return await self._link.run(self._script, [], arguments)
 
 
 class MemoryHierarchy:

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bakerygw.core.flags import changed_at_text, limit_text, parse_flags, read_only_json
-from bakerygw.core.limits import Level, TenantLimit, level_of, tenant_key, tenant_rule
+from bakerygw.core.limits import MAX_REQUESTS, MAX_WINDOW_S, Level, TenantLimit, level_of, tenant_key, tenant_rule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, AdmissionState, StoreUnavailable, with_limit
 from bakerygw.runtime.poller import soon_of
@@ -69,7 +69,9 @@ class RedisStore:
         if known is not None:
             if ask.limit_of is not None:
                 flags = known[0][ask.limit_of]
-                if flags is not None and flags.limit is not None:
+                if flags is None:  # not readable, which must not let anybody escape the limit that may be beside
+                    return await self._queued(ask, None)
+                if flags.limit is not None:
                     ask = with_limit(ask, flags)
             if not ask.buckets:
                 return AdmissionState(levels=(), flags=known[0], revoked=known[1])
@@ -271,7 +273,7 @@ def _levels(asks: Iterable[AdmissionAsk], numbers: list[int], places: _Places) -
         if ask.limit_of in places:
             reset_us, retry_us, requests, window_s, shadow, until = numbers[at : at + 6]
             at += 6
-            if requests:
+            if 0 < requests <= MAX_REQUESTS and 0 < window_s <= MAX_WINDOW_S:
                 rule = tenant_rule(requests, window_s, shadow=shadow == 1, until=float(until))
                 of_ask.append(level_of(rule, reset_us, retry_us, ask.peek))
         levels.append(tuple(of_ask))

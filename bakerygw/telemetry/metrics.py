@@ -16,6 +16,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, Metric
 
+from bakerygw.core.geocoding import OUTCOMES
 from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
 from bakerygw.telemetry.lookups import LookupMetrics
@@ -134,6 +135,8 @@ class Metrics:
         self.refusals = Counters(
             registry, "gateway_refused", "Requests that the gateway answered with a problem of its own.", ("reason",)
         )
+        self._geocoded = Counters(registry, "gateway_geocoded", "Addresses looked up, by how that ended.", ("result",))
+        self._geocode_outcomes = Label(OUTCOMES)
         self.events_sent = Counters(registry, "gateway_events_sent", "Events sent to streams.").child()
         self._event_drops = Counters(registry, "gateway_events_dropped", "Events not sent to a stream.", ("reason",))
         self._drop_reasons = Label(EVENT_DROPS)
@@ -242,6 +245,10 @@ class Metrics:
     def event_dropped(self, reason: str) -> None:
         """`slow`, `invalid`, `too-large`, `store` or `closed`."""
         self._event_drops.child(self._drop_reasons.of(reason)).inc()
+
+    def geocoded(self, outcome: str) -> None:
+        """Count a request for an address, by one of `core.geocoding.OUTCOMES`."""
+        self._geocoded.child(self._geocode_outcomes.of(outcome)).inc()
 
     def service_health(self, service: str, status: str) -> None:
         """Set the status that a service is in: healthy, unhealthy, else unknown."""

@@ -10,16 +10,19 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, RequestTransmissionFailed, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 TIMEOUT_S: Final = 5.0
 """For all of it, from the look-up of the name to the last byte."""
 MAX_BYTES: Final = 256 * 1024
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of the answer, and of what frames its body: `Agent` has no bound for the number of fields."""
 
 _MAX_AGE: Final = re.compile(r'(?:^|[,\s])max-age="?([0-9]{1,9})"?(?=$|[,\s])', re.IGNORECASE)
 
@@ -28,7 +31,7 @@ class FetchFailed(Exception):
     """No document came. `result` is a short constant for metrics; the text says why, without what was received."""
 
     def __init__(self, result: str, why: str) -> None:
-        """`result`: unreachable, timeout, status or too-large."""
+        """`result`: unreachable, timeout, status, too-large or invalid."""
         super().__init__(why)
         self.result = result
 
@@ -61,7 +64,8 @@ class Fetch:
 
     async def __call__(self) -> Fetched:
         """The document. Raises `FetchFailed`. Whatever comes of it, no connection is left behind."""
-        way, begun = _OneWay(self._endpoint), self._clock.seconds()
+        way = _OneWay(self._endpoint, self._max_bytes + MAX_HEAD_BYTES)
+        begun = self._clock.seconds()
         getting = Deferred.fromCoroutine(self._get(way))
         getting.addTimeout(self._timeout_s, self._clock)
         try:
@@ -69,6 +73,8 @@ class Fetch:
         except (CancelledError, FetchFailed):
             raise
         except Exception as error:  # a broken peer shows in many ways, and all of them mean the same here
+            if way.overrun:
+                raise FetchFailed("too-large", "the answer is too large") from error
             if self._clock.seconds() - begun >= self._timeout_s:
                 raise FetchFailed("timeout", f"no document within {self._timeout_s:g} s") from error
             cause = _cause(error)
@@ -80,9 +86,8 @@ class Fetch:
             way.abort()
 
     async def _get(self, way: "_OneWay") -> Fetched:
-        agent = Agent.usingEndpointFactory(self._reactor, way)
         # A client anew each time, for a client keeps cookies.
-        response = await HTTPClient(agent).get(
+        response = await HTTPClient(_Plain(Agent.usingEndpointFactory(self._reactor, way))).get(
             self._url,
             headers=Headers({"Accept": ["application/jwk-set+json, application/json"], "User-Agent": ["bakerygw"]}),
             allow_redirects=False,
@@ -97,13 +102,39 @@ class Fetch:
         return Fetched(body=data, max_age_s=max_age_of(response.headers.getRawHeaders("cache-control", ())))
 
 
+@implementer(IAgent)
+class _Plain:
+    """An agent that takes bodies only as they are: unpacked by the client, 100 KB may become 100 MB at once."""
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> "Deferred[IResponse]":
+        """As `IAgent` says. Fails with `FetchFailed` for an answer that is packed all the same."""
+        asked = Headers() if headers is None else headers.copy()
+        asked.setRawHeaders(b"Accept-Encoding", [b"identity"])
+        return self._agent.request(method, uri, asked, bodyProducer).addCallback(self._taken)
+
+    def _taken(self, response: IResponse) -> IResponse:
+        if response.headers.hasHeader(b"content-encoding"):
+            raise FetchFailed("invalid", "the document is packed, although that was not asked for")
+        return response
+
+
 @implementer(IAgentEndpointFactory, IStreamClientEndpoint)
 class _OneWay:
-    """Gives an `Agent` the one endpoint, and keeps the connection at hand, for the agent itself can't abort it."""
+    """Gives an `Agent` the one endpoint, counts what comes, and can abort, which the agent itself can't."""
 
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: IStreamClientEndpoint, max_bytes: int) -> None:
+        self._endpoint, self._left = endpoint, max_bytes
         self._connection: Any = None
+
+    @property
+    def overrun(self) -> bool:
+        """Whether more came than may."""
+        return self._left < 0
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """The way to the only URL that is asked for."""
@@ -111,7 +142,10 @@ class _OneWay:
 
     def connect(self, protocolFactory: IProtocolFactory) -> "Deferred[IProtocol]":
         """Connect, and remember."""
-        return self._endpoint.connect(protocolFactory).addCallback(self._connected)
+        factory = WrappingFactory(protocolFactory)
+        factory.noisy = False
+        factory.protocol = self._counting
+        return self._endpoint.connect(factory).addCallback(self._connected)
 
     def abort(self) -> None:
         """End the connection at once, if there is one."""
@@ -119,9 +153,31 @@ class _OneWay:
         if transport is not None:
             transport.abortConnection()
 
-    def _connected(self, connection: IProtocol) -> IProtocol:
-        self._connection = connection
-        return connection
+    def take(self, size: int) -> bool:
+        """Count so many bytes; whether they may be read."""
+        self._left -= size
+        if self.overrun:
+            self.abort()
+        return not self.overrun
+
+    def _counting(self, factory: Any, protocol: Any) -> "_Counting":
+        counting = self._connection = _Counting(factory, protocol)
+        counting.way = self
+        return counting
+
+    def _connected(self, counting: Any) -> IProtocol:
+        protocol: IProtocol = counting.wrappedProtocol
+        return protocol
+
+
+class _Counting(ProtocolWrapper):
+    """Between a connection and the agent's protocol."""
+
+    way: _OneWay
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.way.take(len(data)):
+            super().dataReceived(data)
 
 
 class _Body(Protocol):

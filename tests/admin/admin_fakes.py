@@ -152,7 +152,7 @@ class Admin:
     """The application, its fakes, and the audit events it wrote."""
 
     def __init__(self, *, token=TOKEN, hosts=("localhost", "127.0.0.1", "[::1]"), services=dict, tenants=None):
-        self.tenants = tenants or FakeTenants()
+        self.tenants = FakeTenants() if tenants is None else tenants
         self.lifecycle, self.level = FakeLifecycle(), FakeLevel()
         self.audited: list[tuple[str, dict[str, object]]] = []
         self.records, self.revocations, self.now = FrailRecords(), FakeRevocations(), NOW
@@ -199,7 +199,9 @@ class Admin:
         )
 
     def _limit_calls(self, audit):
-        self.store, self.crowd, self.policies = MemoryStore(lambda: int(NOW * 1e6)), Crowd(), FakePolicies()
+        embedded = isinstance(self.tenants, MemoryStore)
+        self.store = self.tenants if embedded else MemoryStore(lambda: int(NOW * 1e6))
+        self.crowd, self.policies = Crowd(), FakePolicies()
         standing = Standing(store=self.store, limits=self.tenants, policies=lambda: self.policies, crowd=self.crowd)
         return TenantLimitCalls(limits=self.tenants, standing=standing, now=lambda: NOW, audit=audit)
 

@@ -1,5 +1,7 @@
 """Token buckets: never too much, never locked out, and told truthfully."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,6 +151,32 @@ def test_a_refused_request_changes_nothing(rule: LimitRule, ahead: int) -> None:
     after, level = spend(rule, full_at, NOW)
     assert not level.allowed
     assert after == full_at
+
+
+@given(
+    stack=st.lists(st.builds(replace, rules, shadow=st.booleans()), min_size=1, max_size=4),
+    steps=st.lists(st.integers(-20_000_000, 20_000_000), min_size=1, max_size=60),
+)
+def test_stacked_rules_take_all_or_none_however_the_clock_jumps_and_lock_nobody_out(
+    stack: list[LimitRule], steps: list[int]
+) -> None:
+    now, full_ats = NOW, tuple(0 for _ in stack)
+    for step in steps:
+        now += step
+        ahead = [min(max(at - now, 0), rule.capacity_us) for at, rule in zip(full_ats, stack, strict=True)]
+        full_ats, levels = take(stack, full_ats, now)
+        taken = [level.reset_us - was for level, was in zip(levels, ahead, strict=True)]
+        if refusing(levels) is not None:
+            assert not any(taken)
+        else:
+            assert all(
+                cost == (rule.cost_us if level.allowed else 0)
+                for cost, rule, level in zip(taken, stack, levels, strict=True)
+            )
+            assert all(level.allowed or level.rule.shadow for level in levels)
+        assert all(at - now <= rule.capacity_us for at, rule in zip(full_ats, stack, strict=True))
+    later = now + max(rule.capacity_us for rule in stack)
+    assert all(level.remaining == level.rule.requests - 1 for level in take(stack, full_ats, later)[1])
 
 
 def test_headers_tell_each_policy_and_the_tightest() -> None:

@@ -195,6 +195,11 @@ def metric(admin: httpx.Client, name: str) -> float:
     return float(next(line for line in lines if line.startswith(f"{name} ")).rpartition(" ")[2])
 
 
+def revoked_key(token: str) -> str:
+    """Where it stands that this token is out of force."""
+    return "bakerygw:revoked:" + sha256(token.rpartition(".")[0].encode()).hexdigest()
+
+
 def subscription(status: str = "active", *, days: float = 30, tier: str = "professional") -> dict[str, Any]:
     return {"tier": tier, "status": status, "valid_until": iso(time.time() + days * DAY_S)}
 
@@ -375,8 +380,7 @@ def _(case: Case) -> Ask:
 def _(case: Case) -> Ask:
     ask = Ask(token=case.token())
     case.known(ask)
-    digest = sha256(ask.token.rpartition(".")[0].encode()).hexdigest()
-    case.world.program.set(f"bakerygw:revoked:{digest}", "1", ex=60)
+    case.world.program.set(revoked_key(ask.token), "1", ex=60)
     return ask
 
 

@@ -369,6 +369,7 @@ class Stage:
             "max_body_bytes": 1000,
         }
         self.policies = Policies(**{**defaults, **policies})
+        self.lookups = Lookups(self.answers, self.tenants, shared=None, telemetry=self.answers, now=lambda: self.now)
         self.gateway = Gateway(
             self.policies,
             admission=Admission(self.store, self.notes, self.desk.desk),
@@ -379,7 +380,7 @@ class Stage:
             clock=self.clock,
             inheritance=Inheritance(self.tree, self.store, self._audit, lambda: self.seconds),
             now=lambda: self.now,
-            lookups=Lookups(self.answers, self.tenants, shared=None, telemetry=self.answers, now=lambda: self.now),
+            lookups=self.lookups,
         )
 
     def _audit(self, event: str, **fields: object) -> None:

@@ -5,11 +5,18 @@ from typing import Any
 
 import pytest
 from edge_fakes import request
-from port_fakes import DAY_S, DEMO, NOW, PRO, USER, Stage, response
+from port_fakes import DAY_S, DEMO, NOW, PRO, ROUTES, USER, Stage, response
+from twisted.internet.defer import Deferred
 
 from bakerygw.core.claims import TenantAccess
-from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.ports import LookupFailed
+from bakerygw.core.outcome import Trace
+from bakerygw.core.problem import Refused
+from bakerygw.core.tenancy import ReadOnly, TenantFlags, TenantView, effective_tenant
+from bakerygw.edge.admission import Caller
+from bakerygw.edge.lookups import Inquiry
+from bakerygw.ports import AdmissionState, LookupFailed
+from tests.deferreds import success_of
+from tests.heads import make_head
 
 SALES = b"/api/v1/sales/today"
 PLAN = b"/api/v1/tenants/t-own/subscription"
@@ -452,3 +459,44 @@ def test_a_confirmed_tier_of_an_entry_is_the_entrys():
     entry = replace(BARE, tier="starter")
     stage = staged(replace(USER, tenant_access=(entry,)), **{"t-bare": PRO})
     assert code(stage.ask(b"/api/v1/tenants/t-bare", method=b"DELETE", token=b"good")) == (401, "token-stale")
+
+
+# machines
+
+
+@pytest.mark.parametrize("kind", ["unauthorized", "forbidden", "timeout"])
+def test_a_machine_has_no_token_that_could_be_stale(kind):
+    stage = staged(**{"t-own": failed(kind)})
+    about, view = machine(stage)
+    with pytest.raises(Refused) as caught:
+        success_of(Deferred.fromCoroutine(stage.lookups.complete(about, view, NOTHING)))
+    assert caught.value.problem.code == "critical-check-unavailable"
+    with pytest.raises(Refused) as caught:
+        success_of(Deferred.fromCoroutine(stage.lookups.confirm(about, view)))
+    assert caught.value.problem.code == "critical-check-unavailable"
+
+
+def test_a_machine_is_looked_up_without_authorization_or_address_and_is_no_old_token():
+    stage = staged()
+    about, view = machine(stage)
+    found = success_of(Deferred.fromCoroutine(stage.lookups.complete(about, view, NOTHING)))
+    assert found.subscription == PRO
+    assert stage.answers.asked == [ASKED]
+    assert b"Authorization" not in dict(stage.answers.headers[0])
+    assert stage.answers.counted == [("subscription", "answered")]
+
+
+NOTHING = AdmissionState(levels=(), flags={}, revoked={})
+
+
+def machine(stage: Stage) -> tuple[Inquiry, TenantView]:
+    claims = replace(OLD, user_id="key-1", email=None)
+    about = Inquiry(
+        head=make_head(method="DELETE"),
+        route=next(route for route in ROUTES if route.prefix == "/api/v1/sales"),
+        claims=claims,
+        caller=Caller(scheme="key", secret=b"bkry_1", known=claims, said=claims),
+        policies=stage.policies,
+        trace=Trace(request_id="r-12345678", started=0.0),
+    )
+    return about, effective_tenant(claims, None, ())

@@ -1,7 +1,7 @@
 """Random tokens, tenants, hierarchies and flags through the real pipeline, against an oracle of the contract.
 
-The usual run takes other examples each time; `--hypothesis-profile=ci` takes the same ones each time,
-`--hypothesis-profile=thorough` fifty times as many.
+The usual run takes other examples each time; `--hypothesis-profile=ci`, and a run with `CI` set, the same ones each
+time; `--hypothesis-profile=thorough` fifty times as many.
 """
 
 import itertools
@@ -49,6 +49,7 @@ from tests.stores.store_fakes import RecordingTelemetry, invalidations_of, link_
 
 NOW = 1_700_000_000.0
 DAY_S = 86_400
+EXAMPLES = settings.get_profile(settings.get_current_profile_name()).max_examples
 MANY = LimitRule(name="default", requests=1_000_000, window_s=1)
 GOLD = "/api/v1/gold"
 ISSUER = Issuer(algorithm="EdDSA", now=lambda: NOW)
@@ -65,8 +66,8 @@ NEAR = st.sampled_from(NAMES[:4])
 TIERS = st.sampled_from(["starter", "professional", "enterprise"])
 PAID = {
     "tier": TIERS,
-    "status": st.sampled_from(["active"] * 6 + ["trialing", "past_due", "cancelled"]),
-    "valid_until": st.sampled_from([30, 30, 30, 30, -1, -6, -8]).map(lambda days: iso(NOW + days * DAY_S)),
+    "status": st.sampled_from(["active"] * 9 + ["trialing", "past_due", "past_due", "cancelled"]),
+    "valid_until": st.sampled_from([30] * 8 + [-1, -6, -8]).map(lambda days: iso(NOW + days * DAY_S)),
 }
 ENTRIES = st.lists(
     st.fixed_dictionaries(
@@ -82,8 +83,8 @@ TOKENS = st.fixed_dictionaries(
         "tenant_role": st.sampled_from(["owner", "baker"]),
         "subscription": st.fixed_dictionaries(PAID),
         "tenant_access": ENTRIES,
-        "exp": st.sampled_from([NOW + 900] * 8 + [NOW - 9, NOW - 10]),
-        "iat": st.sampled_from([NOW - 100, NOW - 50]),
+        "exp": st.sampled_from([NOW + 900] * 18 + [NOW - 9, NOW - 10]),
+        "iat": st.sampled_from([NOW - 100, NOW - 99.5, NOW - 50]),
         "is_demo": st.sampled_from([False, False, False, True]),
         "demo_session_id": st.just("session-1"),
     }
@@ -101,11 +102,15 @@ STATES = st.builds(
     changed_at=st.just({}) | st.dictionaries(NEAR, MOMENTS, max_size=2),
     on_hold=st.just(set()) | st.sets(NEAR, max_size=2),
     demo=st.just(set()) | st.sets(NEAR, max_size=2),
-    revoked=st.sampled_from([False] * 9 + [True]),
+    revoked=st.sampled_from([False] * 19 + [True]),
 )
 METHODS = st.sampled_from(["GET", "GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"])
 NAMED = st.sampled_from(["sales", "gold", "auth"])
-HEADERS = st.just([]) | st.lists(NEAR | TENANTS | st.sampled_from(["no id", "x" * 65]), max_size=2)
+HEADERS = (
+    st.just([])
+    | st.lists(NEAR, min_size=1, max_size=1)
+    | st.lists(NEAR | TENANTS | st.sampled_from(["no id", "x" * 65]), max_size=2)
+)
 
 
 @st.composite
@@ -275,15 +280,33 @@ def payload_with(*entries: dict[str, Any], **claims: Any) -> dict[str, Any]:
 
 
 def include(tenant: str) -> dict[str, Any]:
-    return {"id": tenant, "role": "area", "include_children": True, **FAR}
+    return {"id": tenant, "role": f"area-{tenant}", "include_children": True, **FAR}
 
 
-def far(*entries: dict[str, Any], **claims: Any) -> Drawn:
-    """A request for the tenant at the end of a long chain, with these entries."""
-    asked = Asked(method="POST", path_tenant=None, headers=["t11"])
-    return Drawn(
-        state=State(parents=CHAIN), payload=payload_with(*entries, **claims), sound=True, kind="sales", asked=asked
-    )
+def far(*entries: dict[str, Any], state: State | None = None, tenant: str = "t11", **claims: Any) -> Drawn:
+    """A request for the tenant at the end of a long chain, or for another, with these entries."""
+    asked = Asked(method="POST", path_tenant=None, headers=[tenant])
+    state = state or State(parents=CHAIN)
+    return Drawn(state=state, payload=payload_with(*entries, **claims), sound=True, kind="sales", asked=asked)
+
+
+def rare(test: Callable[..., None]) -> Callable[..., None]:
+    """With the examples that chance seldom finds."""
+    for drawn in (
+        far(include("t3")),
+        far(include("t2")),
+        far(include("t5"), include("t3"), {**include("t7"), "include_children": False}),
+        far(include("t3"), is_demo=True),
+        far(include("t3"), state=State(changed_at={"t3": NOW}), tenant="t3"),
+        far(include("t3"), state=State(changed_at={"t0": NOW}), tenant="t3"),
+        far(state=State(changed_at={"t0": NOW - 99.75}), tenant="t0", iat=NOW - 99.5),
+        far(tenant="t0", subscription={**FAR, "status": "past_due"}),
+        far(include("t3"), state=State(parents=CHAIN, changed_at={"t4": NOW}, on_hold={"t5"}, demo={"t6"})),
+        far(include("t3"), state=State(parents=CHAIN, on_hold={"t11"})),
+        far(include("t3"), state=State(parents={**CHAIN, "t5": "t8"})),
+    ):
+        test = example(drawn)(test)
+    return test
 
 
 DRAWN = st.builds(
@@ -315,11 +338,9 @@ def in_memory(its: Drawn) -> Pipeline:
     return Pipeline(store, tree, store, lambda: pytest.fail("the embedded store does not wait"))
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * EXAMPLES)
 @given(DRAWN)
-@example(far(include("t3")))
-@example(far(include("t2")))
-@example(far(include("t5"), include("t3"), {**include("t7"), "include_children": False}))
+@rare
 def test_with_the_embedded_store_a_request_reaches_a_service_only_if_every_rule_allows_it(its: Drawn) -> None:
     readable = {tenant: at for tenant, at in its.state.changed_at.items() if at is not None}
     its.state.changed_at = readable  # this store can't hold anything else
@@ -404,10 +425,9 @@ async def in_redis(redis_server: RedisServer) -> AsyncIterator[InRedis]:
 
 @pytest_twisted.ensureDeferred
 async def test_with_redis_a_request_reaches_a_service_only_if_every_rule_allows_it(in_redis: InRedis) -> None:
-    @settings(max_examples=300)
+    @settings(max_examples=3 * EXAMPLES)
     @given(DRAWN)
-    @example(far(include("t3")))
-    @example(far(include("t2")))
+    @rare
     def one(drawn: Drawn) -> None:
         its = renamed(drawn, in_redis.suffix)
         in_redis.fill(its)

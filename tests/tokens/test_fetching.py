@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from bakerygw.tokens.fetching import MAX_BYTES, TIMEOUT_S, Fetch, Fetched, FetchFailed, max_age_of
+from bakerygw.tokens.fetching import MAX_BYTES, MAX_HEAD_BYTES, TIMEOUT_S, Fetch, Fetched, FetchFailed, max_age_of
 from tests.deferreds import failure_of, success_of
 
 
@@ -93,11 +93,13 @@ def test_a_body_without_length_ends_with_the_connection() -> None:
     assert success_of(fetching).body == b"{}"
 
 
-def test_a_compressed_body_is_read() -> None:
+def test_a_packed_body_is_not_asked_for_and_not_unpacked() -> None:
     server = Server()
     fetching = server.begin()
-    server.send(answer(gzip.compress(b"{}"), b"Content-Encoding: gzip"))
-    assert success_of(fetching).body == b"{}"
+    assert b"\r\nAccept-Encoding: identity\r\n" in server.request
+    server.send(answer(gzip.compress(b"x" * 10_000_000), b"Content-Encoding: gzip"))
+    assert refusal(fetching) == ("invalid", "the document is packed, although that was not asked for")
+    assert server.lines[-1].aborted
 
 
 @pytest.mark.parametrize("status", [b"404 Not Found", b"500 Oops", b"204 No Content", b"206 Partial Content"])
@@ -140,11 +142,17 @@ def test_a_document_that_is_too_large_is_refused_before_it_is_all_here(announced
     assert server.lines[-1].aborted
 
 
-def test_a_small_body_that_unpacks_to_a_large_one_is_refused() -> None:
+def test_a_head_without_end_is_refused() -> None:
     server = Server()
     fetching = server.begin()
-    server.send(answer(gzip.compress(b"x" * (MAX_BYTES + 1)), b"Content-Encoding: gzip"))
-    assert refusal(fetching)[0] == "too-large"
+    server.send(b"HTTP/1.1 200 OK\r\n")
+    field = b"X-Padding: " + b"x" * 1000 + b"\r\n"
+    for _ in range((MAX_BYTES + MAX_HEAD_BYTES) // len(field) + 1):
+        assert not server.lines[-1].aborted
+        server.send(field)
+    assert server.lines[-1].aborted
+    server.hang_up()
+    assert refusal(fetching) == ("too-large", "the answer is too large")
 
 
 @pytest.mark.parametrize(
