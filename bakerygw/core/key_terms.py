@@ -45,7 +45,7 @@ def check_terms(terms: KeyTerms, head: RequestHead, route: Route) -> None:
     spelling of an allowed path is refused, never let pass. Raises `Refused` tenant-forbidden.
     """
     if not terms.admits(head.client):
-        detail = f"This API key may not be used from the address {head.client}; have an operator allow it."
+        detail = f"This API key may not be used from the address {head.client}; have an operator create one for it."
         raise refuse("tenant-forbidden", detail, reason="key-address")
     if terms.paths is not None and not any(_is_below(head.path, path) for path in terms.paths):
         paths = [path.decode("latin-1") for path in terms.paths]
