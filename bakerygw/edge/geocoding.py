@@ -175,16 +175,16 @@ class Geocoding:
     async def _ask(self, key: str, question: Question) -> bytes:
         """Put it to the geocoder, in this instance's turn, and keep what it says."""
         assert self._geocoder is not None  # noqa: S101  seen when the request came
-        pause_s: float | None = None
+        pause_s, for_all = 0.0, False
         try:
             places = await self._geocoder.search(question)
             return await self._answers.keep(key, places)  # before the next turn, which may be for the same question
         except UpstreamFailed as failed:
-            pause_s = failed.retry_after_s
+            pause_s, for_all = failed.retry_after_s or 0.0, failed.code == "service-unavailable"
             self._log.warn("geocoding.failed", cause=failed.cause, error=failed.error, pause_s=pause_s)
             raise
         finally:
-            await self._turns.give_back(pause_s=pause_s)
+            await self._turns.give_back(pause_s=pause_s, for_all=for_all)
 
     def _off(self) -> Refused:
         self._log.warn("geocoding.off", reason="NOMINATIM_USER_AGENT is not set, which the public server asks for")
