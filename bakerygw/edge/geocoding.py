@@ -35,13 +35,13 @@ _HEADERS: Final = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"
 _ATTRIBUTION: Final = json.dumps(ATTRIBUTION, ensure_ascii=False).encode()
 
 _DETAILS: Final = {
-    "upstream-unreachable": "The map service could not be reached; try again in {0} seconds.",
-    "upstream-timeout": "The map service took too long to answer; try again in {0} seconds.",
-    "upstream-invalid": "The map service's answer could not be understood; try again in {0} seconds, or ask otherwise.",
-    "service-unavailable": "The map service takes no questions for the time being; try again in {0} seconds.",
+    "upstream-unreachable": "The map service could not be reached; try again in {0}.",
+    "upstream-timeout": "The map service took too long to answer; try again in {0}.",
+    "upstream-invalid": "The map service's answer could not be understood; try again in {0}, or ask otherwise.",
+    "service-unavailable": "The map service takes no questions for the time being; try again in {0}.",
 }
 _NO_TURN: Final = {
-    "busy": "Many addresses are being looked up, one a second; try again in {0} seconds.",
+    "busy": "Many addresses are being looked up, one a second; try again in {0}.",
     "paused": _DETAILS["service-unavailable"],
 }
 
@@ -201,5 +201,5 @@ def _failed(failed: UpstreamFailed) -> Refused:
 def _not_now(code: str, detail: str, wait_s: float, reason: str, headers: Pairs = ()) -> Refused:
     """The refusal of what may work after a wait."""
     retry_s = max(1, ceil(wait_s))
-    text = detail.format(retry_s)
+    text = detail.format("1 second" if retry_s == 1 else f"{retry_s} seconds")
     return Refused(Problem(code=code, detail=text, headers=headers, retry_after_s=retry_s, reason=reason))
