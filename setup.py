@@ -66,6 +66,8 @@ COMPILED = [
     "stores/redis.py",
     "stores/resilient.py",
     "stores/mirror.py",
+    "stores/mirror_table.py",
+    "stores/parents.py",
     "stores/redis_wire.py",
     "telemetry/request_log.py",
     "telemetry/requests.py",

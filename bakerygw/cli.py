@@ -17,6 +17,7 @@ from bakerygw.config.checks import may_geocode
 from bakerygw.config.settings import ALGORITHMS, ConfigError, Settings, load_settings
 from bakerygw.core.claims import ClaimsError, claims_from, is_id
 from bakerygw.core.routing import Route
+from bakerygw.core.stacks import stacks_of
 
 _TIERS: Final = ("starter", "professional", "enterprise")
 _DEFAULT_VALIDITY: Final = timedelta(days=30)
@@ -120,17 +121,18 @@ def mint(options: argparse.Namespace, *, now: float) -> str:
     """A signed token for the options of `bakerygw token`; `now` in Unix seconds. Raises `_UserError`."""
     issued = int(now)
     valid_until = options.valid_until or datetime.fromtimestamp(issued, UTC) + _DEFAULT_VALIDITY
+    subscription = {
+        "tier": options.tier,
+        "status": options.status,
+        "valid_until": valid_until.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
     claims: dict[str, object] = {
         "user_id": options.user,
         "email": options.email or f"{options.user}@example.com",
         "tenant_id": options.tenant,
         "tenant_role": options.role,
-        "subscription": {
-            "tier": options.tier,
-            "status": options.status,
-            "valid_until": valid_until.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        },
-        "tenant_access": options.access or [],
+        "subscription": subscription,
+        "tenant_access": [subscription | entry for entry in options.access or ()],
         # An expired token was issued before it expired.
         "iat": min(issued, issued + options.expires_in - 1),
         "exp": issued + options.expires_in,
@@ -192,6 +194,9 @@ def _row(route: Route, settings: Settings) -> tuple[str, str, str, str, str]:
         limit += " (shadow)"
     if route.auth_limit:
         limit += f", {settings.auth_rate_limit_requests}/{settings.rate_limit_window_seconds}s by address"
+    for policy in stacks_of(settings.limit_policies, (route,)).get(route.prefix, ()):
+        its, tier = policy.rule, f" ({policy.tier})" if policy.tier else ""
+        limit += f", {its.requests}/{its.window_s}s by {its.by}{tier}{' (shadow)' if its.shadow else ''}"
     if route.unlimited:
         limit = "none"
     auth = "required" if route.auth else "public"

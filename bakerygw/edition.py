@@ -1,36 +1,31 @@
 """The composition root's part for what is built anew when the configuration is read again."""
 
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bakerygw import __version__
-from bakerygw.config.checks import is_public_nominatim, may_geocode
 from bakerygw.config.routes import build_router
 from bakerygw.config.settings import Settings
 from bakerygw.core.cors import CorsPolicy
-from bakerygw.core.limits import LimitRule
+from bakerygw.core.limits import TENANT_RULE, LimitRule
 from bakerygw.core.routing import Action
-from bakerygw.edge.answers import Answers
+from bakerygw.core.stacks import stacks_of
 from bakerygw.edge.apidocs import ApiDocs, Asset
 from bakerygw.edge.conversation import UNREADABLE
+from bakerygw.edge.crowd import CONCURRENCY
 from bakerygw.edge.gateway import Handler, LocalPage
 from bakerygw.edge.geocoding import SERVICE as GEOCODER
-from bakerygw.edge.geocoding import Geocoding
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.edge.policies import Policies
-from bakerygw.edge.turns import Turns
-from bakerygw.ports import Credentials, Scheme
+from bakerygw.ports import Credentials, Scheme, TokenTelemetry
+from bakerygw.signing import Signing, make_signing
 from bakerygw.state import SharedState
-from bakerygw.tokens.bearer import BearerTokens
-from bakerygw.tokens.keys import PemKey, load_public_key
-from bakerygw.tokens.verifier import TokenVerifier
+from bakerygw.tokens.api_keys import ApiKeys
 from bakerygw.upstream.client import UpstreamClient
 from bakerygw.upstream.health import HealthChecks, HttpProbe
 from bakerygw.upstream.names import Names
-from bakerygw.upstream.nominatim import Nominatim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +34,7 @@ class Edition:
 
     settings: Settings
     policies: Policies
+    signing: Signing
     upstreams: UpstreamClient
     probe: HttpProbe
     health: HealthChecks
@@ -54,6 +50,7 @@ class Edition:
 
     def close(self) -> None:
         """Stop probing and end every connection to services."""
+        self.signing.close()
         self.health.stop()
         self.probe.close()
         self.upstreams.close()
@@ -66,9 +63,14 @@ def make_edition(
     state: SharedState,
     names: Names,
     assets: Mapping[str, Asset],
-    geocoded: Callable[[str], None],
+    telemetry: TokenTelemetry,
+    handlers: Mapping[Action, Handler],
+    older: Edition | None = None,
 ) -> Edition:
-    """The edition that the settings ask for; nothing is opened. `geocoded` counts look-ups of addresses."""
+    """The edition that the settings ask for, after `older`; nothing is opened."""
+    signing = make_signing(
+        settings, reactor, state=state, names=names, telemetry=telemetry, older=older.signing if older else None
+    )
     services = {**settings.services, **{f"demo:{name}": urls for name, urls in settings.demo_services.items()}}
     upstreams = UpstreamClient(
         reactor,
@@ -101,19 +103,18 @@ def make_edition(
     )
     return Edition(
         settings=settings,
-        policies=make_policies(settings, upstreams),
+        policies=make_policies(settings, upstreams, make_credentials(signing, state)),
+        signing=signing,
         upstreams=upstreams,
         probe=probe,
         health=health,
         health_pages=health_pages,
         pages=_pages(health_pages, settings, assets),
-        handlers={
-            "geocode": make_geocoding(settings, reactor, state, geocoded).reply_to,
-        },
+        handlers=handlers,
     )
 
 
-def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
+def make_policies(settings: Settings, upstreams: UpstreamClient, credentials: Mapping[Scheme, Credentials]) -> Policies:
     """The policies that the settings ask for."""
     window_s = settings.rate_limit_window_seconds
     return Policies(
@@ -122,49 +123,21 @@ def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
             origins=frozenset(origin.encode("ascii") for origin in settings.cors_origins),
             credentials=settings.cors_allow_credentials,
         ),
-        credentials=make_credentials(settings),
+        credentials=credentials,
         upstreams=upstreams,
         general_limit=LimitRule(name="default", requests=settings.rate_limit_requests, window_s=window_s),
-        auth_limit=LimitRule(name="auth", requests=settings.auth_rate_limit_requests, window_s=window_s),
+        auth_limit=LimitRule(name="auth", requests=settings.auth_rate_limit_requests, window_s=window_s, by="address"),
         grace_days=settings.subscription_grace_days,
         max_body_bytes=settings.max_request_body_bytes,
+        stacks=stacks_of(settings.limit_policies, settings.routes),
+        max_concurrent=settings.tenant_max_concurrent,
         https_only=settings.environment == "prod",
     )
 
 
-def make_geocoding(settings: Settings, reactor: Any, state: SharedState, count: Callable[[str], None]) -> Geocoding:
-    """What looks addresses up, at the server that the settings name."""
-    public = is_public_nominatim(settings.nominatim_url)
-    geocoder = None
-    if may_geocode(settings):
-        geocoder = Nominatim(
-            reactor,
-            settings.nominatim_url,
-            user_agent=settings.nominatim_user_agent or f"bakerygw/{__version__}",
-            now=time.time,
-            ca_file=None if public else settings.upstream_ca_file,
-        )
-    return Geocoding(
-        geocoder,
-        Answers(state.records if state.embedded is None else None, now=time.time),
-        Turns(state.records, "geocode:slot", clock=reactor, now=time.time, token=lambda: secrets.token_hex(8)),
-        clock=reactor,
-        count=count,
-    )
-
-
-def make_credentials(settings: Settings) -> Mapping[Scheme, Credentials]:
+def make_credentials(signing: Signing, state: SharedState) -> Mapping[Scheme, Credentials]:
     """What callers may identify themselves by."""
-    verifier = TokenVerifier(
-        PemKey(load_public_key(settings.jwt_public_key or "", settings.jwt_algorithm)),
-        algorithm=settings.jwt_algorithm,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        leeway_s=settings.jwt_leeway_seconds,
-        cache_ttl_s=settings.token_cache_ttl_seconds,
-        now=time.time,
-    )
-    return {"bearer": BearerTokens(verifier)}
+    return {"bearer": signing.bearer, "key": ApiKeys(state.keys, now=time.time, clock=time.monotonic)}
 
 
 def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset]) -> Mapping[str, LocalPage]:
@@ -181,6 +154,12 @@ def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset])
 def templates(settings: Settings) -> list[str]:
     """The labels of all routes, for metrics."""
     return [UNREADABLE, *(route.template for route in settings.routes)]
+
+
+def limit_names(settings: Settings) -> list[str]:
+    """The names of all limits, for metrics."""
+    of_routes = [route.limit.name for route in settings.routes if route.limit is not None]
+    return ["default", "auth", TENANT_RULE, CONCURRENCY, *of_routes, *(it.rule.name for it in settings.limit_policies)]
 
 
 def service_names(settings: Settings) -> list[str]:

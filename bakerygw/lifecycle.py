@@ -39,7 +39,7 @@ Python's 700 that took a twentieth of the time under load."""
 
 NEEDS_RESTART: Final = re.compile(
     "port|host|listen|admin_.*|structlog_pretty_print|redis_.*|rate_limit_on_store_failure|max_connections.*|"
-    "token_cache_s.*|sse_.*|jwt_jwks_url|demo"
+    "sse_.*|demo"
 )
 """Settings that SIGHUP does not put in force."""
 
@@ -335,6 +335,7 @@ def _demo_settings(settings: Settings, demo: DemoServices) -> Settings:
             "services": {**own, **settings.services},
             "demo_services": {**apart, **settings.demo_services},
             "jwt_public_key": demo.public_pem,
+            "jwt_jwks_url": None,
             "jwt_algorithm": "RS256",
         }
     )

@@ -12,7 +12,19 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 
 from bakerygw.config.settings import Settings
-from bakerygw.ports import AdmissionStore, Records, RevocationStore, StoreLink, StoreTelemetry, TenantStore
+from bakerygw.ports import (
+    AdmissionStore,
+    Hierarchy,
+    KeyStore,
+    Records,
+    RevocationStore,
+    StoreLink,
+    StoreTelemetry,
+    TenantLimits,
+    TenantStore,
+)
+from bakerygw.stores.api_keys import StoredKeys
+from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.invalidation import Invalidations
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.mirror import Mirror
@@ -30,8 +42,11 @@ class SharedState:
 
     admission: AdmissionStore
     tenants: TenantStore
+    limits: TenantLimits
+    hierarchy: Hierarchy
     revocations: RevocationStore
     records: Records
+    keys: KeyStore
     status: StoreLink
     embedded: MemoryStore | None
     """The state itself, where there is no Redis."""
@@ -48,11 +63,15 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
     local = MemoryStore(_microseconds)
     if settings.redis_host is not None:
         return _in_redis(settings, reactor, telemetry, local)
+    records = MemoryRecords(time.time)
     return SharedState(
         admission=local,
         tenants=local,
+        limits=local,
+        hierarchy=MemoryHierarchy(),
         revocations=local,
-        records=MemoryRecords(time.time),
+        records=records,
+        keys=StoredKeys(records, time.time),
         status=local,
         embedded=local,
         mirror=Mirror(),
@@ -88,6 +107,8 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         telemetry=telemetry,
     )
 
+    records = RedisRecords(link)
+
     def start() -> "Deferred[None]":
         invalidations.start()
         return link.start()
@@ -99,8 +120,11 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
     return SharedState(
         admission=admission,
         tenants=store,
+        limits=store,
+        hierarchy=RedisHierarchy(link, mirror, reactor),
         revocations=store,
-        records=RedisRecords(link),
+        records=records,
+        keys=StoredKeys(records, time.time),
         status=store,
         embedded=None,
         mirror=mirror,

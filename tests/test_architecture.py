@@ -26,8 +26,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "admin": frozenset({"edge", "ports", "core"}),
     "lifecycle": BELOW_SERVICE - {"lifecycle"},
     "state": frozenset({"config", "ports", "stores", "upstream"}),
-    "edition": BELOW_SERVICE | {"state"},
-    "service": BELOW_SERVICE | {"edition", "state"},
+    "signing": frozenset({"config", "ports", "state", "tokens", "upstream"}),
+    "edition": BELOW_SERVICE | {"signing", "state"},
+    "handlers": BELOW_SERVICE | {"state"},
+    "service": BELOW_SERVICE | {"edition", "handlers", "state"},
     "tap": BELOW_SERVICE | {"cli", "service"},
     "cli": BELOW_SERVICE | {"service"},
 }

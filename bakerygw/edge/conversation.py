@@ -126,6 +126,10 @@ class Conversation:
                 trace.cause = cut
         except CancelledError:
             trace.reason = exchange.lost_by
+        finally:
+            party = exchange.party
+            if party is not None:
+                party.discard(exchange)
         self._tell(trace, status, exchange.body.received, exchange.bytes_out)
 
     def _trace(self, head: RequestHead) -> Trace:

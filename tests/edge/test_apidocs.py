@@ -104,7 +104,7 @@ def test_a_routes_rules_are_told(document):
     assert [parameter["name"] for parameter in item["parameters"]] == ["id", "path"]
     told = item["delete"]["description"]
     assert all(part in told for part in ("professional", "critical", "5 requests in 60 s", "1000 bytes"))
-    assert "A critical operation: refused to demo sessions (403 `demo-isolation`)." in told
+    assert "A critical operation: the tenant service confirms the subscription first" in told
     assert "critical" not in item["get"]["description"]
 
 

@@ -68,6 +68,20 @@ def test_time_without_a_service_is_the_gateways_own(metrics: Metrics) -> None:
     assert value(metrics, "gateway_internal_duration_seconds_sum", path=ROUTES[0]) == pytest.approx(0.5)
 
 
+def test_limits_are_counted_by_name_too_and_shadows_apart() -> None:
+    metrics = Metrics(CollectorRegistry(), routes=ROUTES, limits=["default", "bakery"])
+    metrics.ended(done(limited="default, bakery", exceeded=(("default", False), ("bakery", True))))
+    metrics.ended(done(limited="made up", exceeded=(("made up", False),)))
+    name = "gateway_rate_limit_policy_exceeded_total"
+    assert value(metrics, name, policy="default", shadow="false") == 1
+    assert value(metrics, name, policy="bakery", shadow="true") == 1
+    assert value(metrics, name, policy="OTHER", shadow="false") == 1
+    assert value(metrics, "gateway_rate_limit_exceeded_total", endpoint=ROUTES[0]) == 2
+    metrics.allow(limits=["made up"])
+    metrics.ended(done(limited="made up", exceeded=(("made up", False),)))
+    assert value(metrics, name, policy="made up", shadow="false") == 1
+
+
 def test_limits_and_refusals_are_counted(metrics: Metrics) -> None:
     metrics.ended(done(status=429, reason="rate-limited", limited="default"))
     metrics.ended(done(limited="shadow"))
