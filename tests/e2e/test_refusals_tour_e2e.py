@@ -246,6 +246,11 @@ def test_a_refusal_reads_like_help(answers: list[Received], documented: dict[str
         assert int(headers[b"retry-after"]) == problem["retry_after"] > 0
 
 
+@pytest.mark.usefixtures("answers")
+def test_operators_hear_that_addresses_are_not_looked_up(house: House) -> None:
+    assert "NOMINATIM_USER_AGENT" in house.gateway.wait_for_event("geocoding.off")["reason"]
+
+
 def test_instance_is_the_path(house: House) -> None:
     assert json.loads(house.ask("/api/v1/cakes?token=secret").raw_body)["instance"] == "/api/v1/cakes"
 
