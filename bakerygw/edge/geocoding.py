@@ -146,6 +146,8 @@ class Geocoding:
         work.done = True
         if self._works.get(key) is work:
             del self._works[key]
+        if isinstance(outcome, Failure) and not work.waiting and not outcome.check(UpstreamFailed):
+            self._log.failure("geocoding.crashed", outcome)  # with nobody left to be told
         for turn in tuple(work.waiting):
             turn.callback(outcome)
 
