@@ -37,7 +37,7 @@ YOUNG_OBJECTS: Final = 10_000
 Python's 700 that took a twentieth of the time under load."""
 
 NEEDS_RESTART: Final = re.compile(
-    "port|host|listen|admin_.*|structlog_pretty_print|redis_.*|rate_limit_on_store_failure|max_connections.*|"
+    "port|host|listen|admin_.*|structlog_pretty_print|log_anonymize|audit_.*|redis_.*|rate_limit_on_store_failure|max_connections.*|"
     "token_cache_s.*|nominatim_.*|sse_.*|jwt_jwks_url|demo"
 )
 """Settings that SIGHUP does not put in force."""

@@ -13,6 +13,7 @@ from bakerygw.admin.application import AdminGateway
 from bakerygw.admin.site import AdminApp, LifecycleView
 from bakerygw.admin.state import routes_view, services_view
 from bakerygw.admin.tenants import TenantCalls
+from bakerygw.auditing import Auditing
 from bakerygw.config.settings import Settings, masked
 from bakerygw.core.heads import TrustedProxies
 from bakerygw.core.http import Reply
@@ -64,9 +65,13 @@ class House:
             routes=templates(settings),
             services=service_names(settings),
         )
-        self.telemetry = RequestTelemetry(RequestLog(logs), self.metrics)
-        self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.state = make_state(settings, reactor, StoreMetrics(self.metrics))
+        self.auditing = Auditing(settings, reactor, self.state, logs, self.metrics)
+        self.state.signals.on("disconnect", self.cut)
+        self.telemetry = RequestTelemetry(
+            RequestLog(logs, self.auditing.anonymous), self.metrics, unwell=self.auditing.unwell
+        )
+        self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(
@@ -112,6 +117,7 @@ class House:
         """Begin to probe services and to keep Redis connected; fires when its first attempt ended, well or not."""
         self.edition.health.start()
         self.stalls.start()
+        self.auditing.open()
         return self.state.open()
 
     def close_services(self) -> None:
@@ -119,9 +125,18 @@ class House:
         self.edition.close()
 
     def close_state(self) -> "Deferred[None]":
-        """Leave Redis."""
+        """Write the rest of the audit trail, and leave Redis."""
         self.stalls.stop()
-        return self.state.close()
+
+        async def close() -> None:
+            await self.auditing.close()
+            await self.state.close()
+
+        return Deferred.fromCoroutine(close())
+
+    def cut(self, tenant_id: str) -> int:
+        """End what is open for the tenant on this instance; how much that was."""
+        return 0
 
     async def seed(self, flags: Mapping[str, TenantFlags]) -> None:
         """Put the demo's flags into the embedded store."""
@@ -150,7 +165,19 @@ class House:
         return make_edition(settings, self._reactor, state=self.state, names=self._names, assets=self._assets)
 
     def _admin_app(self, lifecycle: LifecycleView, token: str) -> AdminApp:
-        audit = self.logs.logger("bakerygw.audit").info
+        audit = self.auditing.trail
+        tenants = TenantCalls(
+            tenants=self.state.tenants,
+            now=time.time,
+            audit=audit,
+            signals=self.state.signals,
+            cut=self.cut,
+            sections={
+                "refusals": self.auditing.notes.refusals,
+                "errors": self.auditing.notes.errors,
+                "audit": self.auditing.about,
+            },
+        )
         return AdminApp(
             token=token,
             hosts=self.edition.settings.admin_hosts,
@@ -162,7 +189,7 @@ class House:
             config=lambda: masked(self.edition.settings),
             connections=self.public_site.connections,
             log_level=self.logs,
-            tables=(TenantCalls(tenants=self.state.tenants, now=time.time, audit=audit).table(),),
+            tables=(tenants.table(),),
             now=time.time,
             audit=audit,
         )

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 
 from bakerygw.config.settings import Settings
-from bakerygw.ports import AdmissionStore, Records, RevocationStore, StoreLink, StoreTelemetry, TenantStore
+from bakerygw.ports import AdmissionStore, Records, RevocationStore, Signals, StoreLink, StoreTelemetry, TenantStore
 from bakerygw.stores.invalidation import Invalidations
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.mirror import Mirror
@@ -20,6 +20,7 @@ from bakerygw.stores.records import MemoryRecords, RedisRecords
 from bakerygw.stores.redis import RedisStore
 from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.resilient import ResilientAdmission
+from bakerygw.stores.signals import LocalSignals, RedisSignals
 from bakerygw.upstream.dial import trust_root
 from bakerygw.upstream.names import NameEndpoint, Names
 
@@ -32,6 +33,7 @@ class SharedState:
     tenants: TenantStore
     revocations: RevocationStore
     records: Records
+    signals: Signals
     status: StoreLink
     embedded: MemoryStore | None
     """The state itself, where there is no Redis."""
@@ -53,6 +55,7 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
         tenants=local,
         revocations=local,
         records=MemoryRecords(time.time),
+        signals=LocalSignals(),
         status=local,
         embedded=local,
         mirror=Mirror(),
@@ -64,7 +67,7 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
 def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local: MemoryStore) -> SharedState:
     username = settings.redis_username
     password = settings.redis_password.get_secret_value() if settings.redis_password else None
-    endpoint = _redis_endpoint(settings, reactor)
+    endpoint = redis_endpoint(settings, reactor)
     mirror = Mirror()
     link = RedisLink(
         reactor,
@@ -75,8 +78,16 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         timeout_s=settings.redis_timeout_ms / 1000,
         telemetry=telemetry,
     )
+    signals = RedisSignals(link)
     invalidations = Invalidations(
-        reactor, endpoint, link, mirror, username=username, password=password, name=secrets.token_hex(8)
+        reactor,
+        endpoint,
+        link,
+        mirror,
+        username=username,
+        password=password,
+        name=secrets.token_hex(8),
+        signals=signals.heard,
     )
     store = RedisStore(link, mirror, reactor, time.time)
     admission = ResilientAdmission(
@@ -101,6 +112,7 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         tenants=store,
         revocations=store,
         records=RedisRecords(link),
+        signals=signals,
         status=store,
         embedded=None,
         mirror=mirror,
@@ -109,7 +121,8 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
     )
 
 
-def _redis_endpoint(settings: Settings, reactor: Any) -> IStreamClientEndpoint:
+def redis_endpoint(settings: Settings, reactor: Any) -> IStreamClientEndpoint:
+    """The way to Redis, through TLS where the settings ask for it."""
     host = settings.redis_host or ""
     # Names of its own: hanging names of services must not make it wait for its turn.
     endpoint = NameEndpoint(reactor, Names(reactor), host, settings.redis_port, timeout_s=2)

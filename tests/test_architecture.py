@@ -26,10 +26,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "admin": frozenset({"edge", "ports", "core"}),
     "lifecycle": BELOW_SERVICE - {"lifecycle"},
     "state": frozenset({"config", "ports", "stores", "upstream"}),
+    "auditing": frozenset({"config", "core", "ports", "state", "stores", "telemetry"}),
     "edition": BELOW_SERVICE | {"state"},
-    "service": BELOW_SERVICE | {"edition", "state"},
+    "service": BELOW_SERVICE | {"auditing", "edition", "state"},
     "tap": BELOW_SERVICE | {"cli", "service"},
-    "cli": BELOW_SERVICE | {"service"},
+    "cli": BELOW_SERVICE | {"audit_cli", "service"},
+    "audit_cli": frozenset({"auditing", "config", "core", "ports", "stores", "telemetry"}),
 }
 
 STANDARD_LIBRARY_ONLY = frozenset({"core", "ports"})

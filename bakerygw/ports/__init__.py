@@ -1,5 +1,6 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
+from bakerygw.ports.audit import AuditStore, Ledger, SignalKind, Signals
 from bakerygw.ports.identity import Credentials, Scheme, TokenRefused
 from bakerygw.ports.state import (
     AdmissionAsk,
@@ -26,12 +27,16 @@ __all__ = [
     "AdmissionState",
     "AdmissionStore",
     "Audit",
+    "AuditStore",
     "Credentials",
     "HealthSource",
+    "Ledger",
     "Records",
     "RevocationStore",
     "Scheme",
     "ServiceHealth",
+    "SignalKind",
+    "Signals",
     "StoreLink",
     "StoreTelemetry",
     "StoreUnavailable",

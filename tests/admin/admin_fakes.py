@@ -62,6 +62,18 @@ class FakeLevel:
     level: str = "INFO"
 
 
+@dataclass
+class FakeSignals:
+    sent: list[tuple[str, str]] = field(default_factory=list)
+    fail: bool = False
+
+    async def send(self, kind: str, subject: str) -> int:
+        if self.fail:
+            raise StoreUnavailable("signals")
+        self.sent.append((kind, subject))
+        return 2
+
+
 class NoHealth:
     status = "embedded"
 
@@ -75,6 +87,8 @@ class Admin:
     def __init__(self, *, token=TOKEN, hosts=("localhost", "127.0.0.1", "[::1]"), services=dict, tenants=None):
         self.tenants = tenants or FakeTenants()
         self.lifecycle, self.level = FakeLifecycle(), FakeLevel()
+        self.signals, self.cut = FakeSignals(), []
+        self.sections = {}
         self.audited: list[tuple[str, dict[str, object]]] = []
 
         def audit(event, **fields):
@@ -98,7 +112,16 @@ class Admin:
             config=lambda: {"redis_password": "***"},
             connections=lambda: {"open": 3},
             log_level=self.level,
-            tables=(TenantCalls(tenants=self.tenants, now=lambda: NOW, audit=audit).table(),),
+            tables=(
+                TenantCalls(
+                    tenants=self.tenants,
+                    now=lambda: NOW,
+                    audit=audit,
+                    signals=self.signals,
+                    cut=lambda tenant_id: self.cut.append(tenant_id) or 3,
+                    sections=self.sections,
+                ).table(),
+            ),
             now=lambda: NOW,
             audit=audit,
         )

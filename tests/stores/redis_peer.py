@@ -68,10 +68,10 @@ class TellingRedis:
             payload = b"*%d\r\n" % len(keys) + b"".join(b"$%d\r\n%s\r\n" % (len(key), key) for key in keys)
             self.publish(payload if keys else b"*-1\r\n")
 
-    def publish(self, payload: bytes) -> None:
+    def publish(self, payload: bytes, channel: bytes = b"__redis__:invalidate") -> None:
         """A message with this payload, in the protocol's own form."""
         receiver = self.subscriber.protocols[-1]
-        receiver.dataReceived(b"*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n" + payload)
+        receiver.dataReceived(b"*3\r\n$7\r\nmessage\r\n$%d\r\n%s\r\n" % (len(channel), channel) + payload)
 
     def take(self, side: str) -> list[bytes]:
         """The commands of one side since the last call."""

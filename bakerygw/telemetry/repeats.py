@@ -1,0 +1,86 @@
+"""Equal events of one minute as one: a flood of refusals must not fill what is kept for a year."""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from bakerygw.telemetry.entries import Entry
+
+WINDOW_S: Final = 60.0
+MAX_GROUPS: Final = 1000
+"""Different refusals told apart within one window; beyond it only code and route are."""
+VARYING: Final = frozenset({"request_id", "when", "path", "duration_ms"})
+"""In what equal events may differ."""
+
+Key = tuple[object, ...]
+
+
+class _Group:
+    __slots__ = ("count", "entry", "since", "until", "when")
+
+    def __init__(self, entry: Entry, until: float) -> None:
+        self.entry, self.until, self.count = entry, until, 0
+        self.since = self.when = entry.when
+
+
+class Repeats:
+    """Lets the first of equal events pass, counts the others, and tells of them when the window is over."""
+
+    def __init__(self, seconds: Callable[[], float], *, max_groups: int = MAX_GROUPS) -> None:
+        """`seconds` is a monotonic clock."""
+        self._seconds, self._max = seconds, max_groups
+        self._groups: dict[Key, _Group] = {}
+
+    def first(self, entry: Entry) -> bool:
+        """Whether this event is to be told of now; else it is counted."""
+        key = _key(entry)
+        group = self._groups.get(key)
+        if group is None and len(self._groups) >= self._max:
+            entry = _anybody(entry)
+            key = _key(entry)
+            group = self._groups.get(key)
+        if group is None:
+            self._groups[key] = _Group(entry, self._seconds() + WINDOW_S)
+            return key[-1] != ANYBODY or not self._count(self._groups[key], entry.when)
+        return not self._count(group, entry.when)
+
+    def over(self, *, all_of_them: bool = False) -> Iterator[Entry]:
+        """What was counted in windows that are over, each group as one entry with `count` and `since`."""
+        now = self._seconds()
+        for key in [key for key, group in self._groups.items() if all_of_them or group.until <= now]:
+            group = self._groups.pop(key)
+            if group.count:
+                entry = group.entry
+                entry.fields = {**entry.fields, "count": group.count, "since": group.since}
+                entry.when = group.when
+                yield entry
+
+    def entries(self) -> Iterator[Entry]:
+        """Those that stand for what is being counted."""
+        return (group.entry for group in self._groups.values())
+
+    def _count(self, group: _Group, when: str) -> bool:
+        group.count += 1
+        group.when = when
+        return True
+
+
+ANYBODY: Final = "anybody"
+
+
+def _key(entry: Entry) -> Key:
+    whose = tuple(f"{name}={value}" for name, value in sorted(entry.personal.items()) if name not in VARYING)
+    other = tuple(f"{name}={value}"[:512] for name, value in sorted(entry.fields.items()) if name not in VARYING)
+    return entry.event, entry.user_id, whose, other, entry.fields.get("who")
+
+
+def _anybody(entry: Entry) -> Entry:
+    """The same, of no one in particular."""
+    kept = {name: value for name, value in entry.fields.items() if name in ("code", "route", "outcome")}
+    return Entry(
+        ledger=entry.ledger,
+        when=entry.when,
+        event=entry.event,
+        user_id=None,
+        personal={},
+        fields={**kept, "who": ANYBODY},
+    )
