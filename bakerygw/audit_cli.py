@@ -75,11 +75,12 @@ async def erase(store: AuditStore, user_id: str, *, out: TextIO, err: TextIO) ->
     if subject is None or not await store.erase(subject.name):
         print(f"nothing is kept about {user_id}, or it was erased before", file=err)
         return 1
-    left = 0
+    left: set[object] = set()
     async for data in _all(store):
         document = document_of(data)
-        left += document is not None and document.get("user") == subject.pseudonym
-    print(f"erased: {left} entries about {user_id} are nobody's now, and so is the pseudonym in the logs", file=out)
+        if document is not None and document.get("user") == subject.pseudonym:
+            left.add(document.get("id"))
+    print(f"erased: {len(left)} entries about {user_id} are nobody's now, and so is the pseudonym in the logs", file=out)
     return 0
 
 

@@ -156,6 +156,7 @@ class FileAudit:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone with the keys. Raises `BlockingIOError` if another process is at them."""
+        self._keys_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         number = os.open(self._keys_path.with_name(self._keys_path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

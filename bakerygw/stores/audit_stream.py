@@ -7,7 +7,6 @@ from typing import Final, cast
 from bakerygw.ports import Ledger, Signals, StoreUnavailable
 from bakerygw.stores.records import PREFIX
 from bakerygw.stores.redis_link import RedisLink
-from bakerygw.stores.redis_wire import Argument, Script
 
 STREAMS: Final[Mapping[Ledger, str]] = {"events": f"{PREFIX}audit", "refusals": f"{PREFIX}audit:refusals"}
 KEY_PREFIX: Final = f"{PREFIX}audit-key:"
@@ -16,8 +15,8 @@ MAX_ENTRIES: Final[Mapping[Ledger, int]] = {"events": 1_000_000, "refusals": 250
 PAGE: Final = 500
 DAY_MS: Final = 86_400_000
 
-_APPEND: Final = Script.of(
-    b"""-- Appends ARGV[4...] to the stream KEYS[1] of at most about ARGV[3], none older than ARGV[1] milliseconds.
+# Sent whole: once a second that is nothing, and no script can be missing.
+_APPEND: Final = b"""-- Appends ARGV[4...] to the stream KEYS[1] of at most about ARGV[3], none older than ARGV[1] ms.
 -- ARGV[2]: the most that are let go of for their age in one call.
 local now = redis.call('TIME')
 local oldest = now[1] * 1000 + math.floor(now[2] / 1000) - ARGV[1]
@@ -31,9 +30,8 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return #old
 """
-)
-_KEYS: Final = Script.of(
-    b"""-- The values of KEYS, where there is none ARGV[1 + its number]; all live for ARGV[1] ms. '': of another type.
+_KEYS: Final = b"""-- The values of KEYS, where there is none ARGV[1 + its number]; all live for ARGV[1] ms.
+-- '': of another type.
 local values = {}
 for i, key in ipairs(KEYS) do
   local value = redis.pcall('GET', key)
@@ -48,7 +46,6 @@ for i, key in ipairs(KEYS) do
 end
 return values
 """
-)
 
 
 class RedisAudit:
@@ -60,15 +57,15 @@ class RedisAudit:
 
     async def append(self, ledger: Ledger, entries: Sequence[bytes]) -> None:
         """Keep these entries, and let go of what is too old. Raises `StoreUnavailable`."""
-        await self._link.run(_APPEND, [STREAMS[ledger]], [self._keep_ms, PAGE, MAX_ENTRIES[ledger], *entries])
+        await self._link.call("EVAL", _APPEND, 1, STREAMS[ledger], self._keep_ms, PAGE, MAX_ENTRIES[ledger], *entries)
 
     async def keys(self, fresh: Mapping[str, bytes]) -> Mapping[str, bytes]:
         """The key of each name, kept for a day longer than the youngest entry. Raises `StoreUnavailable`."""
         if not fresh:
             return {}
         names = list(fresh)
-        arguments: list[Argument] = [self._keep_ms + DAY_MS, *fresh.values()]
-        values = await self._link.run(_KEYS, [KEY_PREFIX + name for name in names], arguments)
+        keys = [KEY_PREFIX + name for name in names]
+        values = await self._link.call("EVAL", _KEYS, len(keys), *keys, self._keep_ms + DAY_MS, *fresh.values())
         if not isinstance(values, list) or len(values) != len(names):
             raise StoreUnavailable("no list of keys")
         return {name: value for name, value in zip(names, values, strict=True) if isinstance(value, bytes) and value}

@@ -145,13 +145,14 @@ class Invalidations:
         self._mirror.confirm(epoch, asked_at)
 
     async def _listen(self, subscriber: Connection) -> None:
-        """Also hear of signals. Where that is not allowed, the mirror goes on without them."""
+        """Also hear of signals. Where that is not allowed the mirror goes on without them. As `_track` else."""
         try:
             await ask(self._clock, subscriber, ("SUBSCRIBE", SIGNALS), TRUST_S)
         except ReplyError as error:
             self._log.warn("store.signals", state="refused", reason=str(error)[:200])
-        except (GoneError, LateError):
-            subscriber.transport.abortConnection()
+        except LateError:
+            subscriber.transport.abortConnection()  # it may answer yet, out of step with what is asked next
+            raise
 
     async def _try_to_track(self, subscriber: Connection, data: Connection) -> None:
         self._failures += 1

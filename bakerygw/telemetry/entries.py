@@ -7,6 +7,7 @@ from typing import Final
 
 import orjson
 
+from bakerygw.core.claims import is_id
 from bakerygw.core.privacy import truncated
 from bakerygw.ports import Ledger
 from bakerygw.telemetry.redaction import MASK, Redactor, secret_key
@@ -18,6 +19,11 @@ MAX_TEXT: Final = 256
 """Characters of a personal field."""
 MAX_BYTES: Final = 16 * 1024
 """Of one entry; a longer one keeps its plain fields alone."""
+
+
+def fresh_id() -> str:
+    """The id of a new entry."""
+    return secrets.token_hex(8)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,7 +38,7 @@ class Entry:
     personal: dict[str, str]
     fields: dict[str, object]
     """All else."""
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    id: str = field(default_factory=fresh_id)
     """The same if it has to be written twice."""
 
     def forget(self) -> None:
@@ -43,17 +49,17 @@ class Entry:
 def entry_of(event: str, fields: Mapping[str, object], *, when: str, redactor: Redactor) -> Entry:
     """The entry of an event with these fields; secrets masked, every part bounded."""
     user_id = fields.get("user_id")
-    whose = user_id if isinstance(user_id, str) and user_id else None
+    whose = user_id if isinstance(user_id, str) and is_id(user_id) else None
     hidden = PERSONAL if whose is not None else ()
     personal = {name: str(fields[name])[:MAX_TEXT] for name in hidden if fields.get(name) is not None}
-    kept = {name: value for name, value in fields.items() if name not in personal and value is not None}
+    kept = {name: value for name, value in fields.items() if name not in (*personal, "user_id") and value is not None}
     shown = redactor.record({name: value for name, value in kept.items() if name != "when"})
     if "client" in shown and not event.startswith("admin."):
         shown["client"] = truncated(str(shown["client"]))
     return Entry(
         ledger="refusals" if "code" in fields or event.endswith((".failed", ".refused", ".reused")) else "events",
-        when=str(fields.get("when") or when)[:64],
-        event=event[:64],
+        when=redactor.text(str(fields.get("when") or when))[:64],
+        event=redactor.text(event)[:64],
         user_id=whose,
         personal=personal,
         fields=shown,

@@ -1,9 +1,10 @@
 """Equal events of one minute as one: a flood of refusals must not fill what is kept for a year."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
-from bakerygw.telemetry.entries import Entry
+from bakerygw.telemetry.entries import Entry, fresh_id
 
 WINDOW_S: Final = 60.0
 MAX_GROUPS: Final = 1000
@@ -49,10 +50,8 @@ class Repeats:
         for key in [key for key, group in self._groups.items() if all_of_them or group.until <= now]:
             group = self._groups.pop(key)
             if group.count:
-                entry = group.entry
-                entry.fields = {**entry.fields, "count": group.count, "since": group.since}
-                entry.when = group.when
-                yield entry
+                fields = {**group.entry.fields, "count": group.count, "since": group.since}
+                yield replace(group.entry, id=fresh_id(), when=group.when, fields=fields)
 
     def entries(self) -> Iterator[Entry]:
         """Those that stand for what is being counted."""

@@ -49,8 +49,8 @@ class TellingRedis:
         """All that were answered, in order, as ("data" or "subscriber", words joined by spaces)."""
         self.silent: set[str] = set()
         """Sides that get no answer."""
-        self.refuse: dict[bytes, bytes] = {}
-        """Errors to answer, by the beginning of a command."""
+        self.refuse: dict[bytes, bytes | None] = {}
+        """Errors to answer, by the beginning of a command; `None`: no answer at all."""
         self.mute = False
         """Changes are not told."""
         self._tracked_by: object = None
@@ -95,9 +95,10 @@ class TellingRedis:
 
     def _answer(self, protocol: object, command: bytes) -> None:
         say: Callable[[bytes], None] = protocol.dataReceived  # type: ignore[attr-defined]
-        refusal = next((error for begin, error in self.refuse.items() if command.startswith(begin)), None)
-        if refusal is not None:
-            say(b"-" + refusal + b"\r\n")
+        refusals = [error for begin, error in self.refuse.items() if command.startswith(begin)]
+        if refusals:
+            if refusals[0] is not None:
+                say(b"-" + refusals[0] + b"\r\n")
         elif command == b"CLIENT ID":
             say(b":42\r\n")
         elif command.startswith(b"SUBSCRIBE "):
