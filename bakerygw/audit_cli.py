@@ -80,7 +80,9 @@ async def erase(store: AuditStore, user_id: str, *, out: TextIO, err: TextIO) ->
         document = document_of(data)
         if document is not None and document.get("user") == subject.pseudonym:
             left.add(document.get("id"))
-    print(f"erased: {len(left)} entries about {user_id} are nobody's now, and so is the pseudonym in the logs", file=out)
+    print(
+        f"erased: {len(left)} entries about {user_id} are nobody's now, and so is the pseudonym in the logs", file=out
+    )
     return 0
 
 

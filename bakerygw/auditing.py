@@ -1,7 +1,7 @@
 """The composition root's part for the audit trail, anonymous log lines, and what is noted of tenants."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -108,7 +108,7 @@ class Auditing:
             line=logs.logger("bakerygw.audit").info,
             told=metrics.audited,
         )
-        self.notes = TenantNotes(logs.writer.stamp, shown_user=self._shown_user, redact=logs.redactor.text)
+        self.notes = TenantNotes(logs.writer.stamp, shown=self._shown, redact=logs.redactor.text)
         state.signals.on("erased", self._erased)
 
     def open(self) -> None:
@@ -146,11 +146,12 @@ class Auditing:
             document.pop("sealed", None)
         return sorted(found, key=lambda entry: str(entry.get("when")), reverse=True)[:SHOWN]
 
-    def _shown_user(self, user_id: str) -> str | None:
+    async def _shown(self, user_ids: Collection[str]) -> Mapping[str, str]:
+        """Users as the log names them. Raises `StoreUnavailable`."""
         if self.anonymous is None:
-            return user_id
-        subject = self._subjects.known(user_id)
-        return subject.pseudonym if subject is not None else None
+            return {user_id: user_id for user_id in user_ids}
+        subjects = await self._subjects.of(user_ids)
+        return {user_id: subject.pseudonym for user_id, subject in subjects.items()}
 
     def _erased(self, name: str) -> None:
         self.trail.forget(name)

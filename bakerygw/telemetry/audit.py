@@ -99,7 +99,9 @@ class AuditTrail:
     def forget(self, name: str) -> None:
         """The key with this name was erased: what is not written yet is about nobody, too."""
         self._subjects.forget(name)
-        for entry in (*self._queue, *self._writing, *self._repeats.entries()):
+        for entry in self._repeats.of(name):
+            self._put(entry)
+        for entry in (*self._queue, *self._writing):
             if entry.user_id is not None and name_of(entry.user_id) == name:
                 entry.forget()
 
@@ -113,7 +115,7 @@ class AuditTrail:
         """Write what is left, as far as the store takes it at once."""
         if self._ticks.running:
             self._ticks.stop()
-        for entry in self._repeats.over(all_of_them=True):
+        for entry in self._repeats.all():
             self._put(entry)
         if self._work is not None:
             await self._work

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from bakerygw.telemetry.entries import Entry, fresh_id
+from bakerygw.telemetry.subjects import name_of
 
 WINDOW_S: Final = 60.0
 MAX_GROUPS: Final = 1000
@@ -44,18 +45,27 @@ class Repeats:
             return key[-1] != ANYBODY or not self._count(self._groups[key], entry.when)
         return not self._count(group, entry.when)
 
-    def over(self, *, all_of_them: bool = False) -> Iterator[Entry]:
+    def over(self) -> Iterator[Entry]:
         """What was counted in windows that are over, each group as one entry with `count` and `since`."""
         now = self._seconds()
-        for key in [key for key, group in self._groups.items() if all_of_them or group.until <= now]:
+        return self._ended([key for key, group in self._groups.items() if group.until <= now])
+
+    def all(self) -> Iterator[Entry]:
+        """The same of every window."""
+        return self._ended(list(self._groups))
+
+    def of(self, name: str) -> Iterator[Entry]:
+        """The same of every window of the user whose key has this name: further events of theirs begin anew."""
+        groups = self._groups.items()
+        whose = [(key, group.entry.user_id) for key, group in groups]
+        return self._ended([key for key, user_id in whose if user_id is not None and name_of(user_id) == name])
+
+    def _ended(self, keys: list[Key]) -> Iterator[Entry]:
+        for key in keys:
             group = self._groups.pop(key)
             if group.count:
                 fields = {**group.entry.fields, "count": group.count, "since": group.since}
                 yield replace(group.entry, id=fresh_id(), when=group.when, fields=fields)
-
-    def entries(self) -> Iterator[Entry]:
-        """Those that stand for what is being counted."""
-        return (group.entry for group in self._groups.values())
 
     def _count(self, group: _Group, when: str) -> bool:
         group.count += 1

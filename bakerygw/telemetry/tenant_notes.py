@@ -1,7 +1,7 @@
 """What happened last to each tenant on this instance, for operators who are asked about it."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from bakerygw.core.outcome import Outcome
@@ -12,6 +12,8 @@ MAX_NOTES: Final = 20
 """Of each kind and tenant; some 10 MB in all at most."""
 
 Note = dict[str, object]
+Shown = Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
+"""How users are shown, by their ids; those left out are not. May raise `StoreUnavailable`."""
 
 
 class _Tenant:
@@ -25,12 +27,9 @@ class _Tenant:
 class TenantNotes:
     """The last refusals and errors by tenant; the tenants that nothing happened to for longest go first."""
 
-    def __init__(
-        self, stamp: Callable[[], str], *, shown_user: Callable[[str], str | None], redact: Callable[[str], str]
-    ) -> None:
-        """`stamp` tells the time as ISO 8601; `shown_user` how a user's id is shown, if at all;
-        `redact` takes out of a text what must not be shown."""
-        self._stamp, self._shown_user, self._redact = stamp, shown_user, redact
+    def __init__(self, stamp: Callable[[], str], *, shown: Shown, redact: Callable[[str], str]) -> None:
+        """`stamp` tells the time as ISO 8601; `redact` takes out of a text what must not be shown."""
+        self._stamp, self._shown, self._redact = stamp, shown, redact
         self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
 
     def ended(self, outcome: Outcome) -> None:
@@ -51,7 +50,7 @@ class TenantNotes:
             "code": trace.reason,
             "method": trace.method,
             "route": trace.route,
-            "user": self._shown_user(trace.user_id) if trace.user_id is not None else None,
+            "user": trace.user_id,
             "request_id": trace.request_id,
         }
         if failed:
@@ -69,9 +68,14 @@ class TenantNotes:
     async def refusals(self, tenant_id: str) -> object:
         """The tenant's last refusals, newest first."""
         tenant = self._tenants.get(tenant_id)
-        return list(reversed(tenant.refusals)) if tenant is not None else []
+        return await self._told(tenant.refusals) if tenant is not None else []
 
     async def errors(self, tenant_id: str) -> object:
         """The tenant's last errors, newest first: of services, of the gateway, and answers that were cut."""
         tenant = self._tenants.get(tenant_id)
-        return list(reversed(tenant.errors)) if tenant is not None else []
+        return await self._told(tenant.errors) if tenant is not None else []
+
+    async def _told(self, notes: Iterable[Note]) -> list[Note]:
+        told = [dict(note) for note in notes]
+        shown = await self._shown({str(note["user"]) for note in told if note["user"] is not None})
+        return [{**note, "user": shown.get(str(note["user"]))} for note in reversed(told)]

@@ -253,6 +253,15 @@ def test_what_was_not_yet_written_of_an_erased_user_is_about_nobody(rig):
     assert len(rig.about("eva")) == 1
 
 
+def test_what_an_erased_user_does_again_is_not_counted_with_what_was_before(rig):
+    rig.trail.refused(outcome())
+    rig.trail.forget(name_of("ana"))
+    rig.trail.refused(outcome())
+    rig.pass_time()
+    assert ["sealed" in entry for entry in rig.kept()] == [False, True]
+    assert [entry["code"] for entry in rig.about("ana")] == ["tenant-forbidden"]
+
+
 def test_a_user_erased_while_keys_are_read_is_in_no_entry_and_gets_no_old_key(rig):
     waiting = rig.store.hang()
     rig.trail.refused(outcome())

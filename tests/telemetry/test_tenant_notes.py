@@ -20,8 +20,12 @@ def told(work: Awaitable[object]):
     return success_of(Deferred.fromCoroutine(work))
 
 
-def notes():
-    return TenantNotes(lambda: "now", shown_user=lambda user: user, redact=lambda text: text.replace("s3cret", "***"))
+async def as_they_are(user_ids):
+    return {user_id: user_id for user_id in user_ids}
+
+
+def notes(shown=as_they_are):
+    return TenantNotes(lambda: "now", shown=shown, redact=lambda text: text.replace("s3cret", "***"))
 
 
 def test_refusals_are_told_newest_first():
@@ -58,6 +62,18 @@ def test_errors_of_services_and_of_the_gateway_are_told_apart_from_refusals(stat
     assert [name for name, entries in found.items() if entries] == ([where] if where else [])
     if where == "errors":
         assert (found[where][0]["service"], found[where][0]["cause"]) == ("sales", "*** host")
+
+
+def test_users_are_shown_as_they_may_be_when_they_are_asked_for():
+    async def shown(user_ids):
+        return {"ana": "pseudonym"}
+
+    its = notes(shown)
+    its.ended(outcome())
+    its.ended(outcome(user_id="eva"))
+    its.ended(outcome(user_id=None))
+    assert [note["user"] for note in told(its.refusals("bakery-1"))] == [None, None, "pseudonym"]
+    assert [note["user"] for note in told(its.refusals("bakery-1"))] == [None, None, "pseudonym"]
 
 
 def test_nobodys_refusals_are_not_kept():
