@@ -15,7 +15,10 @@ class AuditStore(Protocol):
     """
 
     async def append(self, ledger: Ledger, entries: Sequence[bytes]) -> None:
-        """Keep these entries, and let go of what is too old."""
+        """Keep these entries."""
+
+    async def trim(self, ledger: Ledger) -> None:
+        """Let go of what is too old."""
 
     async def keys(self, fresh: Mapping[str, bytes]) -> Mapping[str, bytes]:
         """The key of each name; `fresh` is what becomes the key where there is none. Unusable ones are left out."""

@@ -68,13 +68,19 @@ class FileAudit:
             self._looks.stop()
 
     async def append(self, ledger: Ledger, entries: Sequence[bytes]) -> None:
-        """Keep these entries, and let go of what is too old. Raises `StoreUnavailable`."""
+        """Keep these entries. Raises `StoreUnavailable`."""
         path = self._ledger(ledger)
         with _translated():
-            self._let_go(path)
-            if entries:
-                self._turn(path, SEGMENT_BYTES[ledger])
-                _append(path, b"".join(entry + b"\n" for entry in entries))
+            self._turn(path, SEGMENT_BYTES[ledger])
+            _append(path, b"".join(entry + b"\n" for entry in entries))
+
+    async def trim(self, ledger: Ledger) -> None:
+        """Remove the files of which the last entry is too old. Raises `StoreUnavailable`."""
+        path, oldest = self._ledger(ledger), self._now() - self._days * DAY_S
+        with _translated():
+            for part in (path, *_segments(path)):
+                if part.exists() and part.stat().st_mtime < oldest:
+                    part.unlink()
 
     async def keys(self, fresh: Mapping[str, bytes]) -> Mapping[str, bytes]:
         """The key of each name. Raises `StoreUnavailable`."""
@@ -145,13 +151,6 @@ class FileAudit:
         for older, younger in zip(reversed(parts), [*reversed(parts[:-1]), path], strict=True):
             if younger.exists():
                 os.replace(younger, older)
-
-    def _let_go(self, path: Path) -> None:
-        """Remove what was written last so long ago."""
-        oldest = self._now() - self._days * DAY_S
-        for part in (path, *_segments(path)):
-            if part.exists() and part.stat().st_mtime < oldest:
-                part.unlink()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

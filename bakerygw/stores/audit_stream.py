@@ -1,8 +1,12 @@
 """The audit trail in Redis: a stream for each ledger, and a key for each person."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, cast
+from typing import Any, Final, cast
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.python.failure import Failure
 
 from bakerygw.ports import Ledger, Signals, StoreUnavailable
 from bakerygw.stores.records import PREFIX
@@ -15,60 +19,49 @@ MAX_ENTRIES: Final[Mapping[Ledger, int]] = {"events": 1_000_000, "refusals": 250
 PAGE: Final = 500
 DAY_MS: Final = 86_400_000
 
-# Sent whole: once a second that is nothing, and no script can be missing.
-_APPEND: Final = b"""-- Appends ARGV[4...] to the stream KEYS[1] of at most about ARGV[3], none older than ARGV[1] ms.
--- ARGV[2]: the most that are let go of for their age in one call.
-local now = redis.call('TIME')
-local oldest = now[1] * 1000 + math.floor(now[2] / 1000) - ARGV[1]
-for i = 4, #ARGV do
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', 'e', ARGV[i])
-end
-local old = redis.call('XRANGE', KEYS[1], '-', string.format('%.0f', oldest), 'COUNT', ARGV[2])
-for _, entry in ipairs(old) do
-  redis.call('XDEL', KEYS[1], entry[1])
-end
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-return #old
-"""
-_KEYS: Final = b"""-- The values of KEYS, where there is none ARGV[1 + its number]; all live for ARGV[1] ms.
--- '': of another type.
-local values = {}
-for i, key in ipairs(KEYS) do
-  local value = redis.pcall('GET', key)
-  if type(value) == 'table' then
-    value = ''
-  elseif not value then
-    value = ARGV[1 + i]
-    redis.call('SET', key, value)
-  end
-  redis.call('PEXPIRE', key, ARGV[1])
-  values[i] = value
-end
-return values
-"""
-
 
 class RedisAudit:
     """`AuditStore` over a link of its own, so that nothing that goes wrong here is in any request's way."""
 
-    def __init__(self, link: RedisLink, signals: Signals, *, days: int) -> None:
-        self._link, self._signals = link, signals
+    def __init__(self, link: RedisLink, signals: Signals, *, days: int, now: Callable[[], float] = time.time) -> None:
+        """`now` is Unix seconds."""
+        self._link, self._signals, self._now = link, signals, now
         self._keep_ms = days * DAY_MS
 
     async def append(self, ledger: Ledger, entries: Sequence[bytes]) -> None:
-        """Keep these entries, and let go of what is too old. Raises `StoreUnavailable`."""
-        await self._link.call("EVAL", _APPEND, 1, STREAMS[ledger], self._keep_ms, PAGE, MAX_ENTRIES[ledger], *entries)
+        """Keep these entries. Raises `StoreUnavailable`."""
+        stream, bound = STREAMS[ledger], ("MAXLEN", "~", MAX_ENTRIES[ledger])
+        await _all_of([self._link.call("XADD", stream, *bound, "*", "e", entry) for entry in entries])
+        await self._link.call("PEXPIRE", stream, self._keep_ms)
+
+    async def trim(self, ledger: Ledger) -> None:
+        """Let go of what is too old. Raises `StoreUnavailable`."""
+        oldest = int(self._now() * 1000) - self._keep_ms
+        while True:
+            page = _entries(await self._link.call("XRANGE", STREAMS[ledger], "-", oldest, "COUNT", PAGE))
+            if page:
+                await self._link.call("XDEL", STREAMS[ledger], *(its_id for its_id, _ in page))
+            if len(page) < PAGE:
+                return
 
     async def keys(self, fresh: Mapping[str, bytes]) -> Mapping[str, bytes]:
         """The key of each name, kept for a day longer than the youngest entry. Raises `StoreUnavailable`."""
-        if not fresh:
-            return {}
-        names = list(fresh)
-        keys = [KEY_PREFIX + name for name in names]
-        values = await self._link.call("EVAL", _KEYS, len(keys), *keys, self._keep_ms + DAY_MS, *fresh.values())
-        if not isinstance(values, list) or len(values) != len(names):
-            raise StoreUnavailable("no list of keys")
-        return {name: value for name, value in zip(names, values, strict=True) if isinstance(value, bytes) and value}
+        values = await _all_of([self._key_made(name, key) for name, key in fresh.items()])
+        return {name: value for name, value in zip(fresh, values, strict=True) if isinstance(value, bytes) and value}
+
+    async def _key_made(self, name: str, fresh: bytes) -> object:
+        """The key of one name; `None` if something else is in its place."""
+        key, keep_ms = KEY_PREFIX + name, self._keep_ms + DAY_MS
+        if await self._link.call("SET", key, fresh, "NX", "PX", keep_ms) is not None:
+            return fresh
+        try:
+            found = await self._link.call("GET", key)
+        except StoreUnavailable as error:
+            if str(error).startswith("WRONGTYPE"):
+                return None
+            raise
+        await self._link.call("PEXPIRE", key, keep_ms)
+        return found
 
     async def key(self, name: str) -> bytes | None:
         """The key of one name. Raises `StoreUnavailable`."""
@@ -99,6 +92,15 @@ class RedisAudit:
         """The last so many, newest first. Raises `StoreUnavailable`."""
         page = _entries(await self._link.call("XREVRANGE", STREAMS[ledger], "+", "-", "COUNT", count))
         return [data for _, data in page if data is not None]
+
+
+async def _all_of(calls: Sequence[Coroutine[Any, Any, object]]) -> list[object]:
+    """The results of calls that are made together. Raises what the first to fail raises, once all have ended."""
+    results = await DeferredList([Deferred.fromCoroutine(call) for call in calls], consumeErrors=True)
+    for done, result in results:
+        if not done:
+            cast("Failure", result).raiseException()
+    return [result for _, result in results]
 
 
 def _entries(reply: object) -> list[tuple[str, bytes | None]]:

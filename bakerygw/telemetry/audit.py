@@ -23,7 +23,8 @@ MAX_QUEUED: Final = 10_000
 """About 10 MB while the store is away; further entries are dropped and counted."""
 RETRY_S: Final = 2.0
 TRIM_S: Final = 3600.0
-"""How often what is too old is let go of, should nothing be written."""
+"""How often what is too old is let go of; for the first time after a minute, for a process may be young for ever."""
+FIRST_TRIM_S: Final = 60.0
 LOGIN_ROUTE: Final = "/api/v1/auth/login"
 REFUSED: Final = frozenset({401, 402, 403, 429})
 """Statuses of refusals by policy; the others say that something was not there or went wrong."""
@@ -108,7 +109,7 @@ class AuditTrail:
     def start(self) -> None:
         """Begin to write."""
         if not self._ticks.running:
-            self._trim_at = self._clock.seconds() + TRIM_S
+            self._trim_at = self._clock.seconds() + FIRST_TRIM_S
             self._ticks.start(TICK_S, now=False)
 
     async def close(self) -> None:
@@ -163,7 +164,7 @@ class AuditTrail:
             if now >= self._trim_at:
                 self._trim_at = now + TRIM_S
                 for ledger in LEDGERS:
-                    await self._store.append(ledger, ())
+                    await self._store.trim(ledger)
             self._report(None)
         except StoreUnavailable as error:
             self._retry_at = self._clock.seconds() + RETRY_S

@@ -57,7 +57,7 @@ async def test_entries_are_kept_in_order_by_ledger(store):
     assert await all_of(store) == []
     assert await store.latest("events", 5) == []
     await store.append("events", [b"1", b'"two"'])
-    await store.append("events", [])
+    await store.trim("events")
     await store.append("refusals", [b"other"])
     await store.append("events", [b"\xc3\xa9"])
     assert await all_of(store) == [b"1", b'"two"', b"\xc3\xa9"]
@@ -93,10 +93,24 @@ class TestRedis:
             for days in (400, 366, 364):
                 redis.xadd("bakerygw:audit", {"e": str(days)}, id=f"{int((time.time() - days * DAY_S) * 1000)}-1")
             await audit.append("events", [b"new"])
+            await audit.trim("events")
+            await audit.trim("refusals")
             assert await all_of(audit) == [b"364", b"new"]
             await audit.keys({"a": b"1"})
             assert 364 * DAY_S < redis.ttl("bakerygw:audit") <= 365 * DAY_S
             assert redis.ttl(KEY_PREFIX + "a") > redis.ttl("bakerygw:audit")
+        await link.stop()
+
+    @pytest_twisted.ensureDeferred
+    async def test_however_much_is_too_old_goes_in_one_go(self, redis_server):
+        audit, link = await in_redis(redis_server)
+        with Redis(port=redis_server.port) as redis, redis.pipeline() as many:
+            for number in range(2 * PAGE + 3):
+                many.xadd("bakerygw:audit", {"e": "old"}, id=f"1-{number + 1}")
+            many.execute()
+        await audit.append("events", [b"new"])
+        await audit.trim("events")
+        assert await all_of(audit) == [b"new"]
         await link.stop()
 
     @pytest_twisted.ensureDeferred
@@ -229,7 +243,8 @@ class TestFiles:
             now[0] += DAY_S
         assert len(list(tmp_path.glob("audit.jsonl*"))) == 4
         now[0] += 9 * DAY_S
-        run(audit.append("events", []))
+        run(audit.trim("events"))
+        run(audit.trim("refusals"))
         assert list(tmp_path.glob("audit.jsonl*")) == []
 
     def test_where_nothing_can_be_written_every_call_says_so(self, tmp_path):

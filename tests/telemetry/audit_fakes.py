@@ -11,6 +11,7 @@ class MemoryAudit:
         self.kept = {"events": [], "refusals": []}
         self.held = {}
         self.away = False
+        self.trimmed = []
         self.slow = None
         """A Deferred that reading keys waits for, where one is set."""
         self.asked = 0
@@ -19,6 +20,9 @@ class MemoryAudit:
         if self.away:
             raise StoreUnavailable("away")
         self.kept[ledger] += entries
+
+    async def trim(self, ledger):
+        self.trimmed.append(ledger)
 
     async def keys(self, fresh):
         self.asked += 1
