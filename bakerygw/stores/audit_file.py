@@ -30,6 +30,8 @@ SUFFIX: Final[Mapping[Ledger, str]] = {"events": "", "refusals": ".refusals"}
 LOOK_S: Final = 1.0
 """How often it is looked whether keys were erased."""
 DAY_S: Final = 86_400.0
+SPARE_LINES: Final = 1000
+"""A key's line is written anew on each day that it is used; with so many old ones besides the file is written anew."""
 READ_BYTES: Final = 512 * 1024
 """Of the end of a file, for its latest entries."""
 
@@ -53,6 +55,7 @@ class FileAudit:
         self._keys_path = path.with_name(path.name + ".keys")
         self._keys: dict[str, tuple[bytes, float]] = {}
         self._seen: tuple[int, int, int] | None = None
+        self._lines = 0
         self._looks = LoopingCall(self._look)
         if clock is not None:
             self._looks.clock = clock
@@ -93,7 +96,11 @@ class FileAudit:
             lines = [_line(name, key, today) for name, (key, since) in used.items() if today - since >= DAY_S]
             if lines:
                 _append(self._keys_path, b"".join(lines))
-            self._read_keys()
+                self._lines += len(lines)
+                self._keys |= {name: (key, today) for name, (key, since) in used.items() if today - since >= DAY_S}
+                self._seen = _state(self._keys_path)
+            if self._lines > 2 * len(self._keys) + SPARE_LINES:
+                self._write_keys()
         return {name: key for name, (key, _) in used.items()}
 
     async def key(self, name: str) -> bytes | None:
@@ -171,18 +178,16 @@ class FileAudit:
 
     def _read_keys(self) -> None:
         """Read the file again if it has changed, and tell of the keys that are gone."""
-        try:
-            about = self._keys_path.stat()
-            seen = about.st_ino, about.st_size, about.st_mtime_ns
-        except FileNotFoundError:
-            seen = None
+        seen = _state(self._keys_path)
         if seen == self._seen:
             return
         keys: dict[str, tuple[bytes, float]] = {}
+        self._lines = 0
         if seen is not None:
             oldest = self._now() - (self._days + 1) * DAY_S
             with self._keys_path.open("rb") as lines:
                 for line in lines:
+                    self._lines += 1
                     name, key, used = _parsed(line)
                     if used >= oldest:
                         keys[name] = key, used
@@ -197,7 +202,16 @@ class FileAudit:
         new.unlink(missing_ok=True)
         _append(new, b"".join(_line(name, key, used) for name, (key, used) in self._keys.items()))
         os.replace(new, self._keys_path)
-        self._seen = None
+        self._lines, self._seen = len(self._keys), _state(self._keys_path)
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """By what a changed file is known; `None` if there is none."""
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return None
+    return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 def _segments(path: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from typing import ClassVar, Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from bakerygw.core.outcome import Outcome
@@ -62,7 +62,7 @@ class AuditTrail:
         self._writing: list[Entry] = []
         self._work: Deferred[None] | None = None
         self._retry_at = self._trim_at = 0.0
-        self._failing = False
+        self._failing = self._closing = False
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = clock
 
@@ -109,6 +109,7 @@ class AuditTrail:
     def start(self) -> None:
         """Begin to write."""
         if not self._ticks.running:
+            self._closing = False
             self._trim_at = self._clock.seconds() + FIRST_TRIM_S
             self._ticks.start(TICK_S, now=False)
 
@@ -120,7 +121,7 @@ class AuditTrail:
             self._put(entry)
         if self._work is not None:
             await self._work
-        self._retry_at = 0.0
+        self._retry_at, self._closing = 0.0, True
         await self._write_safely()
         if self._queue:
             self._drop(len(self._queue))
@@ -161,6 +162,8 @@ class AuditTrail:
         try:
             while self._queue:
                 await self._write_batch()
+                if self._queue and not self._closing:
+                    await deferLater(self._clock, 0)  # a batch takes some milliseconds, and others wait for their turn
             if now >= self._trim_at:
                 self._trim_at = now + TRIM_S
                 for ledger in LEDGERS:

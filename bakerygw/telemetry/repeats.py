@@ -9,7 +9,7 @@ from bakerygw.telemetry.subjects import name_of
 
 WINDOW_S: Final = 60.0
 MAX_GROUPS: Final = 1000
-"""Different refusals told apart within one window; beyond it only code and route are."""
+"""Different refusals told apart within one window, twice as many of known users; beyond it only code and route are."""
 VARYING: Final = frozenset({"request_id", "when", "path", "duration_ms"})
 """In what equal events may differ."""
 
@@ -36,7 +36,8 @@ class Repeats:
         """Whether this event is to be told of now; else it is counted."""
         key = _key(entry)
         group = self._groups.get(key)
-        if group is None and len(self._groups) >= self._max:
+        # callers who are known keep room of their own: nobody else can provoke refusals of theirs
+        if group is None and len(self._groups) >= (self._max if entry.user_id is None else 2 * self._max):
             entry = _anybody(entry)
             key = _key(entry)
             group = self._groups.get(key)

@@ -213,6 +213,16 @@ class TestFiles:
         assert run(late.key("idle")) is None
         assert run(audit.keys({"used": b"3"}))["used"] in (b"1", b"3")
 
+    def test_the_file_of_keys_is_written_anew_before_it_grows_large(self, tmp_path):
+        now = [1_700_000_000.0]
+        audit = files(tmp_path, now=lambda: now[0])
+        for _ in range(30):
+            run(audit.keys({str(number): b"1" for number in range(100)}))
+            now[0] += DAY_S
+        lines = (tmp_path / "audit.jsonl.keys").read_bytes().count(b"\n")
+        assert 100 <= lines <= 1300
+        assert run(files(tmp_path, now=lambda: now[0]).keys({"7": b"2"})) == {"7": b"1"}
+
     def test_a_torn_or_foreign_line_spoils_no_other(self, tmp_path):
         audit = files(tmp_path)
         run(audit.keys({"a": b"1"}))

@@ -5,7 +5,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from bakerygw.telemetry.audit import LOGIN_ROUTE, MAX_QUEUED, RETRY_S, TICK_S, AuditTrail
+from bakerygw.telemetry.audit import BATCH, LOGIN_ROUTE, MAX_QUEUED, RETRY_S, TICK_S, AuditTrail
 from bakerygw.telemetry.entries import opened
 from bakerygw.telemetry.redaction import Redactor
 from bakerygw.telemetry.repeats import MAX_GROUPS, WINDOW_S
@@ -184,6 +184,14 @@ def test_a_flood_from_everywhere_becomes_few_entries(rig):
     assert "client" not in last
 
 
+def test_a_flood_of_strangers_takes_no_known_users_room(rig):
+    for number in range(2 * MAX_GROUPS):
+        rig.trail.refused(outcome(401, user_id=None, client=f"10.{number >> 8}.{number & 255}.1"))
+    rig.trail.refused(outcome())
+    rig.pass_time(10)
+    assert len(rig.about("ana")) == 1
+
+
 def test_while_the_store_is_away_entries_wait_in_order_and_are_written_once(rig):
     rig.store.away = True
     for number in range(450):
@@ -191,7 +199,7 @@ def test_while_the_store_is_away_entries_wait_in_order_and_are_written_once(rig)
     rig.pass_time(10)
     assert rig.kept("events") == []
     rig.store.away = False
-    rig.pass_time(RETRY_S + TICK_S)
+    rig.pass_time(RETRY_S + TICK_S + 2)
     assert [entry["after"] for entry in rig.kept("events")] == list(range(450))
     assert rig.counted == {"written": 450, "dropped": 0}
 
@@ -202,8 +210,17 @@ def test_what_does_not_fit_while_the_store_is_away_is_dropped_and_counted(rig):
         rig.trail("admin.change", after=number)
     assert rig.counted["dropped"] == 7
     rig.store.away = False
-    rig.pass_time()
+    rig.pass_time(MAX_QUEUED / BATCH)
     assert len(rig.kept("events")) == MAX_QUEUED
+
+
+def test_between_batches_others_have_their_turn(rig):
+    for number in range(3 * BATCH):
+        rig.trail("admin.change", after=number)
+    seen = []
+    rig.clock.callLater(TICK_S, lambda: seen.append(len(rig.kept("events"))))
+    rig.pass_time()
+    assert (seen, len(rig.kept("events"))) == ([BATCH], 3 * BATCH)
 
 
 def test_a_store_that_never_comes_back_does_not_hold_up_the_end():
