@@ -14,9 +14,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from bakerygw import __version__
 from bakerygw.audit_cli import add_audit, run_audit
+from bakerygw.config.checks import may_geocode
 from bakerygw.config.settings import ALGORITHMS, ConfigError, Settings, load_settings
 from bakerygw.core.claims import ClaimsError, claims_from, is_id
 from bakerygw.core.routing import Route
+from bakerygw.core.stacks import stacks_of
 
 _TIERS: Final = ("starter", "professional", "enterprise")
 _DEFAULT_VALIDITY: Final = timedelta(days=30)
@@ -124,17 +126,18 @@ def mint(options: argparse.Namespace, *, now: float) -> str:
     """A signed token for the options of `bakerygw token`; `now` in Unix seconds. Raises `_UserError`."""
     issued = int(now)
     valid_until = options.valid_until or datetime.fromtimestamp(issued, UTC) + _DEFAULT_VALIDITY
+    subscription = {
+        "tier": options.tier,
+        "status": options.status,
+        "valid_until": valid_until.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
     claims: dict[str, object] = {
         "user_id": options.user,
         "email": options.email or f"{options.user}@example.com",
         "tenant_id": options.tenant,
         "tenant_role": options.role,
-        "subscription": {
-            "tier": options.tier,
-            "status": options.status,
-            "valid_until": valid_until.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        },
-        "tenant_access": options.access or [],
+        "subscription": subscription,
+        "tenant_access": [subscription | entry for entry in options.access or ()],
         # An expired token was issued before it expired.
         "iat": min(issued, issued + options.expires_in - 1),
         "exp": issued + options.expires_in,
@@ -169,7 +172,10 @@ def _signed(claims: dict[str, object], path: str, algorithm: str) -> str:
 
 
 def _summary(settings: Settings) -> str:
-    return f"configuration ok: {len(settings.routes)} routes, {len(settings.services)} services"
+    summary = f"configuration ok: {len(settings.routes)} routes, {len(settings.services)} services"
+    if "nominatim_url" in settings.model_fields_set and not may_geocode(settings):
+        return f"{summary}\nnote: addresses are not looked up: {settings.nominatim_url} needs NOMINATIM_USER_AGENT"
+    return summary
 
 
 def _table(settings: Settings) -> str:
@@ -182,6 +188,8 @@ def _table(settings: Settings) -> str:
 
 def _row(route: Route, settings: Settings) -> tuple[str, str, str, str, str]:
     to = {"local": "gateway", "later": "gateway (not available)"}.get(route.kind, route.service or "")
+    if route.action == "geocode":
+        to = "gateway" if may_geocode(settings) else "gateway (demo)" if settings.demo else "gateway (not set up)"
     if route.kind == "proxy" and route.service not in settings.services:
         to += " (demo)" if settings.demo else " (no URL)"
     rule = route.limit
@@ -191,6 +199,9 @@ def _row(route: Route, settings: Settings) -> tuple[str, str, str, str, str]:
         limit += " (shadow)"
     if route.auth_limit:
         limit += f", {settings.auth_rate_limit_requests}/{settings.rate_limit_window_seconds}s by address"
+    for policy in stacks_of(settings.limit_policies, (route,)).get(route.prefix, ()):
+        its, tier = policy.rule, f" ({policy.tier})" if policy.tier else ""
+        limit += f", {its.requests}/{its.window_s}s by {its.by}{tier}{' (shadow)' if its.shadow else ''}"
     if route.unlimited:
         limit = "none"
     auth = "required" if route.auth else "public"

@@ -9,18 +9,20 @@ from bakerygw import __version__
 from bakerygw.config.routes import build_router
 from bakerygw.config.settings import Settings
 from bakerygw.core.cors import CorsPolicy
-from bakerygw.core.limits import LimitRule
+from bakerygw.core.limits import TENANT_RULE, LimitRule
 from bakerygw.core.routing import Action
+from bakerygw.core.stacks import stacks_of
 from bakerygw.edge.apidocs import ApiDocs, Asset
 from bakerygw.edge.conversation import UNREADABLE
+from bakerygw.edge.crowd import CONCURRENCY
 from bakerygw.edge.gateway import Handler, LocalPage
+from bakerygw.edge.geocoding import SERVICE as GEOCODER
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.edge.policies import Policies
-from bakerygw.ports import Credentials, Scheme
+from bakerygw.ports import Credentials, Scheme, TokenTelemetry
+from bakerygw.signing import Signing, make_signing
 from bakerygw.state import SharedState
-from bakerygw.tokens.bearer import BearerTokens
-from bakerygw.tokens.keys import PemKey, load_public_key
-from bakerygw.tokens.verifier import TokenVerifier
+from bakerygw.tokens.api_keys import ApiKeys
 from bakerygw.upstream.client import UpstreamClient
 from bakerygw.upstream.health import HealthChecks, HttpProbe
 from bakerygw.upstream.names import Names
@@ -32,6 +34,7 @@ class Edition:
 
     settings: Settings
     policies: Policies
+    signing: Signing
     upstreams: UpstreamClient
     probe: HttpProbe
     health: HealthChecks
@@ -47,15 +50,27 @@ class Edition:
 
     def close(self) -> None:
         """Stop probing and end every connection to services."""
+        self.signing.close()
         self.health.stop()
         self.probe.close()
         self.upstreams.close()
 
 
 def make_edition(
-    settings: Settings, reactor: Any, *, state: SharedState, names: Names, assets: Mapping[str, Asset]
+    settings: Settings,
+    reactor: Any,
+    *,
+    state: SharedState,
+    names: Names,
+    assets: Mapping[str, Asset],
+    telemetry: TokenTelemetry,
+    handlers: Mapping[Action, Handler],
+    older: Edition | None = None,
 ) -> Edition:
-    """The edition that the settings ask for; nothing is opened."""
+    """The edition that the settings ask for, after `older`; nothing is opened."""
+    signing = make_signing(
+        settings, reactor, state=state, names=names, telemetry=telemetry, older=older.signing if older else None
+    )
     services = {**settings.services, **{f"demo:{name}": urls for name, urls in settings.demo_services.items()}}
     upstreams = UpstreamClient(
         reactor,
@@ -88,17 +103,18 @@ def make_edition(
     )
     return Edition(
         settings=settings,
-        policies=make_policies(settings, upstreams),
+        policies=make_policies(settings, upstreams, make_credentials(signing, state)),
+        signing=signing,
         upstreams=upstreams,
         probe=probe,
         health=health,
         health_pages=health_pages,
         pages=_pages(health_pages, settings, assets),
-        handlers={},
+        handlers=handlers,
     )
 
 
-def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
+def make_policies(settings: Settings, upstreams: UpstreamClient, credentials: Mapping[Scheme, Credentials]) -> Policies:
     """The policies that the settings ask for."""
     window_s = settings.rate_limit_window_seconds
     return Policies(
@@ -107,28 +123,21 @@ def make_policies(settings: Settings, upstreams: UpstreamClient) -> Policies:
             origins=frozenset(origin.encode("ascii") for origin in settings.cors_origins),
             credentials=settings.cors_allow_credentials,
         ),
-        credentials=make_credentials(settings),
+        credentials=credentials,
         upstreams=upstreams,
         general_limit=LimitRule(name="default", requests=settings.rate_limit_requests, window_s=window_s),
-        auth_limit=LimitRule(name="auth", requests=settings.auth_rate_limit_requests, window_s=window_s),
+        auth_limit=LimitRule(name="auth", requests=settings.auth_rate_limit_requests, window_s=window_s, by="address"),
         grace_days=settings.subscription_grace_days,
         max_body_bytes=settings.max_request_body_bytes,
+        stacks=stacks_of(settings.limit_policies, settings.routes),
+        max_concurrent=settings.tenant_max_concurrent,
         https_only=settings.environment == "prod",
     )
 
 
-def make_credentials(settings: Settings) -> Mapping[Scheme, Credentials]:
+def make_credentials(signing: Signing, state: SharedState) -> Mapping[Scheme, Credentials]:
     """What callers may identify themselves by."""
-    verifier = TokenVerifier(
-        PemKey(load_public_key(settings.jwt_public_key or "", settings.jwt_algorithm)),
-        algorithm=settings.jwt_algorithm,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        leeway_s=settings.jwt_leeway_seconds,
-        cache_ttl_s=settings.token_cache_ttl_seconds,
-        now=time.time,
-    )
-    return {"bearer": BearerTokens(verifier)}
+    return {"bearer": signing.bearer, "key": ApiKeys(state.keys, now=time.time, clock=time.monotonic)}
 
 
 def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset]) -> Mapping[str, LocalPage]:
@@ -147,6 +156,12 @@ def templates(settings: Settings) -> list[str]:
     return [UNREADABLE, *(route.template for route in settings.routes)]
 
 
+def limit_names(settings: Settings) -> list[str]:
+    """The names of all limits, for metrics."""
+    of_routes = [route.limit.name for route in settings.routes if route.limit is not None]
+    return ["default", "auth", TENANT_RULE, CONCURRENCY, *of_routes, *(it.rule.name for it in settings.limit_policies)]
+
+
 def service_names(settings: Settings) -> list[str]:
     """The names of all services, for metrics; those of demo sessions begin with `demo:`."""
-    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services)]
+    return [*settings.services, *(f"demo:{name}" for name in settings.demo_services), GEOCODER]

@@ -18,6 +18,7 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from bakerygw import __version__, is_compiled
+from bakerygw.config.checks import may_geocode
 from bakerygw.config.listening import ListenFailed, listen_on
 from bakerygw.config.routes import ConfigError
 from bakerygw.config.secrecy import secret_values
@@ -37,8 +38,8 @@ YOUNG_OBJECTS: Final = 10_000
 Python's 700 that took a twentieth of the time under load."""
 
 NEEDS_RESTART: Final = re.compile(
-    "port|host|listen|admin_.*|structlog_pretty_print|log_anonymize|audit_.*|redis_.*|rate_limit_on_store_failure|max_connections.*|"
-    "token_cache_s.*|nominatim_.*|sse_.*|jwt_jwks_url|demo"
+    "port|host|listen|admin_.*|structlog_pretty_print|log_anonymize|audit_.*|redis_.*|rate_limit_on_store_failure|"
+    "max_connections.*|sse_.*|demo"
 )
 """Settings that SIGHUP does not put in force."""
 
@@ -248,7 +249,7 @@ class GatewayService(Service):
             admin_token_file=self._token_path,
             accounts=demo.accounts,
             tenants=demo.tenants,
-            services=demo.urls,
+            services={**demo.urls, "map": demo.geocoder_url},
         )
 
     # stopping
@@ -327,11 +328,14 @@ def _demo_settings(settings: Settings, demo: DemoServices) -> Settings:
     """The settings with the demo's services and key."""
     own = {name: (url,) for name, url in demo.urls.items() if not name.startswith("demo:")}
     apart = {name.removeprefix("demo:"): (url,) for name, url in demo.urls.items() if name.startswith("demo:")}
+    map_url = settings.nominatim_url if may_geocode(settings) else demo.geocoder_url
     return settings.model_copy(
         update={
+            "nominatim_url": map_url,
             "services": {**own, **settings.services},
             "demo_services": {**apart, **settings.demo_services},
             "jwt_public_key": demo.public_pem,
+            "jwt_jwks_url": None,
             "jwt_algorithm": "RS256",
         }
     )

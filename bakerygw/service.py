@@ -10,6 +10,8 @@ from twisted.internet.defer import Deferred
 
 from bakerygw import __version__, is_compiled
 from bakerygw.admin.application import AdminGateway
+from bakerygw.admin.keys import KeyCalls
+from bakerygw.admin.limits import Standing, TenantLimitCalls
 from bakerygw.admin.site import AdminApp, LifecycleView
 from bakerygw.admin.state import routes_view, services_view
 from bakerygw.admin.tenants import TenantCalls
@@ -17,23 +19,32 @@ from bakerygw.auditing import Auditing
 from bakerygw.config.settings import Settings, masked
 from bakerygw.core.heads import TrustedProxies
 from bakerygw.core.http import Reply
+from bakerygw.core.routing import Action
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.demo.services import DemoServices
 from bakerygw.edge.admission import Admission
 from bakerygw.edge.apidocs import load_swagger_ui
+from bakerygw.edge.changes import SubscriptionChanges
 from bakerygw.edge.framer import ChannelLimits
-from bakerygw.edge.gateway import Gateway
+from bakerygw.edge.gateway import Gateway, Handler
+from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.kernel import connections_allowed
+from bakerygw.edge.keys import KeyDesk
+from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
-from bakerygw.edition import Edition, make_edition, service_names, templates
+from bakerygw.edition import Edition, limit_names, make_edition, service_names, templates
+from bakerygw.handlers import make_handlers
 from bakerygw.lifecycle import GatewayService
+from bakerygw.ports import Audit
 from bakerygw.state import make_state
+from bakerygw.stores.sealed import SealedRecords
 from bakerygw.telemetry.logs import LogSystem
 from bakerygw.telemetry.metrics import Metrics, StoreMetrics
 from bakerygw.telemetry.request_log import RequestLog
 from bakerygw.telemetry.requests import RequestTelemetry
 from bakerygw.telemetry.stalls import StallWatch
+from bakerygw.upstream.enquiries import ServiceEnquiries
 from bakerygw.upstream.names import Names
 
 ADMIN_CONNECTIONS = 100
@@ -64,26 +75,30 @@ class House:
             log_lines_dropped=lambda: logs.writer.dropped,
             routes=templates(settings),
             services=service_names(settings),
+            limits=limit_names(settings),
         )
         self.state = make_state(settings, reactor, StoreMetrics(self.metrics))
         self.auditing = Auditing(settings, reactor, self.state, logs, self.metrics)
-        self.state.signals.on("disconnect", self.cut)
         self.telemetry = RequestTelemetry(
             RequestLog(logs, self.auditing.anonymous), self.metrics, unwell=self.auditing.unwell
         )
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
+        self.changes = SubscriptionChanges(self.state.tenants, self.metrics.lookups, clock=reactor, now=time.time)
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(
             self.edition.policies,
-            admission=Admission(self.state.admission, self.telemetry),
+            admission=Admission(self.state.admission, self.telemetry, self._key_desk()),
             proxy=Proxy(reactor),
             pages=self.edition.pages,
             handlers=self.edition.handlers,
             telemetry=self.telemetry,
             clock=reactor,
             now=time.time,
+            inheritance=self._make_inheritance(),
+            lookups=self._make_lookups(settings),
         )
+        self.state.signals.on("disconnect", self.gateway.crowd.cut)
         self.public_site = EdgeSite(
             self.gateway,
             clock=reactor,
@@ -115,6 +130,7 @@ class House:
 
     def open(self) -> "Deferred[None]":
         """Begin to probe services and to keep Redis connected; fires when its first attempt ended, well or not."""
+        self.edition.signing.begin()
         self.edition.health.start()
         self.stalls.start()
         self.auditing.open()
@@ -127,16 +143,13 @@ class House:
     def close_state(self) -> "Deferred[None]":
         """Write the rest of the audit trail, and leave Redis."""
         self.stalls.stop()
+        self.changes.stop()
 
         async def close() -> None:
             await self.auditing.close()
             await self.state.close()
 
         return Deferred.fromCoroutine(close())
-
-    def cut(self, tenant_id: str) -> int:
-        """End what is open for the tenant on this instance; how much that was."""
-        return 0
 
     async def seed(self, flags: Mapping[str, TenantFlags]) -> None:
         """Put the demo's flags into the embedded store."""
@@ -150,34 +163,73 @@ class House:
 
     def swap(self, settings: Settings) -> None:
         """Put another configuration in force for requests to come; those under way end under the old one, uncut."""
-        edition = self._make_edition(settings)
+        edition = self._make_edition(settings, self.edition)
         edition.upstreams.take_over(self.edition.upstreams)
         old, self.edition = self.edition, edition
-        self.metrics.allow(routes=templates(settings), services=service_names(settings))
+        self.metrics.allow(routes=templates(settings), services=service_names(settings), limits=limit_names(settings))
         self.gateway.pages, self.gateway.handlers = edition.pages, edition.handlers
         self.gateway.policies = edition.policies
         self.public_site.proxies = TrustedProxies(settings.trusted_proxies)
+        edition.signing.begin(old.signing)
         edition.health.start()
         old.retire()
         self.metrics.forget_services()
 
-    def _make_edition(self, settings: Settings) -> Edition:
-        return make_edition(settings, self._reactor, state=self.state, names=self._names, assets=self._assets)
+    def _make_edition(self, settings: Settings, older: Edition | None = None) -> Edition:
+        return make_edition(
+            settings,
+            self._reactor,
+            state=self.state,
+            names=self._names,
+            assets=self._assets,
+            telemetry=self.metrics.tokens,
+            handlers=self._make_handlers(settings),
+            older=older,
+        )
+
+    def _make_inheritance(self) -> Inheritance:
+        audit = self.auditing.trail
+        return Inheritance(self.state.hierarchy, self.state.admission, audit, self._reactor.seconds)
+
+    def _key_desk(self) -> KeyDesk:
+        audit = self.auditing.trail
+        return KeyDesk(audit=audit, attempted=self.metrics.key_attempt, used=self.state.keys.used, now=time.time)
+
+    def _key_calls(self) -> KeyCalls:
+        return KeyCalls(
+            keys=self.state.keys,
+            revocations=self.state.revocations,
+            tenants=self.state.tenants,
+            router=lambda: self.edition.policies.router,
+            now=time.time,
+            audit=self.auditing.trail,
+        )
+
+    def _make_handlers(self, settings: Settings) -> Mapping[Action, Handler]:
+        return make_handlers(
+            settings,
+            self._reactor,
+            state=self.state,
+            changes=self.changes,
+            audit=self.auditing.trail,
+            geocoded=self.metrics.geocoded,
+        )
+
+    def _make_lookups(self, settings: Settings) -> Lookups:
+        """Shared with other instances only under a seal."""
+        secret, shared = settings.token_cache_secret, None
+        if secret is not None and self.state.embedded is None:
+            shared = SealedRecords(self.state.records, secret.get_secret_value(), self.metrics.lookups.forged)
+        return Lookups(
+            ServiceEnquiries(self._reactor),
+            self.state.tenants,
+            shared=shared,
+            telemetry=self.metrics.lookups,
+            now=time.time,
+        )
 
     def _admin_app(self, lifecycle: LifecycleView, token: str) -> AdminApp:
         audit = self.auditing.trail
-        tenants = TenantCalls(
-            tenants=self.state.tenants,
-            now=time.time,
-            audit=audit,
-            signals=self.state.signals,
-            cut=self.cut,
-            sections={
-                "refusals": self.auditing.notes.refusals,
-                "errors": self.auditing.notes.errors,
-                "audit": self.auditing.about,
-            },
-        )
         return AdminApp(
             token=token,
             hosts=self.edition.settings.admin_hosts,
@@ -189,9 +241,34 @@ class House:
             config=lambda: masked(self.edition.settings),
             connections=self.public_site.connections,
             log_level=self.logs,
-            tables=(tenants.table(),),
+            tables=(self._tenant_calls().table(), self._limit_calls(audit).table(), self._key_calls().table()),
             now=time.time,
             audit=audit,
+        )
+
+    def _tenant_calls(self) -> TenantCalls:
+        notes = self.auditing.notes
+        return TenantCalls(
+            tenants=self.state.tenants,
+            now=time.time,
+            audit=self.auditing.trail,
+            signals=self.state.signals,
+            cut=self.gateway.crowd.cut,
+            sections={
+                "limits": self._standing().of,
+                "refusals": notes.refusals,
+                "errors": notes.errors,
+                "audit": self.auditing.about,
+            },
+        )
+
+    def _limit_calls(self, audit: Audit) -> TenantLimitCalls:
+        return TenantLimitCalls(limits=self.state.limits, standing=self._standing(), now=time.time, audit=audit)
+
+    def _standing(self) -> Standing:
+        state, gateway = self.state, self.gateway
+        return Standing(
+            store=state.admission, limits=state.limits, policies=lambda: gateway.policies, crowd=gateway.crowd
         )
 
     def _health(self) -> Reply:
@@ -207,6 +284,8 @@ class House:
         mirror = self.state.mirror
         trusted = self.state.embedded is not None or mirror.trusted(self._reactor.seconds())
         self.metrics.mirror(trusted, hits=mirror.hits, misses=mirror.misses)
+        keys = self.edition.signing.keys
+        self.metrics.tokens.key_set_age_s = None if keys is None else keys.age_s
         for name, health in self.edition.health.services().items():
             self.metrics.service_health(name, health.status)
         for name, urls in self.edition.upstreams.stats().items():

@@ -12,7 +12,20 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 
 from bakerygw.config.settings import Settings
-from bakerygw.ports import AdmissionStore, Records, RevocationStore, Signals, StoreLink, StoreTelemetry, TenantStore
+from bakerygw.ports import (
+    AdmissionStore,
+    Hierarchy,
+    KeyStore,
+    Records,
+    RevocationStore,
+    Signals,
+    StoreLink,
+    StoreTelemetry,
+    TenantLimits,
+    TenantStore,
+)
+from bakerygw.stores.api_keys import StoredKeys
+from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.invalidation import Invalidations
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.mirror import Mirror
@@ -31,9 +44,12 @@ class SharedState:
 
     admission: AdmissionStore
     tenants: TenantStore
+    limits: TenantLimits
+    hierarchy: Hierarchy
     revocations: RevocationStore
     records: Records
     signals: Signals
+    keys: KeyStore
     status: StoreLink
     embedded: MemoryStore | None
     """The state itself, where there is no Redis."""
@@ -50,11 +66,15 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
     local = MemoryStore(_microseconds)
     if settings.redis_host is not None:
         return _in_redis(settings, reactor, telemetry, local)
+    records = MemoryRecords(time.time)
     return SharedState(
         admission=local,
         tenants=local,
+        limits=local,
+        hierarchy=MemoryHierarchy(),
         revocations=local,
-        records=MemoryRecords(time.time),
+        records=records,
+        keys=StoredKeys(records, time.time),
         signals=LocalSignals(),
         status=local,
         embedded=local,
@@ -99,6 +119,8 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         telemetry=telemetry,
     )
 
+    records = RedisRecords(link)
+
     def start() -> "Deferred[None]":
         invalidations.start()
         return link.start()
@@ -110,8 +132,11 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
     return SharedState(
         admission=admission,
         tenants=store,
+        limits=store,
+        hierarchy=RedisHierarchy(link, mirror, reactor),
         revocations=store,
-        records=RedisRecords(link),
+        records=records,
+        keys=StoredKeys(records, time.time),
         signals=signals,
         status=store,
         embedded=None,

@@ -17,7 +17,17 @@ from typing import Final
 import builds
 from rig import HERE, RESULTS, arguments, require
 
-SCRIPTS: Final = ("compare", "one_connection", "idle", "slow_reader", "upload", "flame", "soak")
+SCRIPTS: Final = (
+    "compare",
+    "one_connection",
+    "idle",
+    "slow_reader",
+    "upload",
+    "token_cache",
+    "subscription",
+    "flame",
+    "soak",
+)
 STOP_S: Final = 20.0
 
 

@@ -36,6 +36,10 @@ MEASURES: Final = {
     "idle_connection": "memory of an idle connection",
     "slow_reader_growth": "download by a client that stops reading: memory grows by",
     "upload_growth": "upload into a service that stops reading: memory grows by",
+    "token_cache_hits": "tokens found in the cache of verified ones",
+    "subscription_check": "check of a subscription: 999 of 1,000 within",
+    "subscription_calls": "a token with its subscription: calls to the tenant service",
+    "subscription_redis": "a token with its subscription: calls to Redis for each request",
     "soak_growth": "paced load: memory grows by",
 }
 """Every promise, by the name its script prints, in the order of the table."""

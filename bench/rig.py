@@ -109,9 +109,14 @@ class Issuer:
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         ).decode()
 
-    def token(self, number: int, *, status: str = "active") -> str:
-        """The token of user `number`, one of five in its tenant; `status` is that of the tenant's subscription."""
-        now = int(time.time())
+    def token(
+        self, number: int, *, status: str = "active", issued_at: float | None = None, lasts_s: float = 86_400
+    ) -> str:
+        """The token of user `number`, one of five in its tenant; `status` is that of the tenant's subscription.
+
+        `issued_at` is the Unix second from which it lasts, by default this one.
+        """
+        now = int(time.time() if issued_at is None else issued_at)
         claims = {
             "user_id": f"user-{number}",
             "email": f"user-{number}@bakery.example",
@@ -119,7 +124,7 @@ class Issuer:
             "tenant_role": "owner",
             "subscription": {"tier": "professional", "status": status, "valid_until": "2099-12-31T23:59:59Z"},
             "tenant_access": [],
-            "exp": now + 86_400,
+            "exp": now + int(lasts_s),
             "iat": now - 5,
             "iss": "bakery-auth",
         }

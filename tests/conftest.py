@@ -1,6 +1,7 @@
 """What every test may use, and what none may leave behind."""
 
 import gc
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,12 @@ from redis_server import RedisServer
 from twisted.logger import globalLogPublisher
 
 # How long it takes to think of an example tells of the machine, which others may be using too.
-settings.register_profile("bakerygw", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("bakerygw")
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("bakerygw", PATIENT)
+settings.register_profile("ci", PATIENT, derandomize=True, database=None)
+settings.register_profile("thorough", PATIENT, max_examples=5_000)
+# The same examples each time where a failure must not depend on chance; else others, to find what nobody thought of.
+settings.load_profile("ci" if os.environ.get("CI") else "bakerygw")
 
 
 @pytest.fixture(autouse=True)

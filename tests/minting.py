@@ -38,6 +38,11 @@ def iso(unix_s: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))
 
 
+def access(tenant_id: str, role: str, tier: str) -> dict[str, Any]:
+    """An entry of `tenant_access` that tells all of its tenant's subscription, which is active."""
+    return {"id": tenant_id, "role": role, "tier": tier, "status": "active", "valid_until": "2099-01-01T00:00:00Z"}
+
+
 def _without_absent(members: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not ABSENT}
 

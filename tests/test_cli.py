@@ -46,6 +46,16 @@ def test_check_says_in_one_line_that_all_is_well() -> None:
     assert (status, out, err) == (0, "configuration ok: 31 routes, 1 services\n", "")
 
 
+def test_check_notes_that_the_public_map_would_not_be_asked() -> None:
+    public = {"JWT_PUBLIC_KEY": PUBLIC, "NOMINATIM_URL": "https://nominatim.openstreetmap.org"}
+
+    status, out, _ = invoke("check", **public)
+    assert status == 0
+    assert "NOMINATIM_USER_AGENT" in out
+    assert "NOMINATIM" not in invoke("check", NOMINATIM_USER_AGENT="bakery-ia (ops@example.com)", **public)[1]
+    assert "NOMINATIM" not in invoke("check", JWT_PUBLIC_KEY=PUBLIC, NOMINATIM_URL="http://map.internal")[1]
+
+
 def test_check_prints_every_error_and_fails() -> None:
     status, out, err = invoke("check", PORT="x", LOG_LEVEL="y")
     assert (status, out) == (1, "")
@@ -79,6 +89,19 @@ def test_routes_prints_the_table(tmp_path: Path) -> None:
     assert login[-5:] == ["POST", "300/60s,", "20/60s", "by", "address"]
 
 
+def test_routes_shows_the_limits_stacked_upon_each_route(tmp_path: Path) -> None:
+    file = tmp_path / "routes.toml"
+    file.write_text(
+        '[[limit]]\nname = "a"\nby = "tenant"\ntier = "starter"\nrequests = 5\nwindow_seconds = 6\nshadow = true\n'
+        '[[limit]]\nname = "b"\nby = "user"\nprefix = "/api/v1/pos"\nrequests = 7\nwindow_seconds = 8\n'
+    )
+    out = invoke("routes", JWT_PUBLIC_KEY=PUBLIC, SALES_SERVICE_URL="http://a", ROUTES_FILE=str(file))[1]
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert lines["/api/v1/sales/**"].endswith(" 300/60s, 5/6s by tenant (starter) (shadow)")
+    assert lines["/api/v1/pos/**"].endswith(", 5/6s by tenant (starter) (shadow), 7/8s by user")
+    assert lines["/health"].endswith(" none")
+
+
 def test_routes_of_a_broken_configuration_prints_the_errors() -> None:
     assert invoke("routes", PORT="x")[0] == 1
 
@@ -92,6 +115,7 @@ def test_a_token_has_the_claims_asked_for(key_file: Path) -> None:
     )
     claims = claims_of(out, audience="api")
     issued = claims.pop("iat")
+    until = "2040-01-02T03:04:05Z"
     assert status == 0
     assert claims.pop("exp") == issued + 60
     assert claims == {
@@ -99,10 +123,10 @@ def test_a_token_has_the_claims_asked_for(key_file: Path) -> None:
         "email": "u1@example.com",
         "tenant_id": "t1",
         "tenant_role": "baker",
-        "subscription": {"tier": "starter", "status": "past_due", "valid_until": "2040-01-02T03:04:05Z"},
+        "subscription": {"tier": "starter", "status": "past_due", "valid_until": until},
         "tenant_access": [
-            {"id": "t2", "role": "admin", "tier": "enterprise"},
-            {"id": "t3", "role": "viewer", "tier": "starter"},
+            {"id": "t2", "role": "admin", "tier": "enterprise", "status": "past_due", "valid_until": until},
+            {"id": "t3", "role": "viewer", "tier": "starter", "status": "past_due", "valid_until": until},
         ],
         "iss": "bakery-auth",
         "aud": "api",

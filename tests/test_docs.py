@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from bakerygw.config.routes import KNOWN_SERVICES, _FileRoute, load_routes
+from bakerygw.config.limits import FilePolicy
+from bakerygw.config.routes import KNOWN_SERVICES, _FileRoute, load_routes, load_routes_file
 from bakerygw.config.settings import Settings
 from bakerygw.core.claims import Claims, Subscription
 from bakerygw.core.cors import ALLOWED_HEADERS, EXPOSED
@@ -31,11 +32,11 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 
-NOT_VARIABLES = {"services", "demo_services", "routes", "demo"}
+NOT_VARIABLES = {"services", "demo_services", "routes", "limit_policies", "demo"}
 """Fields that are made from others."""
 VARIABLES = sorted(name for name in Settings.model_fields if name not in NOT_VARIABLES)
 NOT_ANSWERED = {
-    "csrf", "origin-forbidden", "upgrade-required", "too-many-streams", "critical-check-unavailable",
+    "csrf", "origin-forbidden", "upgrade-required", "too-many-streams",
 }  # fmt: skip
 """Codes that no step of the public pipeline gives."""
 
@@ -104,6 +105,14 @@ def test_every_key_of_a_routes_file_is_documented() -> None:
         assert re.search(rf"^#   {name} ", page("etc/routes.toml.example"), re.MULTILINE)
 
 
+def test_every_key_of_a_stacked_limit_is_documented() -> None:
+    section = page("docs/operators.md").partition("\n### Limits upon limits\n")[2].partition("\n## ")[0]
+
+    assert {cells[0] for cells in rows(section)} >= set(FilePolicy.model_fields)
+    for name in FilePolicy.model_fields:
+        assert re.search(rf"^#   {name} ", page("etc/routes.toml.example"), re.MULTILINE)
+
+
 @pytest.mark.parametrize("source", ["docs/operators.md", "etc/routes.toml.example"])
 def test_the_examples_of_a_routes_file_are_accepted(source: str, tmp_path: Path) -> None:
     text = page(source)
@@ -112,6 +121,7 @@ def test_the_examples_of_a_routes_file_are_accepted(source: str, tmp_path: Path)
     file.write_text("\n".join(blocks), encoding="utf-8")
 
     assert load_routes(str(file), ())
+    assert load_routes_file(str(file), ())[1]
 
 
 def test_every_problem_code_is_in_the_clients_table_with_its_status() -> None:

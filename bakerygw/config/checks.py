@@ -1,7 +1,9 @@
 """What settings, each right by itself, may not be together."""
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -13,6 +15,11 @@ if TYPE_CHECKING:
 
 _CURVES: Final = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
 _MIN_RSA_BITS: Final = 2048
+_MAX_RSA_BITS: Final = 8192
+_MIN_SECRET: Final = 32
+"""Characters: what is sealed with it can be read by others, who may try out shorter ones."""
+_PUBLIC_NOMINATIM: Final = "nominatim.openstreetmap.org"
+_USER_AGENT: Final = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
 
 Findings = Iterator[tuple[tuple[str, ...], str]]
 """Fields that do not go together, the one to name first, and what is allowed."""
@@ -20,7 +27,7 @@ Findings = Iterator[tuple[tuple[str, ...], str]]
 
 def findings(settings: "Settings") -> Findings:
     """Everything that does not go together."""
-    for check in (_check_transport, _check_cors, _check_admin, _check_cache, _check_key):
+    for check in (_check_transport, _check_cors, _check_admin, _check_cache, _check_key, _check_geocoding):
         yield from check(settings)
     if settings.demo:
         yield from _check_demo(settings)
@@ -54,8 +61,14 @@ def _check_admin(settings: "Settings") -> Findings:
 
 
 def _check_cache(settings: "Settings") -> Findings:
-    if settings.token_cache_shared and settings.token_cache_secret is None:
+    if not settings.token_cache_shared:
+        return
+    secret = settings.token_cache_secret
+    if secret is None:
         yield ("token_cache_secret", "token_cache_shared"), "TOKEN_CACHE_SHARED=true needs it"
+    elif len(secret.get_secret_value()) < _MIN_SECRET:
+        allowed = f"with TOKEN_CACHE_SHARED=true at least {_MIN_SECRET} characters, e.g. of openssl rand -hex 32"
+        yield ("token_cache_secret", "token_cache_shared"), allowed
 
 
 def _check_key(settings: "Settings") -> Findings:
@@ -63,13 +76,13 @@ def _check_key(settings: "Settings") -> Findings:
         unfit = _unfit(settings.jwt_public_key, settings.jwt_algorithm)
         if unfit:
             yield ("jwt_public_key", "jwt_algorithm"), f"JWT_ALGORITHM {settings.jwt_algorithm} needs {unfit}"
-    elif settings.jwt_jwks_url is not None:
-        fields = ("jwt_jwks_url", "jwt_public_key")
-        yield fields, "key sets by URL are not supported: give the PEM in JWT_PUBLIC_KEY or JWT_PUBLIC_KEY_FILE"
-    elif not settings.demo:
+        if settings.jwt_jwks_url is not None:
+            fields = ("jwt_jwks_url", "jwt_public_key")
+            yield fields, "a key is given too, by JWT_PUBLIC_KEY or JWT_PUBLIC_KEY_FILE; one of the two"
+    elif settings.jwt_jwks_url is None and not settings.demo:
         yield (
-            ("jwt_public_key",),
-            "JWT_PUBLIC_KEY or JWT_PUBLIC_KEY_FILE must give the key that tokens are checked with",
+            ("jwt_public_key", "jwt_jwks_url"),
+            "JWT_PUBLIC_KEY, JWT_PUBLIC_KEY_FILE or JWT_JWKS_URL must give the key that tokens are checked with",
         )
 
 
@@ -82,8 +95,26 @@ def _unfit(pem: str, algorithm: str) -> str:
         return "" if fits else f"an EC key on {curve}"
     if algorithm == "EdDSA":
         return "" if isinstance(key, ed25519.Ed25519PublicKey) else "an Ed25519 key"
-    fits = isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA_BITS
-    return "" if fits else f"an RSA key of at least {_MIN_RSA_BITS} bits"
+    fits = isinstance(key, rsa.RSAPublicKey) and _MIN_RSA_BITS <= key.key_size <= _MAX_RSA_BITS
+    return "" if fits else f"an RSA key of {_MIN_RSA_BITS} to {_MAX_RSA_BITS} bits"
+
+
+def is_public_nominatim(url: str) -> bool:
+    """Whether this is the server that OpenStreetMap's foundation runs for all, whose rules bind."""
+    return urlsplit(url).hostname == _PUBLIC_NOMINATIM
+
+
+def may_geocode(settings: "Settings") -> bool:
+    """Whether anybody may be asked for addresses: the public server only by those who say who they are."""
+    return settings.nominatim_user_agent is not None or not is_public_nominatim(settings.nominatim_url)
+
+
+def _check_geocoding(settings: "Settings") -> Findings:
+    agent = settings.nominatim_user_agent
+    if agent is not None and _USER_AGENT.fullmatch(agent) is None:
+        yield ("nominatim_user_agent",), "1 to 200 printable ASCII characters: your application and how to reach you"
+    if is_public_nominatim(settings.nominatim_url) and not settings.nominatim_url.startswith("https:"):
+        yield ("nominatim_url",), f"{_PUBLIC_NOMINATIM} is asked over https"
 
 
 def _check_demo(settings: "Settings") -> Findings:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bakerygw.config.limits import FileLimit, FilePolicy, limit_policies
 from bakerygw.core.http import WRITING_METHODS
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.routing import TENANTS, WILDCARD, Action, Route, Router, routes_by_prefix
+from bakerygw.core.stacks import LimitPolicy
 
 if TYPE_CHECKING:
     from bakerygw.config.settings import Settings
@@ -110,7 +112,7 @@ def _own_routes() -> Iterator[Route]:
     yield _exact(f"{API}/alerts/ticket", kind="later", methods=post, read_only_exempt=True)
     yield _exact(f"{API}/training/ws", kind="later", methods=frozenset({"GET"}))
     yield _exact(f"{API}/geocode", kind="later", action="geocode", methods=post, read_only_exempt=True)
-    yield _exact(f"{API}/limits", kind="later", action="limits", methods=READING)
+    yield _exact(f"{API}/limits", kind="local", action="limits", methods=READING)
 
 
 def builtin_routes(services: Iterable[str] = ()) -> tuple[Route, ...]:
@@ -132,12 +134,6 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class _FileLimit(_Strict):
-    requests: Annotated[int, Field(ge=1, le=1_000_000)]
-    window_seconds: Annotated[int, Field(ge=1, le=86_400)]
-    shadow: bool = False
-
-
 class _FileRoute(_Strict):
     prefix: str
     service: str | None = None
@@ -146,7 +142,7 @@ class _FileRoute(_Strict):
     methods: Annotated[list[Method] | None, Field(min_length=1)] = None
     min_tier: Literal["starter", "professional", "enterprise"] | None = None
     critical: bool | None = None
-    limit: _FileLimit | None = None
+    limit: FileLimit | None = None
     first_byte_timeout: Annotated[float | None, Field(gt=0, le=86_400, allow_inf_nan=False)] = None
     max_body: Annotated[int | None, Field(ge=0)] = None
     read_only_exempt: bool | None = None
@@ -154,17 +150,23 @@ class _FileRoute(_Strict):
 
 class _File(_Strict):
     route: list[_FileRoute] = []
+    limit: list[FilePolicy] = []
 
 
 def load_routes(path: str, services: Collection[str]) -> tuple[Route, ...]:
-    """The routes of a routes file (TOML, one `[[route]]` each), complete.
+    """The routes alone of a routes file, as `load_routes_file` reads it. Raises `ConfigError`."""
+    return load_routes_file(path, services)[0]
+
+
+def load_routes_file(path: str, services: Collection[str]) -> tuple[tuple[Route, ...], tuple[LimitPolicy, ...]]:
+    """The routes of a routes file (TOML, one `[[route]]` each), complete, and its limits (one `[[limit]]` each).
 
     A key that an entry leaves out is as in the built-in route that covers its prefix. `services` are the
     names of the configured services beside the known ones. Raises `ConfigError` with every problem.
     """
     try:
         with open(path, "rb") as stream:
-            entries = _File.model_validate(tomllib.load(stream)).route
+            file = _File.model_validate(tomllib.load(stream))
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror or error}"]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -174,7 +176,7 @@ def load_routes(path: str, services: Collection[str]) -> tuple[Route, ...]:
     builtin = builtin_routes(services)
     problems, routes = [], []
     seen: set[str] = set()
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(file.route):
         where = f"route[{index}]"
         wrong = [*_prefix_problems(entry.prefix, builtin, seen)]
         seen.add(entry.prefix)
@@ -183,9 +185,11 @@ def load_routes(path: str, services: Collection[str]) -> tuple[Route, ...]:
             wrong += _route_problems(route, entry, services)
             routes.append(route)
         problems += [f"{where}.{line}" for line in wrong]
+    policies, wrong = limit_policies(file.limit, merge_routes(builtin, routes))
+    problems += wrong
     if problems:
         raise ConfigError(problems)
-    return tuple(routes)
+    return tuple(routes), policies
 
 
 def merge_routes(builtin: Iterable[Route], changes: Iterable[Route]) -> tuple[Route, ...]:
@@ -261,10 +265,7 @@ def _route(entry: _FileRoute, builtin: tuple[Route, ...]) -> Route:
 
 
 def _limit(entry: _FileRoute) -> LimitRule | None:
-    given = entry.limit
-    if given is None:
-        return None
-    return LimitRule(name=entry.prefix, requests=given.requests, window_s=given.window_seconds, shadow=given.shadow)
+    return None if entry.limit is None else entry.limit.rule(entry.prefix)
 
 
 def _route_problems(route: Route, entry: _FileRoute, services: Collection[str]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from bakerygw.config.routes import (
     KNOWN_SERVICES,
     ConfigError,
     builtin_routes,
-    load_routes,
+    load_routes_file,
     merge_routes,
     taken_prefix,
 )
@@ -38,6 +38,7 @@ from bakerygw.config.values import (
     Grace,
     Host,
     HostNames,
+    KeySetUrl,
     Networks,
     Origins,
     Path,
@@ -55,11 +56,12 @@ from bakerygw.config.values import (
     public_pem,
 )
 from bakerygw.core.routing import Route
+from bakerygw.core.stacks import LimitPolicy
 
 __all__ = ["ALGORITHMS", "ConfigError", "Settings", "load_settings", "masked"]
 
 _SERVICE_URL: Final = re.compile(r"([A-Z][A-Z0-9_]*)_SERVICE_URL")
-_NOT_VARIABLES: Final = frozenset({"services", "demo_services", "routes", "demo"})
+_NOT_VARIABLES: Final = frozenset({"services", "demo_services", "routes", "limit_policies", "demo"})
 _FILES: Final = ("redis_ca_file", "upstream_ca_file", "jwt_public_key_file")
 
 
@@ -103,9 +105,9 @@ class Settings(BaseSettings):
     redis_timeout_ms: Annotated[int, Field(ge=1, le=60_000, description="milliseconds: 1 to 60000")] = 50
 
     jwt_public_key: Pem | None = None
-    """The PEM text, whether it was given itself or by `jwt_public_key_file`; `None` only with `demo`."""
+    """The PEM text, whether it was given itself or by `jwt_public_key_file`; `None` only with a URL or `demo`."""
     jwt_public_key_file: Path | None = None
-    jwt_jwks_url: Text | None = None
+    jwt_jwks_url: KeySetUrl | None = None
     jwt_algorithm: Annotated[
         Algorithm, Field(description=f"one of {', '.join(ALGORITHMS)}; HMAC needs a shared secret and is refused")
     ] = "RS256"
@@ -124,6 +126,7 @@ class Settings(BaseSettings):
     """`None`: what the limit of open files allows, less a reserve for the admin port."""
     max_connections_per_client: Count = 2000
     max_request_body_bytes: Count = 10_485_760
+    tenant_max_concurrent: Count = 100
     subscription_grace_days: Amount = 7
 
     cors_origins: Origins = ()
@@ -155,6 +158,8 @@ class Settings(BaseSettings):
     """The same for demo sessions; those of `DEMO_<NAME>_SERVICE_URL`."""
     routes: tuple[Route, ...] = ()
     """The whole route table."""
+    limit_policies: tuple[LimitPolicy, ...] = ()
+    """The limits that the routes file stacks upon the general one."""
     demo: bool = False
     """Started with `--demo`."""
 
@@ -224,10 +229,10 @@ def load_settings(environ: Mapping[str, str], config_file: str | None = None, *,
     settings = _validated(draft)
     if readable:
         _cross_check(draft, settings, environ)
-    routes = _routes(draft, settings)
+    routes, policies = _routes(draft, settings)
     if draft.problems:
         raise ConfigError(draft.problems)
-    return settings.model_copy(update={"routes": routes})
+    return settings.model_copy(update={"routes": routes, "limit_policies": policies})
 
 
 def _take_file(draft: _Draft, path: str) -> bool:
@@ -315,15 +320,16 @@ def _validated(draft: _Draft) -> Settings:
     return Settings.model_validate({name: value for name, value in values.items() if name not in draft.bad})
 
 
-def _routes(draft: _Draft, settings: Settings) -> tuple[Route, ...]:
+def _routes(draft: _Draft, settings: Settings) -> tuple[tuple[Route, ...], tuple[LimitPolicy, ...]]:
     builtin = builtin_routes(settings.services)
     if settings.routes_file is None:
-        return builtin
+        return builtin, ()
     try:
-        return merge_routes(builtin, load_routes(settings.routes_file, settings.services))
+        changes, policies = load_routes_file(settings.routes_file, settings.services)
+        return merge_routes(builtin, changes), policies
     except ConfigError as error:
         draft.problems += [f"ROUTES_FILE: {settings.routes_file}: {problem}" for problem in error.problems]
-    return builtin
+    return builtin, ()
 
 
 def _cross_check(draft: _Draft, settings: Settings, environ: Mapping[str, str]) -> None:

@@ -28,6 +28,8 @@ def surrounding_findings(settings: "Settings", environ: Mapping[str, str]) -> It
         for service, urls in services.items():
             if not all(_can_be_asked(urlsplit(url).hostname or "") for url in urls):
                 yield (f"{kind}{service}_service_url",), _HOST_NAMES
+    if settings.jwt_jwks_url is not None and not _can_be_asked(urlsplit(settings.jwt_jwks_url).hostname or ""):
+        yield ("jwt_jwks_url",), _HOST_NAMES
     if settings.redis_host is not None and not _can_be_asked(settings.redis_host):
         yield ("redis_host",), _HOST_NAMES
     for name in ("listen", "admin_listen"):

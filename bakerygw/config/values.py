@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -97,6 +98,19 @@ def public_pem(value: str) -> str:
     return text
 
 
+def _key_set_url(value: str) -> str:
+    parts = urlsplit(value)
+    if (
+        re.fullmatch(r"https?://[!-~]+", value) is None
+        or not parts.hostname
+        or parts.port == 0
+        or "@" in parts.netloc
+        or "#" in value
+    ):
+        raise ValueError("not the URL of a key set")
+    return value
+
+
 def _token(value: SecretStr) -> SecretStr:
     if re.fullmatch(r"[!-~]+", value.get_secret_value()) is None:
         raise ValueError("not a bearer token")
@@ -125,6 +139,7 @@ Endpoint = Annotated[
 Url = Annotated[
     str, AfterValidator(_base_url), _allowed("http(s)://host or http(s)://host:port, and nothing behind it")
 ]
+KeySetUrl = Annotated[str, AfterValidator(_key_set_url), _allowed("http(s)://host[:port]/path, without user or #")]
 Pem = Annotated[str, AfterValidator(public_pem), _allowed("a public key in PEM, its lines apart by newlines or \\n")]
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 ALGORITHMS: Final[tuple[str, ...]] = get_args(Algorithm)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NoReturn
 
+from bakerygw.core.key_terms import KeyTerms
 from bakerygw.core.problem import refuse
 
 MAX_TOKEN_BYTES: Final = 8192
@@ -83,6 +84,8 @@ class Claims:
     jti: str | None
     digest: str = ""
     """By which the token is revoked: SHA-256, in hexadecimal, of its `header.payload` as sent."""
+    key: KeyTerms | None = None
+    """The terms of the API key that they are of; `None` for a person's."""
 
 
 def is_id(text: str) -> bool:
@@ -102,7 +105,7 @@ def bearer_token(values: tuple[bytes, ...]) -> bytes:
         raise refuse("token-invalid", "Send exactly one Authorization header.", reason="repeated-header")
     scheme, space, token = values[0].partition(b" ")
     if scheme.lower() != b"bearer":
-        detail = "This API takes only the Bearer scheme: send 'Authorization: Bearer <token>'."
+        detail = "Send 'Authorization: Bearer <access token>', or a machine 'Authorization: ApiKey <key>'."
         raise refuse("token-invalid", detail, reason="other-scheme")
     if not space or not token or token[:1] in b" \t":
         detail = "Put exactly one space and then the access token behind 'Bearer'."
@@ -151,6 +154,24 @@ def claims_from(said: Mapping[str, object], digest: str = "") -> Claims:
         jti=_optional_id(said.get("jti"), "jti"),
         digest=digest,
     )
+
+
+def subscription_from(said: object) -> Subscription:
+    """A subscription as a token states it, from a strictly parsed value. Raises `ClaimsError`."""
+    found = _subscription(said)
+    if found is None:
+        raise ClaimsError("subscription")
+    return found
+
+
+def email_from(said: object) -> str | None:
+    """An e-mail address as a token states it, or none. Raises `ClaimsError`."""
+    return _email(said)
+
+
+def unix_s_from(said: object) -> float:
+    """Unix seconds, from a strictly parsed value. Raises `ClaimsError`."""
+    return _unix_s(said, "time")
 
 
 def check_time(claims: Claims, now: float, leeway_s: float) -> None:

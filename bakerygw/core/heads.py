@@ -106,7 +106,7 @@ def bad_method(received: bytes) -> Refused:
     """The refusal for a request line whose method the parser does not know; `received` may end within it."""
     if _METHOD_TOKEN.match(received):
         return refuse("method-not-implemented", "Use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS.", close=True)
-    return refuse("bad-request", "This is not an HTTP/1.1 request.", reason="no-http", close=True)
+    return refuse("bad-request", "Send an HTTP/1.1 request; this is none.", reason="no-http", close=True)
 
 
 def _sound_method(method: bytes) -> str:
@@ -135,7 +135,7 @@ def body_length(fields: dict[bytes, tuple[bytes, ...]], version: str) -> int | N
     if lengths is None:
         return 0
     if len(lengths) != 1 or not lengths[0].isdigit() or len(lengths[0]) > MAX_LENGTH_DIGITS:
-        raise refuse("bad-request", "Content-Length must be one decimal number.", reason="framing", close=True)
+        raise refuse("bad-request", "Send Content-Length once, as one decimal number.", reason="framing", close=True)
     return int(lengths[0])
 
 
@@ -155,7 +155,7 @@ def read_head(
     answer can carry what every answer to such a request does.
     """
     if version not in ("1.0", "1.1"):
-        raise refuse("bad-request", "Speak HTTP/1.1.", reason="version", close=True)
+        raise refuse("bad-request", "Use HTTP/1.1: no other version is known here.", reason="version", close=True)
     sound_method = _sound_method(method)
     fields: dict[bytes, tuple[bytes, ...]] = {}
     for name, value in headers:

@@ -8,9 +8,18 @@ The script `stores/admission.lua` does the same sums inside Redis.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from bakerygw.core.http import Pairs
 from bakerygw.core.values import value
+
+By = Literal["user", "tenant", "address"]
+"""Whose requests are counted together."""
+
+MAX_REQUESTS: Final = 1_000_000
+MAX_WINDOW_S: Final = 86_400
+TENANT_RULE: Final = "tenant"
+"""The name of the rule that a tenant is under for a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +32,10 @@ class LimitRule:
     window_s: int
     shadow: bool = False
     """Count and log, never refuse."""
+    by: By = "user"
+    """For `user`: the client address where it is not certain yet who asks."""
+    until: float | None = None
+    """Unix seconds at which the rule ends; `None`: it stays."""
 
     @property
     def cost_us(self) -> int:
@@ -44,9 +57,37 @@ class Bucket:
     rule: LimitRule
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantLimit:
+    """A rule over all requests for one tenant, for a time."""
+
+    rule: LimitRule
+    """Its name is TENANT_RULE, and its end is known."""
+    reason: str | None = None
+    since: str | None = None
+    """ISO 8601."""
+    by: str | None = None
+    """Who has set it."""
+
+
+def tenant_rule(requests: int, window_s: int, *, shadow: bool, until: float) -> LimitRule:
+    """The rule that a tenant is under until a moment in Unix seconds."""
+    return LimitRule(name=TENANT_RULE, requests=requests, window_s=window_s, shadow=shadow, by="tenant", until=until)
+
+
+def tenant_subject(tenant_id: str, *, demo: bool) -> str:
+    """The name under which a tenant is limited; demo sessions share none with others, whatever tenant they are of."""
+    return f"demo-tenant:{tenant_id}" if demo else f"tenant:{tenant_id}"
+
+
+def tenant_key(tenant_id: str, *, demo: bool) -> str:
+    """The key of the bucket of a tenant's limit for a time."""
+    return f"{TENANT_RULE}:{tenant_subject(tenant_id, demo=demo)}"
+
+
 @value
 class Level:
-    """How a bucket stands after it was asked for one token."""
+    """How a bucket stands after it was asked for one token, or looked at."""
 
     rule: LimitRule
     allowed: bool
@@ -54,28 +95,34 @@ class Level:
     reset_us: int
     """Microseconds until the bucket is full again."""
     retry_us: int
-    """Microseconds until one token is there; 0 when allowed."""
+    """Microseconds until one token is there; 0: one was."""
 
 
-def level_of(rule: LimitRule, reset_us: int, retry_us: int) -> Level:
-    """The level of a bucket that is full in `reset_us` and has a token in `retry_us` (0: it had one)."""
+def level_of(rule: LimitRule, reset_us: int, retry_us: int, peek: bool = False) -> Level:
+    """The level of a bucket that is full in `reset_us` and has a token in `retry_us` (0: it had one).
+
+    With `peek` no token was asked for, so nothing is refused.
+    """
     cost_us = rule.cost_us
     return Level(
         rule=rule,
-        allowed=retry_us == 0,
+        allowed=peek or retry_us == 0,
         remaining=(rule.requests * cost_us - reset_us) // cost_us,
         reset_us=reset_us,
         retry_us=retry_us,
     )
 
 
-def take(rules: Sequence[LimitRule], full_ats: Sequence[int], now_us: int) -> tuple[tuple[int, ...], tuple[Level, ...]]:
+def take(
+    rules: Sequence[LimitRule], full_ats: Sequence[int], now_us: int, *, peek: bool = False
+) -> tuple[tuple[int, ...], tuple[Level, ...]]:
     """Ask each bucket for one token; returns their new `full_at` values and their levels, in order.
 
     Tokens are taken from all, or, if any rule that is no shadow refuses, from none: a refused request costs
     nothing. An empty shadow bucket is not allowed in its own level and stops nobody. A `full_at` further ahead
     than an empty bucket's can only come from a clock that was set back (or from a larger rule) and becomes that
     of an empty bucket, so it neither locks out nor refills at once. Equal values mean there is nothing to store.
+    With `peek` buckets are looked at, and nothing changes.
     """
     asked: list[tuple[LimitRule, int, int, int]] = []
     passes = True
@@ -90,10 +137,10 @@ def take(rules: Sequence[LimitRule], full_ats: Sequence[int], now_us: int) -> tu
     after: list[int] = []
     levels: list[Level] = []
     for stored, (rule, cost_us, ahead_us, lack_us) in zip(full_ats, asked, strict=True):
-        left_us = ahead_us + cost_us if passes and not lack_us else ahead_us
-        changed = left_us != ahead_us or now_us + left_us < stored
+        left_us = ahead_us + cost_us if passes and not lack_us and not peek else ahead_us
+        changed = not peek and (left_us != ahead_us or now_us + left_us < stored)
         after.append(now_us + left_us if changed else stored)
-        levels.append(level_of(rule, left_us, lack_us))
+        levels.append(level_of(rule, left_us, lack_us, peek))
     return tuple(after), tuple(levels)
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from bakerygw.core.openapi_geocode import geocode_answer, geocode_request, geocode_schemas
 from bakerygw.core.problem import BEARER_CHALLENGE, PROBLEMS, TYPE_BASE
 from bakerygw.core.routing import Route
 
@@ -33,10 +34,14 @@ LATER: Final[Mapping[str, str]] = {
     "/api/v1/alerts/stream": "Alerts of the tenant as server-sent events",
     "/api/v1/alerts/ticket": "A ticket that opens one stream or socket",
     "/api/v1/training/ws": "Training progress over WebSocket",
-    "/api/v1/geocode": "An address to coordinates",
-    "/api/v1/limits": "The caller's limits, what remains of them, and their reset",
 }
-GET_ONLY: Final = frozenset({"/api/v1/alerts/stream", "/api/v1/training/ws", "/api/v1/limits"})
+GET_ONLY: Final = frozenset({"/api/v1/alerts/stream", "/api/v1/training/ws"})
+
+ANSWERED: Final[Mapping[str, tuple[str, str]]] = {
+    "/api/v1/limits": ("The caller's limits, what remains of them, and their reset", "Limits"),
+}
+"""What the gateway answers to callers with a token: summary, schema."""
+GEOCODE: Final = "/api/v1/geocode"
 
 INTRODUCTION: Final = (
     "One origin for the REST services of Bakery-IA. Paths under a service's prefix reach that service byte for byte, "
@@ -66,7 +71,12 @@ def build_document(routes: Iterable[Route], *, version: str) -> Json:
             "parameters": _parameters(),
             "headers": _headers(),
             "responses": {f"Problem{status}": _problem_response(status) for status in sorted(_codes_by_status())},
-            "schemas": {"Problem": _problem_schema(), **_health_schemas()},
+            "schemas": {
+                "Problem": _problem_schema(),
+                **_health_schemas(),
+                **geocode_schemas(),
+                "Limits": _limits_schema(),
+            },
         },
     }
 
@@ -127,7 +137,9 @@ def _operation(route: Route, method: str) -> Json:
     rules = _rules(route, method)
     if rules:
         operation["description"] = rules
-    if method in WITH_BODY:
+    if route.prefix == GEOCODE:
+        operation["requestBody"] = geocode_request()
+    elif method in WITH_BODY:
         operation["requestBody"] = {"content": {"*/*": {"schema": {}}}}
     return operation
 
@@ -135,17 +147,22 @@ def _operation(route: Route, method: str) -> Json:
 def _summary(route: Route) -> str:
     if route.kind == "proxy":
         return f"Passed through to the service {(route.service or '').replace('_', '-')}"
+    if route.prefix in ANSWERED:
+        return ANSWERED[route.prefix][0]
     return LATER.get(route.prefix, "Answered by the gateway")
 
 
 def _rules(route: Route, method: str) -> str:
     rules = []
-    if route.kind == "later":
+    if route.kind == "later" and route.prefix != GEOCODE:
         rules.append("For the time being this answers 503 with the code `service-unavailable`.")
     if route.min_tier is not None:
         rules.append(f"Needs the subscription tier `{route.min_tier}` or a higher one.")
     if method in route.critical:
-        rules.append("A critical operation: refused to demo sessions (403 `demo-isolation`).")
+        rules.append(
+            "A critical operation: the tenant service confirms the subscription first (401 `token-stale`, 503 "
+            "`critical-check-unavailable`), and demo sessions are refused (403 `demo-isolation`)."
+        )
     if route.limit is not None:
         rules.append(f"Limited to {route.limit.requests} requests in {route.limit.window_s} s.")
     if route.auth_limit:
@@ -160,15 +177,22 @@ def _parameter_names(route: Route) -> tuple[str, ...]:
 
 
 def _answer(route: Route) -> Json:
+    headers = _refs("X-Request-ID", "RateLimit-Policy", "RateLimit")
+    if route.prefix == GEOCODE:
+        return {"200": {**geocode_answer(), "headers": headers}}
     if route.kind == "later":
         return {}
     description = "The service's own answer, unchanged." if route.kind == "proxy" else "The answer."
     headers = _refs("X-Request-ID", "RateLimit-Policy", "RateLimit")
+    if route.prefix in ANSWERED:
+        schema: Json = {"$ref": f"#/components/schemas/{ANSWERED[route.prefix][1]}"}
+        content: Json = {"application/json": {"schema": schema}}
+        return {"200": {"description": description, "headers": headers, "content": content}}
     return {"2XX": {"description": description, "headers": headers}}
 
 
 def _statuses(route: Route) -> set[int]:
-    statuses = {*EVERYWHERE, *((502, 504) if route.kind == "proxy" else ())}
+    statuses = {*EVERYWHERE, *((502, 504) if route.kind == "proxy" or route.prefix == GEOCODE else ())}
     if route.auth:
         statuses |= {401, 402} if route.tenant else {401}
     return statuses
@@ -257,6 +281,28 @@ def _health_schemas() -> Json:
         }
         schemas[name] = {"type": "object", "required": sorted(properties), "properties": properties}
     return schemas
+
+
+def _limits_schema() -> Json:
+    count: Json = {"type": "integer", "minimum": 0}
+    row: Json = {
+        "policy": {"type": "string", "description": "As in `RateLimit-Policy`."},
+        "scope": {"type": "string", "enum": ["user", "tenant", "address"]},
+        "limit": {**count, "description": "Requests in a full bucket."},
+        "window_seconds": {**count, "description": "In which an empty bucket becomes full, evenly."},
+        "remaining": count,
+        "reset_seconds": {**count, "description": "Until the bucket is full."},
+        "retry_after": {**count, "description": "Seconds until a request passes again; only while nothing is left."},
+        "until": {"type": "string", "format": "date-time", "description": "The end of a limit that holds for a time."},
+    }
+    optional = ("retry_after", "until")
+    required = [name for name in row if name not in optional]
+    properties: Json = {
+        "tenant_id": {"type": "string"},
+        "limits": {"type": "array", "items": {"type": "object", "required": required, "properties": row}},
+        "concurrent_requests": {**count, "description": "Of the tenant at the same time, on each instance."},
+    }
+    return {"type": "object", "required": sorted(properties), "properties": properties}
 
 
 def _parameters() -> Json:

@@ -30,7 +30,14 @@ class Trace:
     """Seconds from the request being handed to the service until its response head, or until it was clear that there
     would be none; `None` where nothing was sent, as while its breaker is open."""
     limited: str | None = None
-    """The name of the policy whose limit was exceeded, shadow policies included."""
+    """The names of the policies whose limits were exceeded, shadow policies included."""
+    exceeded: tuple[tuple[str, bool], ...] = ()
+    """The same one by one, each with whether it is a shadow."""
+
+    def exceed(self, policy: str, shadow: bool) -> None:
+        """Note that the limit of this policy was exceeded."""
+        self.exceeded = (*self.exceeded, (policy, shadow))
+        self.limited = ", ".join(name for name, _ in self.exceeded)
 
 
 @value

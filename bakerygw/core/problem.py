@@ -19,7 +19,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "subscription-expired": (402, "Subscription expired"),
     "subscription-inactive": (402, "Subscription not active"),
     "tier-required": (403, "Needs a higher subscription tier"),
-    "tenant-forbidden": (403, "No access to this tenant"),
+    "tenant-forbidden": (403, "No access to this tenant or to this part of it"),
     "tenant-read-only": (403, "Tenant is read-only"),
     "demo-isolation": (403, "Demo and real tenants are kept apart"),
     "insecure-transport": (403, "HTTPS required"),
@@ -45,6 +45,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "upstream-timeout": (504, "Service did not answer in time"),
 }
 
+# Of a problem that brings no challenge of its own.
 BEARER_CHALLENGE: Final = {
     "token-missing": b"Bearer",
     "token-invalid": b'Bearer error="invalid_token"',
@@ -112,7 +113,7 @@ def problem_reply(problem: Problem, *, instance: str, request_id: str) -> Reply:
         document.setdefault(name, value)  # no policy may redefine the members above
     headers = [(b"Content-Type", b"application/problem+json"), (b"Cache-Control", b"no-store")]
     challenge = BEARER_CHALLENGE.get(problem.code)
-    if challenge is not None:
+    if challenge is not None and not any(name == b"WWW-Authenticate" for name, _ in problem.headers):
         headers.append((b"WWW-Authenticate", challenge))
     if problem.retry_after_s is not None:
         document["retry_after"] = problem.retry_after_s

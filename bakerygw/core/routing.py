@@ -161,7 +161,7 @@ class Router:
         if _TENANT_ID.fullmatch(segment) is None:
             raise refuse(
                 "bad-request",
-                "The tenant's id in the path must be 1 to 64 unencoded letters, digits and . _ - characters.",
+                "Name the tenant in the path by its id: 1 to 64 unencoded letters, digits and . _ - characters.",
                 reason="tenant-id",
             )
         return Match(route=found.route, tenant_id=segment.decode("ascii"))
@@ -202,13 +202,11 @@ def check_target(target: bytes) -> tuple[bytes, bytes | None]:
     if clean is not None:
         return clean[1], clean[2]
     if not target.startswith(b"/"):
-        raise refuse("bad-request", "The request target must begin with a slash.", reason="target-form")
+        raise refuse("bad-request", "Begin the request target with a slash.", reason="target-form")
     if _UNPRINTABLE.search(target) is not None:
-        raise refuse(
-            "bad-request", "The request target may hold printable ASCII without spaces only.", reason="target-bytes"
-        )
+        raise refuse("bad-request", "Send printable ASCII without spaces as the request target.", reason="target-bytes")
     if b"#" in target:
-        raise refuse("bad-request", "The request target must not hold a fragment (#).", reason="target-fragment")
+        raise refuse("bad-request", "Leave the fragment (#) out of the request target.", reason="target-fragment")
     path, mark, query = target.partition(b"?")
     _check_path(path)
     return path, query if mark else None
@@ -216,13 +214,11 @@ def check_target(target: bytes) -> tuple[bytes, bytes | None]:
 
 def _check_path(path: bytes) -> None:
     if b"//" in path:
-        raise refuse("bad-request", "The path holds an empty segment (//).", reason="path-empty-segment")
+        raise refuse("bad-request", "Spell the path without empty segments (//).", reason="path-empty-segment")
     if b"\\" in path:
-        raise refuse("bad-request", "The path holds a backslash.", reason="path-backslash")
+        raise refuse("bad-request", "Spell the path without backslashes.", reason="path-backslash")
     if _BAD_ESCAPE.search(path) is not None:
-        raise refuse(
-            "bad-request", "A percent sign in the path is not followed by two hex digits.", reason="path-escape"
-        )
+        raise refuse("bad-request", "Put two hex digits behind each percent sign in the path.", reason="path-escape")
     text = path
     for layer in range(_MAX_LAYERS):
         _check_layer(text, layer)
@@ -230,7 +226,7 @@ def _check_path(path: bytes) -> None:
         if decoded == text:
             return
         text = decoded
-    raise refuse("bad-request", "The path is percent-encoded too many times over.", reason="path-layers")
+    raise refuse("bad-request", "Percent-encode the path once, not many times over.", reason="path-layers")
 
 
 def _check_layer(text: bytes, layer: int) -> None:
@@ -239,8 +235,8 @@ def _check_layer(text: bytes, layer: int) -> None:
     encoded = _ENCODED_SEPARATOR.search(text)
     if encoded is not None:
         name = _SEPARATORS[encoded[1].lower()]
-        raise refuse("bad-request", f"The path holds a {times}percent-encoded {name}.", reason="path-encoded-separator")
+        raise refuse("bad-request", f"Leave out the {times}percent-encoded {name}.", reason="path-encoded-separator")
     if layer and _ENCODED_DOT.search(text) is not None:
-        raise refuse("bad-request", "The path holds a doubly percent-encoded dot.", reason="path-encoded-dot")
+        raise refuse("bad-request", "Spell the path without a doubly percent-encoded dot.", reason="path-encoded-dot")
     if _DOT_SEGMENT.search(text) is not None:
-        raise refuse("bad-request", "The path holds a dot segment (. or ..).", reason="path-dot-segment")
+        raise refuse("bad-request", "Resolve the dot segments (. or ..).", reason="path-dot-segment")

@@ -1,6 +1,6 @@
 """Which tenant a request is for, and what that tenant may do now. Values in, decision out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import ceil
@@ -9,11 +9,14 @@ from urllib.parse import quote
 
 from bakerygw.core.claims import MAX_UNIX_S, TIERS, Claims, Subscription, TenantAccess, is_id
 from bakerygw.core.http import WRITING_METHODS, Pairs
+from bakerygw.core.limits import TenantLimit
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.values import value
 
 GRACE_HEADER: Final = b"X-Subscription-Grace"
 DAY_S: Final = 86_400
+CARRYING: Final = ("active", "trialing", "past_due")
+"""Statuses of a subscription that let requests pass, for a time."""
 
 # Visible ASCII but "%", so that what was escaped can be told from what was sent so.
 _VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
@@ -37,6 +40,8 @@ class TenantFlags:
     """Unix seconds at which its subscription last changed."""
     read_only: ReadOnly | None = None
     demo: bool = False
+    limit: TenantLimit | None = None
+    """What all its requests together are limited to for a time."""
 
 
 @value
@@ -47,9 +52,15 @@ class TenantView:
     role: str | None
     """The user's role in this tenant."""
     subscription: Subscription | None
-    """This tenant's; `None` where the token tells none."""
+    """This tenant's; `None` where the token does not tell it whole, until it has been looked up."""
     own: bool
     """It is the token's own tenant, not one of `tenant_access`."""
+    entry_tier: str | None = None
+    """The tier that the entry of `tenant_access` gives, whatever is looked up."""
+    looked_up: bool = False
+    """The subscription is what the tenant service said, not what the token says."""
+    email: str | None = None
+    """The user's, where it was looked up because the token has none."""
 
 
 def effective_tenant(claims: Claims, path_tenant: str | None, header_values: tuple[bytes, ...]) -> TenantView:
@@ -68,10 +79,44 @@ def effective_tenant(claims: Claims, path_tenant: str | None, header_values: tup
         raise refuse("demo-isolation", detail, reason="demo-token-elsewhere")
     for entry in claims.tenant_access:
         if entry.tenant_id == tenant_id:
-            subscription = _entry_subscription(entry, claims.subscription)
-            return TenantView(tenant_id=tenant_id, role=entry.role, subscription=subscription, own=False)
+            return TenantView(
+                tenant_id=tenant_id,
+                role=entry.role,
+                subscription=_entry_subscription(entry),
+                own=False,
+                entry_tier=entry.tier,
+            )
+    if claims.key is not None:
+        raise refuse("tenant-forbidden", "This API key is for another tenant; have an operator create one for this.")
     detail = "This account has no access to that tenant; ask its owner for access, then sign in again."
     raise refuse("tenant-forbidden", detail)
+
+
+def with_subscription(view: TenantView, found: Subscription) -> TenantView:
+    """The view with a subscription that was looked up; the tier that an entry of the token gives stays in force."""
+    if view.entry_tier is not None and view.entry_tier != found.tier:
+        found = Subscription(tier=view.entry_tier, status=found.status, valid_until=found.valid_until)
+    return replace(view, subscription=found, looked_up=True)
+
+
+def with_email(view: TenantView, email: str) -> TenantView:
+    """The view with the user's e-mail address, which the token leaves out."""
+    return replace(view, email=email)
+
+
+def confirmed(view: TenantView, found: Subscription) -> TenantView:
+    """The view, once the tenant service has said what the subscription is at this moment.
+
+    What was only looked up gives way to it; what the token says must agree. Raises `Refused` token-stale.
+    """
+    told = view.subscription
+    if told is None or view.looked_up:
+        if view.entry_tier is not None and view.entry_tier != found.tier:
+            raise _contradicted()
+        return with_subscription(view, found)
+    if (told.tier, told.status) != (found.tier, found.status):
+        raise _contradicted()
+    return view
 
 
 def check_demo(claims: Claims, flags_demo: bool) -> None:
@@ -81,13 +126,17 @@ def check_demo(claims: Claims, flags_demo: bool) -> None:
         raise refuse("demo-isolation", detail, reason="ordinary-token-in-demo")
 
 
-def check_fresh(iat: float, changed_at: float | None) -> None:
-    """Refuse tokens issued before the tenant's subscription last changed; both in Unix seconds.
+def is_stale(iat: float, changed_at: float | None) -> bool:
+    """Whether a token was issued before the tenant's subscription last changed; both in Unix seconds.
 
     The change counts as of the next whole second, because `iat` is commonly cut down to one.
-    Raises `Refused` token-stale.
     """
-    if changed_at is not None and iat < ceil(changed_at):
+    return changed_at is not None and iat < ceil(changed_at)
+
+
+def check_fresh(iat: float, changed_at: float | None) -> None:
+    """Refuse tokens issued before the tenant's subscription last changed. Raises `Refused` token-stale."""
+    if is_stale(iat, changed_at):
         detail = "The tenant's subscription has changed since this token was issued; refresh the token."
         raise refuse("token-stale", detail)
 
@@ -102,8 +151,9 @@ def check_subscription(subscription: Subscription | None, now: float, grace_days
     if subscription is None:
         detail = "The access token carries no subscription; subscribe to a plan, then sign in again."
         raise refuse("subscription-inactive", detail, reason="no-subscription-claim")
-    if subscription.status not in ("active", "trialing", "past_due"):
-        raise _inactive(subscription, "The subscription is not active; renew it, then sign in again.", "status")
+    if subscription.status not in CARRYING:
+        detail = f"The subscription is {subscription.status!r}, which opens nothing; renew it, then sign in again."
+        raise _inactive(subscription, detail, "status")
     if subscription.valid_until is None:
         detail = "The subscription does not say until when it is valid; renew it, then sign in again."
         raise _inactive(subscription, detail, "no-valid-until")
@@ -112,13 +162,14 @@ def check_subscription(subscription: Subscription | None, now: float, grace_days
     grace_until = subscription.valid_until + grace_days * DAY_S
     if now < grace_until:
         return _iso(grace_until)
+    ended, grace_ended = _iso(subscription.valid_until), _iso(grace_until)
     raise refuse(
         "subscription-expired",
-        "The subscription and its grace period have ended; renew it, then sign in again.",
+        f"The subscription ended {ended} and its grace period {grace_ended}; renew it, then sign in again.",
         subscription_status=subscription.status,
         tier=subscription.tier,
-        valid_until=_iso(subscription.valid_until),
-        grace_until=_iso(grace_until),
+        valid_until=ended,
+        grace_until=grace_ended,
     )
 
 
@@ -126,7 +177,9 @@ def check_tier(tier: str | None, min_tier: str | None) -> None:
     """Refuse a tier below the route's (starter < professional < enterprise). Raises `Refused` tier-required."""
     if min_tier is None or TIERS.get(tier or "", 0) >= TIERS[min_tier]:
         return
-    detail = f"This needs the {min_tier} tier or a higher one; upgrade the subscription."
+    has = f"the tenant has {tier}" if tier is not None else "the tenant has none"
+    higher = "" if TIERS[min_tier] == max(TIERS.values()) else " or a higher one"
+    detail = f"This needs the {min_tier} tier{higher}, and {has}; upgrade the subscription, then refresh the token."
     raise refuse("tier-required", detail, required_tier=min_tier, current_tier=tier)
 
 
@@ -154,6 +207,8 @@ def identity_headers(claims: Claims, view: TenantView | None) -> Pairs:
     pairs = [(b"X-User-Id", claims.user_id.encode())]
     if claims.email is not None:
         pairs.append((b"X-User-Email", _visible(claims.email)))
+    elif view is not None and view.email is not None:
+        pairs.append((b"X-User-Email", _visible(view.email)))
     if view is not None:
         if view.role is not None:
             pairs.append((b"X-User-Role", view.role.encode()))
@@ -180,26 +235,31 @@ def _named(path_tenant: str | None, header_values: tuple[bytes, ...]) -> str:
     if path_tenant is not None:
         names.insert(0, path_tenant)
     if not all(map(is_id, names)):
-        raise refuse("bad-request", "A tenant id is 1 to 64 letters, digits, '.', '_' or '-'.", reason="tenant-id")
+        raise refuse("bad-request", "Send an id of 1 to 64 letters, digits, '.', '_' or '-'.", reason="tenant-id")
     if len(set(names)) > 1:
         raise refuse("tenant-ambiguous", "Path and X-Tenant-ID name different tenants; name one tenant only.")
     return names[0]
 
 
-def _entry_subscription(entry: TenantAccess, own: Subscription | None) -> Subscription | None:
-    """The subscription of a tenant other than the token's own.
+def _entry_subscription(entry: TenantAccess) -> Subscription | None:
+    """The subscription of a tenant other than the token's own, if its entry tells all of it.
 
-    The tier is the entry's, or the lowest where it has none: what the own tenant has paid for opens nothing
-    elsewhere. `status` and `valid_until` that the entry leaves out are taken from the token's own subscription,
-    the nearest thing known without asking the tenant service. With no status at all there is no subscription.
+    What is missing is not taken from the token's own tenant: what that has paid for opens nothing elsewhere. A status
+    that lets nothing pass is enough by itself.
     """
-    status = entry.status or (own.status if own else None)
-    if status is None:
+    if entry.status is not None and entry.status not in CARRYING:
+        return Subscription(tier=entry.tier or "starter", status=entry.status, valid_until=entry.valid_until)
+    if entry.tier is None or entry.status is None or entry.valid_until is None:
         return None
-    valid_until = entry.valid_until
-    if valid_until is None and own is not None:
-        valid_until = own.valid_until
-    return Subscription(tier=entry.tier or "starter", status=status, valid_until=valid_until)
+    return Subscription(tier=entry.tier, status=entry.status, valid_until=entry.valid_until)
+
+
+def _contradicted() -> Refused:
+    detail = (
+        "The tenant's subscription is no longer what this access token says, and nothing was changed; "
+        "refresh the token, then repeat this."
+    )
+    return refuse("token-stale", detail, reason="contradicted")
 
 
 def _inactive(subscription: Subscription, detail: str, reason: str) -> Refused:

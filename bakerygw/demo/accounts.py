@@ -79,6 +79,8 @@ class Account:
     tenant_id: str
     role: str
     access: tuple[Access, ...] = ()
+    old_token: bool = False
+    """Signs in to tokens as the auth service made them once: without `subscription` and without `email`."""
     shows: str = ""
     """What this account is good for in the demo, in a few words."""
 
@@ -188,6 +190,12 @@ def demo_directory(now: Callable[[], float]) -> Directory:
     accounts = (
         _account("ana@espiga.example", "Ana Romero", t["espiga"], "owner", "everything works"),
         _account("luis@espiga.example", "Luis Vega", t["espiga"], "baker", "the same bakery, another role"),
+        replace(
+            _account(
+                "rosa@espiga.example", "Rosa Gil", t["espiga"], "manager", "an old token: plan and e-mail looked up"
+            ),
+            old_token=True,
+        ),
         _account("claire@martin.example", "Claire Martin", t["martin"], "owner", "a smaller plan"),
         replace(
             _account("jordi@martin.example", "Jordi Serra", t["martin"], "admin", "may also enter La Espiga"),

@@ -54,6 +54,8 @@ class Issuer:
             "iss": ISSUER,
             "jti": str(uuid4()),
         }
+        if account.old_token:
+            del claims["subscription"], claims["email"]
         if tenant.demo:
             claims |= {"is_demo": True, "demo_session_id": session_id}
         return jwt.encode(claims, self._key, algorithm="RS256")

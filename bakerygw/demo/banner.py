@@ -37,7 +37,7 @@ def banner_commands(
     """Every line of the banner, in the order in which they are to be run; they need curl and sed.
 
     `accounts` are those of `DemoServices`. Without a token file the admin token is taken from `$ADMIN_TOKEN`.
-    In all they sign in seven times and use up the limit of one account, the last.
+    In all they sign in eight times and use up the limit of one account, the last.
     """
     tenant = {account.email.partition("@")[2].partition(".")[0]: account.tenant_id for account in accounts}
     token = "$ADMIN_TOKEN" if admin_token_file is None else f"$(cat {shlex.quote(admin_token_file)})"
@@ -103,6 +103,17 @@ def _work() -> Iterator[Command]:
         f"VISITOR=$(login visitor@demo.example); curl -s {STATUS} {visitor} $GW/api/v1/sales",
         "200",
     )
+    yield _line(
+        "an address on the map",
+        f"""curl -s {ana} -H "$J" -d '{{"query":"Carrer de Verdi 12"}}' $GW/api/v1/geocode; echo""",
+        '"city":"Barcelona"',
+    )
+    yield _line(
+        "the token of Rosa is an old one: the gateway asks for her plan and her e-mail address",
+        f"ROSA=$(login rosa@espiga.example); curl -s {_as('ROSA')} $GW/api/v1/external/echo | tr '[' '\\n'"
+        " | grep -e Tier -e Email",
+        '"X-Subscription-Tier", "professional"',
+    )
     yield _line("health of the gateway and its services", "curl -s $GW/health; echo", '"services"')
 
 
@@ -155,6 +166,13 @@ def _operation(token: str) -> Iterator[Command]:
     yield _line("her writes are refused", f"curl -s {WHY} {sale} | why", "403 tenant-read-only")
     yield _line("operators: end the hold", f"curl -s -X DELETE {operator} $RO; echo")
     yield _line("and they pass", f"curl -s {STATUS} {sale}", "201")
+    plan = """-X PUT -d '{"tier":"enterprise"}' $GW/api/v1/tenants/$ESPIGA/subscription"""
+    yield _line(
+        "a bigger plan: the tenant service is asked first, then every older token is stale, also that of Ana",
+        f'curl -s {STATUS} {ana} -H "$J" {plan}',
+        "200",
+    )
+    yield _line("", f"curl -s {WHY} {ana} $GW/api/v1/sales | why", "401 token-stale")
 
 
 def _excess() -> Iterator[Command]:

@@ -12,6 +12,7 @@ from bakerygw.core.tenancy import TenantFlags
 from bakerygw.demo.accounts import Account, Tenant, demo_directory
 from bakerygw.demo.auth import AuthService, Issuer
 from bakerygw.demo.data import COLLECTIONS, DEMO_SERVICES, SERVICES
+from bakerygw.demo.geocoder import geocoder
 from bakerygw.demo.records import Records, RecordService, with_echo
 from bakerygw.demo.tenants import TenantService
 from bakerygw.demo.web import LoopbackSite, Service
@@ -34,6 +35,8 @@ class DemoServices:
         self._seed = f"{random.getrandbits(64):x}"
         self._listening: list[tuple[IListeningPort, LoopbackSite]] = []
         self._urls: dict[str, str] = {}
+        self.geocoder_url = ""
+        """Base URL of the map, which is no service of the gateway's. Filled by `start`."""
 
     @property
     def urls(self) -> Mapping[str, str]:
@@ -64,13 +67,18 @@ class DemoServices:
         """Listen with every service on a free port; if one cannot, none stays and the error goes on."""
         try:
             for name, service in self._services():
-                site = LoopbackSite(name.removeprefix("demo:"), service, self._reactor)
-                port = await TCP4ServerEndpoint(self._reactor, 0, interface=LOOPBACK).listen(site)
-                self._listening.append((port, site))
-                self._urls[name] = f"http://{LOOPBACK}:{port.getHost().port}"
+                self._urls[name] = await self._listen(name.removeprefix("demo:"), service)
+            self.geocoder_url = await self._listen("geocoder", geocoder)
         except BaseException:
             await self.stop()
             raise
+
+    async def _listen(self, name: str, service: Service) -> str:
+        """Serve on a free port; the base URL."""
+        site = LoopbackSite(name, service, self._reactor)
+        port = await TCP4ServerEndpoint(self._reactor, 0, interface=LOOPBACK).listen(site)
+        self._listening.append((port, site))
+        return f"http://{LOOPBACK}:{port.getHost().port}"
 
     async def stop(self) -> None:
         """Close every port, cut what is still connected, and return when all of it is gone."""

@@ -1,11 +1,12 @@
 """The steps between a request's head and its handler, each one decision; `Gateway` puts them in order."""
 
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
-from bakerygw.core.claims import Claims
-from bakerygw.core.heads import client_subject
+from bakerygw.core.claims import Claims, Subscription
 from bakerygw.core.http import WRITING_METHODS, Pairs, RequestHead
-from bakerygw.core.limits import Bucket, Level, refusing, whole_seconds
+from bakerygw.core.key_terms import check_terms
+from bakerygw.core.limits import Level, refusing
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.routing import Match, Route
@@ -21,11 +22,14 @@ from bakerygw.core.tenancy import (
 )
 from bakerygw.core.values import value
 from bakerygw.edge.credentials import presented
+from bakerygw.edge.keys import MISPLACED, KeyDesk, looks_like_key, revoked_key
+from bakerygw.edge.limiting import buckets_of, limit_refusal
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import (
     AdmissionAsk,
     AdmissionState,
     AdmissionStore,
+    CredentialsUnavailable,
     Scheme,
     StoreUnavailable,
     Telemetry,
@@ -33,6 +37,8 @@ from bakerygw.ports import (
 )
 
 RETRY_AFTER_STATE_S: Final = 2
+RETRY_AFTER_KEYS_S: Final = 5
+"""The key set is asked for at longer and longer intervals; a few seconds are between the first of them."""
 
 
 @value
@@ -50,6 +56,15 @@ class Caller:
 
 
 @value
+class Confirmed:
+    """What the tenant service has said about a critical operation's tenant, just before it is done."""
+
+    subscription: Subscription
+    again: Callable[[], Coroutine[Any, Any, Subscription]]
+    """Asks once more. Raises `LookupFailed`."""
+
+
+@value
 class Grant:
     """A request that may go to its handler."""
 
@@ -61,6 +76,8 @@ class Grant:
     """How the caller's limits stand."""
     caller: Caller | None = None
     """How the caller has identified itself; `None` on public routes."""
+    confirmed: Confirmed | None = None
+    """For critical operations."""
 
 
 NOBODY: Final = Caller(scheme=None, secret=b"", known=None, said=None)
@@ -70,8 +87,8 @@ PUBLIC: Final = Grant(claims=None, view=None)
 class Admission:
     """The policy steps over the ports. One `Admission` serves all requests."""
 
-    def __init__(self, store: AdmissionStore, telemetry: Telemetry) -> None:
-        self._store, self._telemetry = store, telemetry
+    def __init__(self, store: AdmissionStore, telemetry: Telemetry, keys: KeyDesk) -> None:
+        self._store, self._telemetry, self._keys = store, telemetry, keys
 
     def caller_of(self, head: RequestHead, match: Match | None, policies: Policies, trace: Trace) -> Caller:
         """Look at the token, if this route reads it. No decision is taken, so a bad one is `NOBODY` here."""
@@ -83,6 +100,8 @@ class Admission:
             return NOBODY
         credentials = policies.credentials[scheme]
         known = credentials.known(secret)
+        if known is not None and known.key is not None and not known.key.admits(head.client):
+            known = None  # nobody who has found a key spends what its machine has left
         self._telemetry.token_cache(known is not None)
         if known is not None:
             trace.user_id, trace.tenant_id = known.user_id, known.tenant_id
@@ -90,35 +109,31 @@ class Admission:
 
     async def ask(self, head: RequestHead, match: Match | None, caller: Caller, policies: Policies) -> AdmissionState:
         """Everything that this request needs of the shared state, in its one round trip."""
+        known, tenants = caller.known, _tenants(head, match, caller.said)
+        effective = tenants[-1] if tenants and known is not None else None
         try:
             return await self._store.admit(
                 AdmissionAsk(
-                    buckets=_buckets(head, match, caller, policies),
-                    tenants=_tenants(head, match, caller.said),
+                    buckets=buckets_of(head, match, known, policies, effective),
+                    tenants=tenants,
                     digests=(caller.said.digest,) if caller.said is not None and match is not None else (),
-                    verified=caller.known is not None,
+                    verified=known is not None,
+                    limit_of=effective,
+                    demo=known is not None and known.is_demo,
+                    peek=effective is not None and match is not None and match.route.action == "limits",
                 )
             )
         except StoreUnavailable:
             raise state_unavailable("limits-closed") from None
 
-    def check_limit(self, levels: tuple[Level, ...], trace: Trace) -> None:
+    def check_limit(self, levels: tuple[Level, ...], caller: Caller, trace: Trace) -> None:
         """Refuse when a bucket is empty; a shadow policy is only noted."""
         for level in levels:
             if not level.allowed:
-                trace.limited = level.rule.name
+                trace.exceed(level.rule.name, level.rule.shadow)
         refused = refusing(levels)
         if refused is not None:
-            retry_s = whole_seconds(refused.retry_us)
-            rule = refused.rule
-            raise Refused(
-                Problem(
-                    code="rate-limited",
-                    detail=f"At most {rule.requests} requests in {rule.window_s} seconds; wait {retry_s} seconds.",
-                    members={"policy": rule.name, "limit": rule.requests, "window_seconds": rule.window_s},
-                    retry_after_s=retry_s,
-                )
-            )
+            raise limit_refusal(refused, caller.known is not None)
 
     def check_route(self, head: RequestHead, match: Match | None) -> Match:
         """The match, if there is one and its route takes this method."""
@@ -127,7 +142,7 @@ class Admission:
         route = match.route
         if route.methods is not None and head.method not in route.methods:
             allow = ", ".join(sorted(route.methods)).encode("ascii")
-            detail = f"This path takes {allow.decode('ascii')}."
+            detail = f"Use another method here: {allow.decode('ascii')}."
             raise Refused(Problem(code="method-not-allowed", detail=detail, headers=((b"Allow", allow),)))
         return match
 
@@ -145,14 +160,21 @@ class Admission:
 
         Counts the attempt if it fails; else `tenant_of` does, which finds out whether the token is stale.
         """
+        scheme, secret = caller.scheme, caller.secret
         try:
-            scheme, secret = (caller.scheme, caller.secret) if caller.scheme else presented(head, policies.credentials)
+            if scheme is None:
+                scheme, secret = presented(head, policies.credentials)
             claims = await policies.credentials[scheme].verify(secret)
         except TokenRefused as refused:
             self._telemetry.auth_attempt(refused.code)
-            raise refuse(refused.code, _TOKEN_DETAILS[refused.code], reason=refused.reason) from None
+            if scheme == "key":
+                raise self._keys.refused(refused, secret, head) from None
+            detail = MISPLACED if looks_like_key(secret) else _TOKEN_DETAILS[refused.code]
+            raise refuse(refused.code, detail, reason=refused.reason) from None
         except StoreUnavailable:
             raise state_unavailable("credential") from None
+        except CredentialsUnavailable:
+            raise _credentials_unavailable() from None
         except Refused as refusal:
             self._telemetry.auth_attempt(refusal.problem.code)
             raise
@@ -177,11 +199,17 @@ class Admission:
         """
         try:
             _check_in_force(claims, state)
+            if claims.key is not None:
+                check_terms(claims.key, head, match.route)
             view = _tenant_of(head, match, claims, state, trace)
         except Refused as refusal:
             code = refusal.problem.code
             self._telemetry.auth_attempt(code if code in ("token-stale", "token-revoked") else "ok")
+            if claims.key is not None:
+                self._keys.turned_away(claims, claims.key, head, refusal.problem)
             raise
+        if claims.key is not None:
+            self._keys.used(claims, claims.key, head)
         self._telemetry.auth_attempt("ok")
         return view
 
@@ -218,8 +246,22 @@ def state_unavailable(reason: str) -> Refused:
     )
 
 
+def _credentials_unavailable() -> Refused:
+    """The refusal for a token that may be good, while there is nothing to check it with."""
+    return Refused(
+        Problem(
+            code="state-unavailable",
+            detail="Access tokens can't be checked at the moment. Yours may be good: keep it, and try again shortly.",
+            retry_after_s=RETRY_AFTER_KEYS_S,
+            reason="keys",
+        )
+    )
+
+
 def _check_in_force(claims: Claims, state: AdmissionState) -> None:
     if state.revoked.get(claims.digest):
+        if claims.key is not None:
+            raise revoked_key()
         raise refuse("token-revoked", "The access token was put out of force; sign in again.")
 
 
@@ -247,26 +289,8 @@ def _tenant_of(head: RequestHead, match: Match, claims: Claims, state: Admission
     return view
 
 
-def _buckets(head: RequestHead, match: Match | None, caller: Caller, policies: Policies) -> tuple[Bucket, ...]:
-    """The buckets to take from: by verified user, else by address, so that nobody spends another's."""
-    route = match.route if match is not None else None
-    rule = (route.limit if route is not None else None) or policies.general_limit
-    known = caller.known
-    if known is None:
-        subject = "addr:" + client_subject(head.client)
-    elif known.is_demo:
-        subject = "demo:" + known.user_id
-    else:
-        subject = "user:" + known.user_id
-    general = Bucket(key=f"{rule.name}:{subject}", rule=rule)
-    if route is None or not route.auth_limit:
-        return (general,)
-    strict = policies.auth_limit
-    return general, Bucket(key=f"{strict.name}:addr:{client_subject(head.client)}", rule=strict)
-
-
 def _tenants(head: RequestHead, match: Match | None, said: Claims | None) -> tuple[str, ...]:
-    """The tenants whose flags may matter: the token's own and, if it opens that one, the one that the request names.
+    """The tenants whose flags may matter: the token's own and, last, the one that the request names, if opened.
 
     Any other named tenant is refused by the token alone, and nobody can have flags read that are not theirs.
     """

@@ -124,7 +124,7 @@ class ApiDocs:
         """
         asset = self._assets.get(head.path)
         if asset is None:
-            raise Refused(Problem(code="not-found", detail="The documentation has no such part."))
+            raise Refused(Problem(code="not-found", detail="The documentation has no such part; begin at /docs."))
         read_only_method(head)
         return asset.reply_to(head)
 

@@ -166,7 +166,9 @@ class _Collector:
         self._done(b"".join(self._parts))
 
     def cut(self, reason: str) -> None:
-        self._done(Problem(code="bad-request", detail="The request body ended early.", reason=reason, close=True))
+        self._done(
+            Problem(code="bad-request", detail="Send the whole body: it ended early.", reason=reason, close=True)
+        )
 
 
 async def collect(body: BodySource, cap: int) -> bytes:

@@ -299,7 +299,7 @@ class EdgeChannel(Line):
         elif self._active is not None or self._queue:
             return  # it is we who don't read; the time begins anew with the end of the reply
         elif self._framer.in_head:
-            detail = f"The request's head must arrive within {self._limits.head_s:g} seconds."
+            detail = f"Send the request's head within {self._limits.head_s:g} seconds."
             self._broken(refuse("request-timeout", detail, close=True))
             self._advance()
         else:

@@ -126,6 +126,10 @@ class Conversation:
                 trace.cause = cut
         except CancelledError:
             trace.reason = exchange.lost_by
+        finally:
+            party = exchange.party
+            if party is not None:
+                party.discard(exchange)
         self._tell(trace, status, exchange.body.received, exchange.bytes_out)
 
     def _trace(self, head: RequestHead) -> Trace:
@@ -149,7 +153,7 @@ class Conversation:
             raise
         except Exception:
             self._log.failure("request.crashed", request_id=trace.request_id)
-            problem = Problem(code="internal-error", detail="An error of the gateway's own; it has been logged.")
+            problem = Problem(code="internal-error", detail="The gateway itself failed here; report the request_id.")
             return self.refused(Refused(problem), trace).with_headers(standing)
 
     def refused(self, refusal: Refused, trace: Trace) -> Reply:

@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from bakerygw.core.claims import bearer_token
 from bakerygw.core.http import RequestHead
+from bakerygw.edge.keys import api_key, is_api_key
 from bakerygw.ports import Scheme
 
 
@@ -12,4 +13,7 @@ def presented(head: RequestHead, accepted: Collection[Scheme]) -> tuple[Scheme, 
 
     Raises `Refused`: token-missing or token-invalid.
     """
-    return "bearer", bearer_token(head.fields.get(b"authorization", ()))
+    values = head.fields.get(b"authorization", ())
+    if "key" in accepted and is_api_key(values):
+        return "key", api_key(values)
+    return "bearer", bearer_token(values)

@@ -170,6 +170,8 @@ class Exchange(ReplyWriter):
         self.expects_continue = framing.expects_continue
         self.on_lost: Callable[[], None] | None = None
         """Called once if the client leaves before the reply has ended."""
+        self.party: set[Exchange] | None = None
+        """Those among whom it is counted until it ends."""
 
     @property
     def channel(self) -> "EdgeChannel":

@@ -122,7 +122,7 @@ class Framer:
             # the same for a chunk extension or a trailer without end
             self._overhead_bytes += len(data) - (body.received - received)
             if self._overhead_bytes > FREE_OVERHEAD_BYTES + body.received:
-                raise refuse("bad-request", "The body is mostly framing.", reason="chunk-overhead", close=True)
+                raise refuse("bad-request", "Send larger chunks than these.", reason="chunk-overhead", close=True)
         return None
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class Framer:
                 return None
             if isinstance(error, HttpParserInvalidMethodError):
                 raise bad_method(data.lstrip(b"\r\n")) from None
-            detail = "The request is not well-formed HTTP/1.1; nothing of it was processed."
+            detail = "Mend the request: it is not well-formed HTTP/1.1, and nothing of it was processed."
             raise refuse("bad-request", detail, reason=str(error)[:80], close=True) from None
         if self._refusal is not None:
             raise self._refusal.with_traceback(None)  # whose frames hold it, and the connection, in a cycle
@@ -192,7 +192,7 @@ class Framer:
             return
         self._target += piece
         if len(self._target) > self._limits.uri_bytes:
-            detail = f"The request target may have at most {self._limits.uri_bytes} bytes."
+            detail = f"The request target may have at most {self._limits.uri_bytes} bytes; send the rest in a body."
             self._leave(refuse("uri-too-long", detail, close=True))
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -202,7 +202,7 @@ class Framer:
         self._head_size += len(name) + len(value) + 4
         if not self.in_head:
             if self._head_size > TRAILER_BYTES:
-                self._leave(refuse("headers-too-large", "The trailers are too large.", close=True))
+                self._leave(refuse("headers-too-large", "Send fewer or shorter trailers.", close=True))
             return
         if value[-1:] in (b" ", b"\t"):  # white space around a value is no part of it (RFC 9112 §5.1)
             value = value.rstrip(b" \t")
@@ -247,7 +247,7 @@ class Framer:
         """One more chunk: many tiny ones cost more than they carry."""
         self._chunks += 1
         if self._body is not None and self._chunks > FREE_CHUNKS and self._chunks * 16 > self._body.received:
-            self._leave(refuse("bad-request", "Send larger chunks.", reason="tiny-chunks", close=True))
+            self._leave(refuse("bad-request", "Send larger chunks than these.", reason="tiny-chunks", close=True))
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -262,7 +262,7 @@ class Framer:
     def _defect(self) -> Refused:
         """What whoever listens to the parser raised and should not have: a fault of ours, not of the client's."""
         self._log.failure("parsing.crashed")
-        return refuse("internal-error", "An error of the gateway's own; it has been logged.", close=True)
+        return refuse("internal-error", "The gateway itself failed here; report the request_id.", close=True)
 
     def _leave(self, refusal: Refused) -> None:
         """Out of the parser, from inside one of its callbacks."""
@@ -271,7 +271,7 @@ class Framer:
 
     def _head_too_large(self) -> Refused:
         limits = self._limits
-        detail = f"The head may have at most {limits.headers} fields and {limits.head_bytes} bytes."
+        detail = f"Send less in the head: {limits.headers} fields and {limits.head_bytes} bytes at most."
         return refuse("headers-too-large", detail, close=True)
 
 
@@ -281,6 +281,6 @@ def _expects_continue(head: RequestHead, version: str) -> bool:
         return False
     if len(values) == 1 and values[0].lower() == b"100-continue":
         return True
-    refusal = refuse("expectation-failed", "Only `Expect: 100-continue` is understood.", close=True)
+    refusal = refuse("expectation-failed", "Send no Expect but `100-continue`.", close=True)
     refusal.head = head
     raise refusal

@@ -10,9 +10,12 @@ from bakerygw.core.limits import limit_headers
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Refused, refuse
 from bakerygw.core.routing import Action, Match, Route
-from bakerygw.edge.admission import PUBLIC, Admission, Grant
+from bakerygw.edge.admission import PUBLIC, Admission, Confirmed, Grant, state_unavailable
 from bakerygw.edge.conversation import Conversation, standing_headers
+from bakerygw.edge.crowd import Crowd
 from bakerygw.edge.exchange import Exchange
+from bakerygw.edge.inheritance import Inheritance
+from bakerygw.edge.lookups import Inquiry, Lookups
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.ports import Telemetry
@@ -36,15 +39,22 @@ class Gateway(Conversation):
         telemetry: Telemetry,
         clock: IReactorTime,
         now: Callable[[], float],
+        inheritance: Inheritance | None = None,
+        lookups: Lookups | None = None,
     ) -> None:
         """`pages` answers the gateway's own public routes, by their prefix, and `handlers` the routes with an action;
-        `now` gives Unix seconds."""
+        `now` gives Unix seconds; without `inheritance` no tenant opens another; without `lookups` nothing is known but
+        what tokens tell, and nothing critical is done."""
         super().__init__(self.reply_to, standing=self._standing_for, ended=telemetry.ended, clock=clock)
         self.policies = policies
         """The policies in force; assign to swap them for requests to come."""
         self.pages, self.handlers = pages, handlers
+        self.crowd = Crowd()
+        """The requests that are under way now, and may be ended by tenant."""
         self._admission, self._proxy = admission, proxy
         self._telemetry, self._now = telemetry, now
+        self._inheritance = inheritance
+        self._lookups = lookups
 
     async def reply_to(self, exchange: Exchange, trace: Trace) -> Reply:
         """The whole life of a request, in order; a `Refused` at any step is its answer."""
@@ -61,7 +71,7 @@ class Gateway(Conversation):
         state = await admission.ask(head, match, caller, policies)
         owed = limit_headers(state.levels)
         try:
-            admission.check_limit(state.levels, trace)
+            admission.check_limit(state.levels, caller, trace)
             if unroutable is not None:
                 raise unroutable
             match = admission.check_route(head, match)
@@ -72,14 +82,42 @@ class Gateway(Conversation):
                     claims, state = await admission.authenticate(
                         head, match, caller, state, policies=policies, trace=trace
                     )
+                if claims.tenant_access and self._inheritance is not None:
+                    child = self._inheritance.child_of(head, match, claims)
+                    if child is not None:
+                        claims, state = await self._inheritance.extend(child, head, claims, state)
                 view = admission.tenant_of(head, match, claims, state, trace)
+                if self._lookups is not None and (view.subscription is None or claims.email is None):
+                    about = Inquiry(
+                        head=head, route=match.route, claims=claims, caller=caller, policies=policies, trace=trace
+                    )
+                    view = await self._lookups.complete(about, view, state)
                 owed += admission.check_subscription(match.route, view, self._now(), policies)
                 admission.check_writable(head, match.route, view, state)
                 grant = Grant(claims=claims, view=view, levels=state.levels, caller=caller)
+                if head.method in match.route.critical:
+                    grant = await self._confirmed(head, match.route, grant, policies, trace)
             reply = await self._handle(exchange, match.route, grant, policies, trace)
         except Refused as refusal:
             reply = self.refused(refusal, trace)
         return reply.with_headers(owed)
+
+    async def _confirmed(
+        self, head: RequestHead, route: Route, grant: Grant, policies: Policies, trace: Trace
+    ) -> Grant:
+        """The grant for a critical operation, once the tenant service has been asked."""
+        lookups, claims, view, caller = self._lookups, grant.claims, grant.view, grant.caller
+        if lookups is None or claims is None or view is None or caller is None:
+            raise state_unavailable("no-lookups")
+        about = Inquiry(head=head, route=route, claims=claims, caller=caller, policies=policies, trace=trace)
+        view, found = await lookups.confirm(about, view)
+        return Grant(
+            claims=claims,
+            view=view,
+            levels=grant.levels,
+            caller=caller,
+            confirmed=Confirmed(subscription=found, again=lookups.asking(about, view)),
+        )
 
     def _match(self, head: RequestHead, policies: Policies) -> tuple[Match | None, Refused | None]:
         """The route; or why the path can't be routed, to be told once somebody's budget has paid for it."""
@@ -101,7 +139,9 @@ class Gateway(Conversation):
         return None
 
     async def _handle(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
-        """The route's handler."""
+        """The route's handler; among all that are under way the request is counted here."""
+        if route.auth or route.kind == "proxy":
+            self.crowd.enter(exchange, grant, policies.max_concurrent, trace)
         handler = self.handlers.get(route.action) if route.action is not None else None
         if handler is not None:
             return await handler(exchange, route, grant, policies, trace)
@@ -109,7 +149,7 @@ class Gateway(Conversation):
             return await self._proxy.reply_to(exchange, route, grant, policies, trace)
         if route.kind == "local":
             return self.pages[route.prefix](exchange.head)
-        raise refuse("service-unavailable", "This is not served by this version of the gateway.", reason="later")
+        raise refuse("service-unavailable", "This version of the gateway has this not yet; see /docs.", reason="later")
 
     def _standing_for(self, head: RequestHead, trace: Trace) -> Pairs:
         return (*standing_headers(trace), *self.policies.standing(head))

@@ -66,7 +66,7 @@ class HealthPages:
         pages = {b"/health": self.public, b"/api/v1/health": self.detailed}
         page = pages.get(head.path)
         if page is None:
-            raise Refused(Problem(code="not-found", detail="There is no such page."))
+            raise Refused(Problem(code="not-found", detail="There is no such page; see /docs for those that are."))
         read_only_method(head)
         return page()
 

@@ -1,7 +1,7 @@
 """The policies in force: one frozen value, swapped whole when the configuration is read again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from bakerygw.core.cors import CorsPolicy
@@ -9,6 +9,7 @@ from bakerygw.core.http import Pairs, RequestHead
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.problem import refuse
 from bakerygw.core.routing import Router
+from bakerygw.core.stacks import Stacks
 from bakerygw.ports import Credentials, Scheme, Upstreams
 
 HSTS: Final = ((b"Strict-Transport-Security", b"max-age=31536000; includeSubDomains"),)
@@ -29,6 +30,10 @@ class Policies:
     max_body_bytes: int
     https_only: bool = False
     """Refuse what did not come over TLS, and say HSTS (RFC 6797)."""
+    stacks: Stacks = field(default_factory=dict)
+    """The limits that hold besides the general one or a route's own."""
+    max_concurrent: int = 100
+    """Requests of one tenant, or without a token of one address, that are proxied at the same time."""
 
     def standing(self, head: RequestHead) -> Pairs:
         """What every answer owes to this request by its transport and origin."""

@@ -22,8 +22,8 @@ RETRY_AFTER_SERVICE_S: Final = 5
 
 _DETAILS: Final = {
     "upstream-unreachable": "The service could not be reached; try again shortly.",
-    "upstream-timeout": "The service took too long; it may or may not have done what was asked.",
-    "upstream-invalid": "The service's answer could not be understood.",
+    "upstream-timeout": "The service took too long; look whether it did what was asked before you repeat it.",
+    "upstream-invalid": "The service's answer could not be understood; report the request_id if that stays so.",
     "service-unavailable": "The service takes no more requests at the moment; try again shortly.",
 }
 
@@ -68,7 +68,7 @@ class Proxy:
         if grant.claims is not None and grant.claims.is_demo and policies.upstreams.has("demo:" + service):
             return "demo:" + service
         if not policies.upstreams.has(service):
-            raise refuse("service-unavailable", f"No address is configured for the service {service!r}.")
+            raise refuse("service-unavailable", f"The service {service!r} is not set up here; ask the operators.")
         return service
 
 

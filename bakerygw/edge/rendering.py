@@ -317,7 +317,7 @@ class _Rendered:
             if request.method == b"HEAD" and b"GET" in unsupported.allowedMethods:
                 raise  # `Request` then asks for a GET and sends its head
             allow = b", ".join(unsupported.allowedMethods)
-            detail = f"The methods allowed here are {allow.decode()}."
+            detail = f"Use another method here: {allow.decode()}."
             raise Refused(Problem(code="method-not-allowed", detail=detail, headers=((b"Allow", allow),))) from None
         if not isinstance(body, bytes) and body is not NOT_DONE_YET:
             raise TypeError(f"{self._resource!r} did not return bytes")

@@ -1,18 +1,23 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
 from bakerygw.ports.audit import AuditStore, Ledger, SignalKind, Signals
-from bakerygw.ports.identity import Credentials, Scheme, TokenRefused
+from bakerygw.ports.geocoding import Geocoder
+from bakerygw.ports.identity import Credentials, CredentialsUnavailable, KeyStore, KeyUnreadable, Scheme, TokenRefused
+from bakerygw.ports.lookups import Enquiries, LookupFailed, LookupFailure, LookupTelemetry, SharedFacts
 from bakerygw.ports.state import (
     AdmissionAsk,
     AdmissionState,
     AdmissionStore,
+    Hierarchy,
     Records,
     RevocationStore,
     StoreLink,
     StoreUnavailable,
+    TenantLimits,
     TenantStore,
+    with_limit,
 )
-from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry
+from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry, TokenTelemetry
 from bakerygw.ports.upstream import (
     HealthSource,
     ServiceHealth,
@@ -29,22 +34,35 @@ __all__ = [
     "Audit",
     "AuditStore",
     "Credentials",
+    "CredentialsUnavailable",
+    "Enquiries",
+    "Geocoder",
     "HealthSource",
+    "Hierarchy",
+    "KeyStore",
+    "KeyUnreadable",
     "Ledger",
+    "LookupFailed",
+    "LookupFailure",
+    "LookupTelemetry",
     "Records",
     "RevocationStore",
     "Scheme",
     "ServiceHealth",
+    "SharedFacts",
     "SignalKind",
     "Signals",
     "StoreLink",
     "StoreTelemetry",
     "StoreUnavailable",
     "Telemetry",
+    "TenantLimits",
     "TenantStore",
     "TokenRefused",
+    "TokenTelemetry",
     "UpstreamFailed",
     "UpstreamRequest",
     "UpstreamResponse",
     "Upstreams",
+    "with_limit",
 ]

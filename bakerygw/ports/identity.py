@@ -2,6 +2,7 @@
 
 from typing import Literal, Protocol
 
+from bakerygw.core.api_keys import ApiKey
 from bakerygw.core.claims import Claims
 
 Scheme = Literal["bearer", "key", "session"]
@@ -16,6 +17,10 @@ class TokenRefused(Exception):
         self.code, self.reason = code, reason
 
 
+class CredentialsUnavailable(Exception):
+    """Whether a credential is good can't be told at the moment."""
+
+
 class Credentials(Protocol):
     """One kind of credential into claims. What was presented comes from anybody."""
 
@@ -26,4 +31,37 @@ class Credentials(Protocol):
         """What it says of itself, unverified: fit for choosing what to prefetch, never for a decision."""
 
     async def verify(self, secret: bytes) -> Claims:
-        """Claims of a good credential, remembered for `known`. Raises `TokenRefused` or `StoreUnavailable`."""
+        """Claims of a good credential, remembered for `known`. Raises `TokenRefused`, `StoreUnavailable` or
+        `CredentialsUnavailable`."""
+
+
+class KeyUnreadable(Exception):
+    """What the shared state holds in the place of an API key's record is none."""
+
+
+class KeyStore(Protocol):
+    """The records of API keys. Each call raises `StoreUnavailable`."""
+
+    async def find(self, key_id: str) -> ApiKey | None:
+        """The record; `None` if there is none, or none any more. Raises `KeyUnreadable`."""
+
+    async def create(self, record: ApiKey) -> bool:
+        """Keep a new record; whether its id was free. It counts, and is listed, when the call ends."""
+
+    async def change(self, before: ApiKey, after: ApiKey) -> bool:
+        """Put `after` in the place of `before`, unless somebody else has changed it; whether it was put."""
+
+    async def drop(self, key_id: str) -> None:
+        """Forget the record, readable or not."""
+
+    async def ids(self, tenant_id: str | None) -> list[str]:
+        """The ids of all keys, or of one tenant's, in order; records that have ended meanwhile may be among them."""
+
+    async def unlist(self, key_id: str, tenant_id: str | None) -> None:
+        """Leave an id whose record has ended out of the list, and out of this tenant's if it is named."""
+
+    async def used(self, key_id: str, at: float) -> None:
+        """Remember that the key was of use at this moment, in Unix seconds."""
+
+    async def last_used(self, key_id: str) -> float | None:
+        """The moment that was remembered last."""

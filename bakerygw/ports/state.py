@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from bakerygw.core.limits import Bucket, Level
+from bakerygw.core.limits import Bucket, Level, TenantLimit, tenant_key
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.core.values import value
 
@@ -24,6 +24,22 @@ class AdmissionAsk:
     """Tokens of which it is wanted whether they are revoked, by `Claims.digest`."""
     verified: bool = False
     """Whether it is certain who asks. What anybody can name must not push out of a memory what real callers need."""
+    limit_of: str | None = None
+    """One of `tenants`: if it is under a limit for a time, a token is taken from that bucket too. For callers who are
+    verified alone, or anybody could spend a tenant's budget."""
+    demo: bool = False
+    """A demo session asks."""
+    peek: bool = False
+    """Look at the buckets, take nothing."""
+
+
+def with_limit(ask: AdmissionAsk, flags: TenantFlags | None) -> AdmissionAsk:
+    """The ask with the bucket that its `limit_of` comes to, going by that tenant's flags."""
+    limit = flags.limit if flags is not None else None
+    buckets = ask.buckets
+    if limit is not None and ask.limit_of is not None:
+        buckets = (*buckets, Bucket(key=tenant_key(ask.limit_of, demo=ask.demo), rule=limit.rule))
+    return AdmissionAsk(buckets=buckets, tenants=ask.tenants, digests=ask.digests, verified=ask.verified, peek=ask.peek)
 
 
 @value
@@ -31,7 +47,7 @@ class AdmissionState:
     """The answer to an `AdmissionAsk`."""
 
     levels: tuple[Level, ...]
-    """One for each bucket asked, in order."""
+    """One for each bucket asked, in order; behind them the one of `limit_of`, if there is such a limit."""
     flags: Mapping[str, TenantFlags | None]
     """One for each tenant asked; `None` where nothing is known (store down, value unreadable)."""
     revoked: Mapping[str, bool | None]
@@ -73,6 +89,32 @@ class TenantStore(Protocol):
 
     async def subscription_changed(self, tenant_id: str, at: float) -> None:
         """Make every token issued before `at` (Unix seconds) stale."""
+
+
+class TenantLimits(Protocol):
+    """Limits of tenants for a time, as operators see and set them. Each call raises `StoreUnavailable`.
+
+    A change is in force on this instance when the call ends, on the others within a second.
+    """
+
+    async def limit(self, tenant_id: str) -> TenantLimit | None:
+        """The limit now."""
+
+    async def set_limit(self, tenant_id: str, limit: TenantLimit) -> None:
+        """Limit the tenant until the rule's end, replacing an earlier limit."""
+
+    async def clear_limit(self, tenant_id: str) -> None:
+        """End the limit."""
+
+
+class Hierarchy(Protocol):
+    """Tenants that are part of others."""
+
+    async def ancestors(self, tenant_id: str) -> tuple[str, ...]:
+        """The tenant that it is part of, the one that that is part of, and so on: at most eight, none twice.
+
+        Raises `StoreUnavailable`.
+        """
 
 
 class StoreLink(Protocol):

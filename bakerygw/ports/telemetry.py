@@ -34,6 +34,16 @@ class StoreTelemetry(Protocol):
         """Whether admission runs on local state now."""
 
 
+class TokenTelemetry(Protocol):
+    """What the checking of tokens reports."""
+
+    def key_set(self, result: str) -> None:
+        """One attempt to fetch the key set: ok, unreachable, timeout, status, too-large or invalid."""
+
+    def shared_token(self, result: str) -> None:
+        """One look-up among the seals that instances share: hit, miss, foreign, refused or unavailable."""
+
+
 class Audit(Protocol):
     """Where what must be answerable for is told. Never raises, never waits.
 

@@ -24,14 +24,14 @@ Found = Sequence[tuple[Any, ...]]
 
 
 @implementer(IHostResolution)
-class _LookUp:
-    """One look-up under way."""
+class Resolution:
+    """One look-up, under way or at its end."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def cancel(self) -> None:
-        """`getaddrinfo` can't be ended; its answer is told all the same."""
+        """Nothing: `getaddrinfo` can't be ended, and its answer is told all the same."""
 
 
 @implementer(IHostnameResolver)
@@ -55,7 +55,7 @@ class DaemonResolver:
         transportSemantics: str = "TCP",
     ) -> IHostResolution:
         """Tell the receiver of every address, in the order of the system; of none where the look-up fails."""
-        look_up = _LookUp(hostName)
+        look_up = Resolution(hostName)
         resolutionReceiver.resolutionBegan(look_up)
         kind_of_transport: Literal["TCP", "UDP"] = "UDP" if transportSemantics == "UDP" else "TCP"
         wanted = tuple(_KINDS.values()) if addressTypes is None else tuple(addressTypes)

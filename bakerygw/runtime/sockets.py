@@ -26,7 +26,8 @@ class _Plain:
             return CONNECTION_LOST
         if not data:
             return CONNECTION_DONE
-        return self.protocol.dataReceived(data)
+        self.protocol.dataReceived(data)
+        return None
 
     def writeSomeData(self, data: bytes) -> Any:
         """How many bytes the kernel took, or why the connection is lost."""

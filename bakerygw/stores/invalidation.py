@@ -14,7 +14,8 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from bakerygw.stores.mirror import PREFIXES, REVOKED_PREFIX, TRUST_S, Epoch, Mirror
+from bakerygw.stores.mirror import PREFIXES, REVOKED_PREFIX, Mirror
+from bakerygw.stores.mirror_table import TRUST_S, Epoch
 from bakerygw.stores.redis_line import RedisLine
 from bakerygw.stores.redis_link import RedisLink, greeting, protocol_class
 from bakerygw.stores.redis_wire import Argument, Connection, GoneError, LateError, ReplyError, ask

@@ -6,10 +6,17 @@ from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Literal
 
-from bakerygw.core.flags import changed_at_text, parse_changed_at, parse_read_only, read_only_json
-from bakerygw.core.limits import Level, take
+from bakerygw.core.flags import (
+    changed_at_text,
+    limit_text,
+    parse_changed_at,
+    parse_limit,
+    parse_read_only,
+    read_only_json,
+)
+from bakerygw.core.limits import Level, TenantLimit, take
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.ports import AdmissionAsk, AdmissionState
+from bakerygw.ports import AdmissionAsk, AdmissionState, with_limit
 
 MAX_BUCKETS = 100_000
 """About 20 MB; one that is dropped for want of room becomes a full bucket."""
@@ -20,7 +27,7 @@ _NO_FLAGS = TenantFlags()
 
 
 class MemoryStore:
-    """`AdmissionStore`, `TenantStore`, `RevocationStore` and `StoreLink` for a single instance."""
+    """`AdmissionStore`, `TenantStore`, `TenantLimits`, `RevocationStore` and `StoreLink` for a single instance."""
 
     def __init__(
         self, clock_us: Callable[[], int], max_keys: int = MAX_BUCKETS, max_revoked: int = MAX_REVOKED
@@ -47,15 +54,30 @@ class MemoryStore:
     async def admit(self, ask: AdmissionAsk) -> AdmissionState:
         """Take tokens and read flags and revocations, at once and without fail."""
         now_us = self._clock_us()
+        flags: dict[str, TenantFlags | None] = {name: self._flags_of(name, now_us) for name in ask.tenants}
+        if ask.limit_of is not None:
+            ask = with_limit(ask, flags[ask.limit_of])
         return AdmissionState(
             levels=self._take(ask, now_us) if ask.buckets else (),
-            flags={tenant_id: self._flags.get(tenant_id, _NO_FLAGS) for tenant_id in ask.tenants},
+            flags=flags,
             revoked={digest: self._revoked.get(digest, 0.0) * 1e6 > now_us for digest in ask.digests},
         )
 
     async def flags(self, tenant_id: str) -> TenantFlags:
         """The flags now."""
-        return self._flags.get(tenant_id, _NO_FLAGS)
+        return self._flags_of(tenant_id, self._clock_us())
+
+    async def limit(self, tenant_id: str) -> TenantLimit | None:
+        """The tenant's limit for a time now."""
+        return self._flags_of(tenant_id, self._clock_us()).limit
+
+    async def set_limit(self, tenant_id: str, limit: TenantLimit) -> None:
+        """Limit the tenant until the rule's end. Raises ValueError for what is no end."""
+        self._change(tenant_id, limit=parse_limit(limit_text(limit).encode()))
+
+    async def clear_limit(self, tenant_id: str) -> None:
+        """End the limit."""
+        self._change(tenant_id, limit=None)
 
     async def set_read_only(self, tenant_id: str, read_only: ReadOnly) -> None:
         """Put the tenant on hold, replacing an earlier hold; texts are cleaned and bounded as in Redis."""
@@ -87,7 +109,7 @@ class MemoryStore:
     def _take(self, ask: AdmissionAsk, now_us: int) -> tuple[Level, ...]:
         held = self._full_at
         before = tuple(held.get(bucket.key, 0) for bucket in ask.buckets)
-        after, levels = take(tuple(bucket.rule for bucket in ask.buckets), before, now_us)
+        after, levels = take(tuple(bucket.rule for bucket in ask.buckets), before, now_us, peek=ask.peek)
         for bucket, old_us, new_us in zip(ask.buckets, before, after, strict=True):
             if new_us != old_us:
                 held[bucket.key] = new_us
@@ -108,6 +130,13 @@ class MemoryStore:
             del held[key]
         while len(held) > self._max_keys:
             held.popitem(last=False)
+
+    def _flags_of(self, tenant_id: str, now_us: int) -> TenantFlags:
+        flags = self._flags.get(tenant_id, _NO_FLAGS)
+        if flags.limit is not None and (flags.limit.rule.until or 0.0) * 1e6 <= now_us:
+            self._change(tenant_id, limit=None)  # it has ended
+            flags = self._flags.get(tenant_id, _NO_FLAGS)
+        return flags
 
     def _change(self, tenant_id: str, **values: object) -> None:
         flags = replace(self._flags.get(tenant_id, _NO_FLAGS), **values)  # type: ignore[arg-type]

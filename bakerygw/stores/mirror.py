@@ -7,24 +7,23 @@ Pure state, moved by `stores/invalidation.py` (what Redis tells, and whether it 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from math import inf
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from bakerygw.core.tenancy import TenantFlags
-from bakerygw.core.values import value
+from bakerygw.stores.mirror_table import TRUST_S, Epoch, Found, Read, Table, last_known
+from bakerygw.stores.parents import Parents
 
 TENANT_PREFIX: Final = "tenant:"
 REVOKED_PREFIX: Final = "bakerygw:revoked:"
-PREFIXES: Final = (TENANT_PREFIX, REVOKED_PREFIX)
+LIMITS_PREFIX: Final = "bakerygw:limits:"
+"""Of tenants' limits for a time, which are held as one of their flags."""
+PREFIXES: Final = (TENANT_PREFIX, REVOKED_PREFIX, LIMITS_PREFIX)
 """Where Redis is asked to tell of changes."""
 FLAG_NAMES: Final = ("subscription_changed_at", "read_only", "demo")
 """The last parts of the keys that make up a tenant's flags."""
+PARENT: Final = "parent"
+"""The last part of the key that holds a tenant's parent."""
 
-TRUST_S: Final = 0.6
-"""How long after the last sign of life Redis is trusted to have told of every change."""
-MAX_AGE_S: Final = 60.0
-"""How long a value is taken for true without being read again: Redis does not tell of SWAPDB."""
-LAST_KNOWN_S: Final = 60.0
-"""How long a value may stand in for one that cannot be read, after it was surely true."""
 MAX_TENANTS: Final = 10_000
 MAX_TOKENS: Final = 20_000
 MAX_ASIDE: Final = 1_000
@@ -32,118 +31,15 @@ MAX_ASIDE: Final = 1_000
 MAX_OWN: Final = 50_000
 """Own revocations that are kept whatever Redis says; they take 10 MB, all others with the flags 10 to 30 MB."""
 
-V = TypeVar("V")
-
 Flags = dict[str, TenantFlags | None]
 Revoked = dict[str, bool | None]
 Known = tuple[Flags, Revoked]
 
 _TENANT_BYTES: Final = TENANT_PREFIX.encode()
 _REVOKED_BYTES: Final = REVOKED_PREFIX.encode()
+_LIMITS_BYTES: Final = LIMITS_PREFIX.encode()
 _FLAG_BYTES: Final = frozenset(name.encode() for name in FLAG_NAMES)
-
-
-class Epoch:
-    """A time without a gap in what Redis tells; only what was read in the present one can be true."""
-
-    __slots__ = ("confirmed_at",)
-
-    def __init__(self, confirmed_at: float) -> None:
-        self.confirmed_at = confirmed_at
-        """The last moment at which all that was read in it was surely true."""
-
-
-class Read:
-    """One read of Redis under way, and what it may bring into the mirror."""
-
-    __slots__ = ("at", "digests", "tenants", "verified")
-
-    def __init__(self, tenants: tuple[str, ...], digests: tuple[str, ...], at: float, *, verified: bool) -> None:
-        self.tenants, self.digests, self.at, self.verified = tenants, digests, at, verified
-
-
-@value
-class Found(Generic[V]):
-    """What a read found under one id."""
-
-    value: V
-    ttl_s: float
-    """Seconds until Redis lets it expire, infinite if it does not."""
-
-
-@value
-class _Entry(Generic[V]):
-    value: V
-    read_at: float
-    until: float
-    """When it is no longer taken for true, whatever Redis tells."""
-    expires_at: float
-    """When Redis lets it expire; it is not even last known then."""
-    epoch: Epoch
-
-
-class _Table(Generic[V]):
-    """Values by id, the least recently used going first, and the reads that may bring new ones."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._entries: OrderedDict[str, _Entry[V]] = OrderedDict()
-        self._reading: dict[str, Read] = {}
-
-    def true(self, names: Iterable[str], epoch: Epoch, now: float) -> dict[str, V] | None:
-        """All their values, if all are of this epoch, read within `MAX_AGE_S`, and have not expired."""
-        entries, found = self._entries, {}
-        for name in names:
-            entry = entries.get(name)
-            if entry is None or entry.epoch is not epoch or now >= entry.until:
-                return None
-            entries.move_to_end(name)
-            found[name] = entry.value
-        return found
-
-    def newest(self, name: str, aside: "_Table[V]") -> _Entry[V] | None:
-        """What was read last of it, into this table or into `aside`."""
-        entry, other = self._entries.get(name), aside._entries.get(name)
-        return other if entry is None or (other is not None and other.read_at > entry.read_at) else entry
-
-    def begin(self, names: Iterable[str], read: Read) -> None:
-        """Of several reads of an id under way at once the oldest counts, so that one of them always ends."""
-        for name in names:
-            self._reading.setdefault(name, read)
-
-    def keep(self, read: Read, found: Mapping[str, Found[V]], epoch: Epoch) -> None:
-        """Keep what `read` has found, less what it was not begun for and what has changed since."""
-        entries, read_again_at = self._entries, read.at + MAX_AGE_S
-        for name, its in found.items():
-            if self._reading.get(name) is read:
-                expires_at = read.at + its.ttl_s
-                until = min(expires_at, read_again_at)
-                entries[name] = _Entry(
-                    value=its.value, read_at=read.at, until=until, expires_at=expires_at, epoch=epoch
-                )
-                entries.move_to_end(name)
-        while len(entries) > self._size:
-            entries.popitem(last=False)
-
-    def end(self, names: Iterable[str], read: Read) -> None:
-        """The read is over, however it ended."""
-        for name in names:
-            if self._reading.get(name) is read:
-                del self._reading[name]
-
-    def drop(self, name: str) -> None:
-        """It has changed: forget it, and keep nothing that is being read now."""
-        self._entries.pop(name, None)
-        self._reading.pop(name, None)
-
-    def clear(self) -> None:
-        """Everything may have changed."""
-        self._entries.clear()
-        self._reading.clear()
-
-    def keep_nothing_read_now(self) -> None:
-        """What is being read now is of no known age."""
-        self._reading.clear()
+_PARENT_BYTES: Final = PARENT.encode()
 
 
 class Mirror:
@@ -155,13 +51,15 @@ class Mirror:
 
     def __init__(self, *, max_tenants: int = MAX_TENANTS, max_tokens: int = MAX_TOKENS, max_own: int = MAX_OWN) -> None:
         self._max_own = max_own
-        self._flags: _Table[TenantFlags | None] = _Table(max_tenants)
-        self._revoked: _Table[bool | None] = _Table(max_tokens)
-        self._flags_aside: _Table[TenantFlags | None] = _Table(MAX_ASIDE)
-        self._revoked_aside: _Table[bool | None] = _Table(MAX_ASIDE)
+        self._flags: Table[TenantFlags | None] = Table(max_tenants)
+        self._revoked: Table[bool | None] = Table(max_tokens)
+        self._flags_aside: Table[TenantFlags | None] = Table(MAX_ASIDE)
+        self._revoked_aside: Table[bool | None] = Table(MAX_ASIDE)
         self._all = (self._flags, self._revoked, self._flags_aside, self._revoked_aside)
         self._own: OrderedDict[str, float] = OrderedDict()
         self._epoch = Epoch(-inf)
+        self.parents = Parents(max_tenants, self._epoch)
+        """Of which tenant each is a part."""
         self.hits = 0
         """Requests whose flags and revocations were all here."""
         self.misses = 0
@@ -192,17 +90,24 @@ class Mirror:
         if not isinstance(keys, list) or not all(isinstance(key, bytes) for key in keys):
             for table in self._all:
                 table.clear()
+            self.parents.clear()
             return
         for key in keys:
             if key.startswith(_REVOKED_BYTES):
                 digest = key[len(_REVOKED_BYTES) :].decode("latin-1")
                 self._revoked.drop(digest)
                 self._revoked_aside.drop(digest)
+            elif key.startswith(_LIMITS_BYTES):
+                limited = key[len(_LIMITS_BYTES) :].decode("latin-1")
+                self._flags.drop(limited)
+                self._flags_aside.drop(limited)
             elif key.startswith(_TENANT_BYTES):
                 tenant_id, _, name = key[len(_TENANT_BYTES) :].rpartition(b":")
                 if name in _FLAG_BYTES:
                     self._flags.drop(tenant_id.decode("latin-1"))
                     self._flags_aside.drop(tenant_id.decode("latin-1"))
+                elif name == _PARENT_BYTES:
+                    self.parents.changed(tenant_id.decode("latin-1"))
 
     # what was read
 
@@ -259,11 +164,10 @@ class Mirror:
     def last_known(self, tenants: Iterable[str], digests: Iterable[str], now: float) -> Known:
         """What was true at most `LAST_KNOWN_S` ago and has not expired; `None` for all else."""
         flags: Flags = {
-            tenant_id: _last_known(self._flags.newest(tenant_id, self._flags_aside), now) for tenant_id in tenants
+            tenant_id: last_known(self._flags.newest(tenant_id, self._flags_aside), now) for tenant_id in tenants
         }
         revoked: Revoked = {
-            digest: self.revoked_here(digest, now)
-            or _last_known(self._revoked.newest(digest, self._revoked_aside), now)
+            digest: self.revoked_here(digest, now) or last_known(self._revoked.newest(digest, self._revoked_aside), now)
             for digest in digests
         }
         return flags, revoked
@@ -281,15 +185,9 @@ class Mirror:
     def _begin(self, confirmed_at: float) -> None:
         """A new epoch: what was read before stays as last known, what is being read now is not kept."""
         self._epoch = Epoch(confirmed_at)
+        self.parents.renew(self._epoch)
         for table in self._all:
             table.keep_nothing_read_now()
 
-    def _tables(self, read: Read) -> tuple[_Table[TenantFlags | None], _Table[bool | None]]:
+    def _tables(self, read: Read) -> tuple[Table[TenantFlags | None], Table[bool | None]]:
         return (self._flags, self._revoked) if read.verified else (self._flags_aside, self._revoked_aside)
-
-
-def _last_known(entry: _Entry[V] | None, now: float) -> V | None:
-    """The value, if it was true not long ago and has not expired."""
-    if entry is None or now >= entry.expires_at:
-        return None
-    return entry.value if now - max(entry.read_at, entry.epoch.confirmed_at) <= LAST_KNOWN_S else None

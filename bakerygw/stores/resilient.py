@@ -3,7 +3,7 @@
 from typing import Literal, Protocol
 
 from bakerygw.core.limits import Level, level_of
-from bakerygw.ports import AdmissionAsk, AdmissionState, AdmissionStore, StoreTelemetry, StoreUnavailable
+from bakerygw.ports import AdmissionAsk, AdmissionState, AdmissionStore, StoreTelemetry, StoreUnavailable, with_limit
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.mirror import Mirror
 
@@ -47,6 +47,8 @@ class ResilientAdmission:
             if ask.buckets and self._on_failure == "closed":
                 raise
             flags, revoked = self._mirror.last_known(ask.tenants, ask.digests, self._clock.seconds())
+            if ask.limit_of is not None:
+                ask = with_limit(ask, flags[ask.limit_of])
             return AdmissionState(levels=await self._levels(ask), flags=flags, revoked=revoked)
         self._tell(False)
         return state
@@ -54,7 +56,7 @@ class ResilientAdmission:
     async def _levels(self, ask: AdmissionAsk) -> tuple[Level, ...]:
         if self._on_failure == "open":
             return tuple(level_of(bucket.rule, 0, 0) for bucket in ask.buckets)
-        return (await self._local.admit(AdmissionAsk(buckets=ask.buckets))).levels
+        return (await self._local.admit(AdmissionAsk(buckets=ask.buckets, peek=ask.peek))).levels
 
     def _tell(self, degraded: bool) -> None:
         if degraded != self._degraded:

@@ -16,13 +16,18 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, Metric
 
+from bakerygw.core.geocoding import OUTCOMES
 from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
+from bakerygw.telemetry.lookups import LookupMetrics
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
+from bakerygw.telemetry.token_metrics import TokenMetrics
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NO_ROUTE: Final = "(none)"
 AUTH_STATUSES: Final = ("ok", *sorted(code for code in PROBLEMS if code.startswith("token-")))
+KEY_REFUSALS: Final = ("tenant-forbidden", "demo-isolation")
+"""What becomes of API keys that are good."""
 HEALTH_STATES: Final = ("healthy", "unhealthy", "unknown")
 BREAKER_STATES: Final = ("closed", "half-open", "open")
 POOL_STATES: Final = ("idle", "active")
@@ -60,11 +65,12 @@ class Metrics:
         *,
         routes: Iterable[str] = (),
         services: Iterable[str] = (),
+        limits: Iterable[str] = (),
         version: str = "unknown",
         compiled: bool = False,
         log_lines_dropped: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`routes` are the templates and `services` the names that the configuration knows; all others are `OTHER`.
+        """`routes` are the templates, `services` and `limits` the names that are configured; all others are `OTHER`.
 
         `log_lines_dropped` is asked at each scrape; `version` and `compiled` tell of the gateway's own build.
         """
@@ -72,12 +78,15 @@ class Metrics:
         self._methods = Label(METHODS)
         self._routes = Label((NO_ROUTE, *routes))
         self._services = Label(services)
+        self._limits = Label(limits)
         self._codes = Label(PROBLEMS)
         self._by_route: dict[tuple[str, str], _Route] = {}
         self._before_scrape: list[Callable[[], None]] = []
         self._request_families()
         self._policy_families()
         self._redis_families()
+        self.tokens = TokenMetrics(registry)
+        self.lookups = LookupMetrics(registry)
         self._gauges(version, "compiled" if compiled else "plain")
         self.reactor_stalls = Counters(
             registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
@@ -109,6 +118,8 @@ class Metrics:
         registry = self._registry
         self._auth_status = Label(AUTH_STATUSES)
         self.auth_attempts = Counters(registry, "gateway_auth_attempts", "Access tokens presented.", ("status",))
+        self._key_status = Label((*AUTH_STATUSES, *KEY_REFUSALS))
+        self.key_attempts = Counters(registry, "gateway_api_key_attempts", "API keys presented.", ("status",))
         self.auth_cache_hits = Counters(
             registry, "gateway_auth_cache_hits", "Tokens found in the cache of verified tokens."
         ).child()
@@ -118,9 +129,17 @@ class Metrics:
         self.rate_limit_exceeded = Counters(
             registry, "gateway_rate_limit_exceeded", "Requests over a limit, shadow limits included.", ("endpoint",)
         )
+        self.policy_exceeded = Counters(
+            registry,
+            "gateway_rate_limit_policy_exceeded",
+            "Requests over a limit by its name; shadow: counted, but not refused for it.",
+            ("policy", "shadow"),
+        )
         self.refusals = Counters(
             registry, "gateway_refused", "Requests that the gateway answered with a problem of its own.", ("reason",)
         )
+        self._geocoded = Counters(registry, "gateway_geocoded", "Addresses looked up, by how that ended.", ("result",))
+        self._geocode_outcomes = Label(OUTCOMES)
         self.events_sent = Counters(registry, "gateway_events_sent", "Events sent to streams.").child()
         self._event_drops = Counters(registry, "gateway_events_dropped", "Events not sent to a stream.", ("reason",))
         self._drop_reasons = Label(EVENT_DROPS)
@@ -129,6 +148,7 @@ class Metrics:
             self.audit_entries.child(result)
         for status in AUTH_STATUSES:
             self.auth_attempts.child(status)
+            self.key_attempts.child(status)
 
     def _redis_families(self) -> None:
         registry = self._registry
@@ -182,8 +202,9 @@ class Metrics:
         )
         build.labels(version, kind, platform.python_version(), installed("twisted")).set(1)
 
-    def allow(self, *, routes: Iterable[str] = (), services: Iterable[str] = ()) -> None:
-        """Know further templates and services, after the configuration was reloaded."""
+    def allow(self, *, routes: Iterable[str] = (), services: Iterable[str] = (), limits: Iterable[str] = ()) -> None:
+        """Know further templates, services and limits, after the configuration was reloaded."""
+        self._limits.allow(limits)
         self._routes.allow(routes)
         self._services.allow(services)
 
@@ -210,6 +231,8 @@ class Metrics:
             self.upstream_duration.child(self._services.of(trace.service or "")).observe(trace.upstream_s)
         if trace.limited is not None:
             self.rate_limit_exceeded.child(self._routes.of(trace.route)).inc()
+            for policy, shadow in trace.exceeded:
+                self.policy_exceeded.child(self._limits.of(policy), "true" if shadow else "false").inc()
         if trace.reason in PROBLEMS:
             self.refusals.child(trace.reason).inc()
 
@@ -225,9 +248,17 @@ class Metrics:
         """Count entries of the audit trail: `written` or `dropped`."""
         self.audit_entries.child(result).inc(number)
 
+    def key_attempt(self, status: str) -> None:
+        """`ok`, or the code of the problem that an API key met."""
+        self.key_attempts.child(self._key_status.of(status)).inc()
+
     def event_dropped(self, reason: str) -> None:
         """`slow`, `invalid`, `too-large`, `store` or `closed`."""
         self._event_drops.child(self._drop_reasons.of(reason)).inc()
+
+    def geocoded(self, outcome: str) -> None:
+        """Count a request for an address, by one of `core.geocoding.OUTCOMES`."""
+        self._geocoded.child(self._geocode_outcomes.of(outcome)).inc()
 
     def service_health(self, service: str, status: str) -> None:
         """Set the status that a service is in: healthy, unhealthy, else unknown."""

@@ -47,6 +47,9 @@ _PATTERNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"(?i)\b(bearer)(?:(?:\s|,|\+|%20)+)[^\s\"',;&)\]}>]+"), r"\1 " + MASK),
     # A JSON Web Token, or the head of one that was cut.
     (re.compile(r"eyJ[A-Za-z0-9_-]{6,}(?:(?:\.|%2[eE])[A-Za-z0-9_-]*)*"), MASK),
+    # An API key, or the head of one that was cut.
+    (re.compile(r"(?i)bkry(?:_|%5f)[a-z0-9_%-]+"), MASK),
+    (re.compile(r"(?i)\b(apikey)(?:(?:\s|,|\+|%20)+)[^\s\"',;&)\]}>]+"), r"\1 " + MASK),
     # name=value in a query, a form, a repr or JSON; percent-encoded separators too, however often encoded.
     (
         re.compile(

@@ -13,7 +13,7 @@ from bakerygw.telemetry.writer import LogWriter
 INFO: Final = 20
 ERROR: Final = 40
 
-_SUSPICIOUS: Final = re.compile(r"eyJ|[%@=;]|[Bb]earer|[^\x20-\x7e]").search
+_SUSPICIOUS: Final = re.compile(r"eyJ|[%@=;]|[Bb](?:earer|[Kk][Rr][Yy]_)|[^\x20-\x7e]").search
 """What a path may hold that could be a secret, an address or unprintable. Most paths match nothing, in 0.5 us."""
 
 

@@ -3,7 +3,7 @@
 import re
 from binascii import a2b_base64
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 from typing import Final
 
@@ -11,7 +11,7 @@ from jwt import PyJWS
 
 from bakerygw.core.claims import MAX_TOKEN_BYTES, Claims, ClaimsError, check_time, claims_from, strict_object
 from bakerygw.ports import TokenRefused
-from bakerygw.tokens.keys import ALGORITHMS, KeySource
+from bakerygw.tokens.keys import ALGORITHMS, KeySource, VerificationKey
 
 _FORM = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
@@ -24,14 +24,55 @@ ACCEPTED_TYP: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 """RFC 7519 5.1 and RFC 9068 4; media types ignore case."""
 
 
+CACHE_SIZE: Final = 20_000
+"""Tokens: four for each of 5,000 users, as each has several devices and a fresh token now and then."""
+CACHE_BYTES: Final = 24 * 1024 * 1024
+"""Of tokens as they were sent; what is kept of them takes one to six times as much, see `_Memory`."""
+DEMO_SHARE: Final = 10
+"""Demo sessions have a memory of their own, of this part of the size: they can't push out anybody's token."""
+
+
+class _Memory:
+    """Good tokens by their digest, the least recently used going first, bounded by number and by length as sent.
+
+    What is kept of an ordinary token of 0.8 KiB takes 1.1 KiB, of one of 7 KiB that opens sixty tenants 18 KiB, and six
+    times the length at worst. By number alone the bound would depend on how many tenants the users have.
+    """
+
+    def __init__(self, size: int, max_bytes: int) -> None:
+        self._size, self._max_bytes = size, max_bytes
+        self._bytes = 0
+        self.entries: OrderedDict[bytes, tuple[float, Claims, int, bytes]] = OrderedDict()
+        """Until when, what the token says, its length, and the thumbprint of its key."""
+
+    def add(self, digest: bytes, entry: tuple[float, Claims, int, bytes]) -> None:
+        """Remember one token."""
+        self.drop(digest)
+        self.entries[digest] = entry
+        self._bytes += entry[2]
+        while len(self.entries) > self._size or self._bytes > self._max_bytes:
+            _, oldest = self.entries.popitem(last=False)
+            self._bytes -= oldest[2]
+
+    def drop(self, digest: bytes) -> None:
+        """Forget one token."""
+        entry = self.entries.pop(digest, None)
+        if entry is not None:
+            self._bytes -= entry[2]
+
+    def keep_only(self, thumbprints: Collection[bytes]) -> None:
+        """Forget the tokens of all other keys."""
+        for digest in [digest for digest, entry in self.entries.items() if entry[3] not in thumbprints]:
+            self.drop(digest)
+
+
 class TokenVerifier:
     """Checks tokens against one issuer, audience and pinned algorithm, and remembers the good ones.
 
-    The memory holds at most `cache_size` tokens, the least recently used going first, each for at most
-    `cache_ttl_s` and never past its `exp`. It is keyed by SHA-256 of the whole token, signature included: 32 bytes
-    instead of up to 8 KiB, and no usable credential is kept in the process; a hit takes 0.9 µs, hash included.
-    `now` gives Unix seconds. A new key means a new verifier, so that nothing is remembered of the old one.
-    Raises ValueError for an algorithm without public keys.
+    The memory holds at most `cache_size` tokens of `cache_bytes` together, each for at most `cache_ttl_s` and never
+    past its `exp`. It is keyed by SHA-256 of the whole token, signature included: 32 bytes instead of up to 8 KiB, and
+    no usable credential is kept in the process; a hit takes 0.9 µs, hash included.
+    `now` gives Unix seconds. Raises ValueError for an algorithm without public keys.
     """
 
     def __init__(
@@ -43,27 +84,33 @@ class TokenVerifier:
         audience: str | None,
         leeway_s: float,
         cache_ttl_s: float,
-        cache_size: int = 10_000,
+        cache_size: int = CACHE_SIZE,
+        cache_bytes: int = CACHE_BYTES,
         now: Callable[[], float],
     ) -> None:
         if algorithm not in ALGORITHMS:
             raise ValueError(f"{algorithm!r} is no signature with a public key")
         self._key, self._algorithm, self._issuer, self._audience = key, algorithm, issuer, audience
-        self._leeway_s, self._ttl_s, self._size, self._now = leeway_s, cache_ttl_s, cache_size, now
+        self._leeway_s, self._ttl_s, self._now = leeway_s, cache_ttl_s, now
         # The pinned algorithm is looked up here and nowhere else; what a token says is only compared with its name.
         self._signature = PyJWS(algorithms=[algorithm]).get_algorithm_by_name(algorithm)
-        self._good: OrderedDict[bytes, tuple[float, Claims]] = OrderedDict()
+        self._good = _Memory(cache_size, cache_bytes)
+        self._demo = _Memory(-(-cache_size // DEMO_SHARE), -(-cache_bytes // DEMO_SHARE))
 
     def known(self, token: bytes) -> Claims | None:
         """Claims of a token verified here before, while it and its place in the memory last."""
         digest = sha256(token).digest()
-        entry = self._good.get(digest)
+        memory = self._good
+        entry = memory.entries.get(digest)
         if entry is None:
-            return None
+            memory = self._demo
+            entry = memory.entries.get(digest)
+            if entry is None:
+                return None
         if self._now() >= entry[0]:
-            del self._good[digest]
+            memory.drop(digest)
             return None
-        self._good.move_to_end(digest)
+        memory.entries.move_to_end(digest)
         return entry[1]
 
     def peek(self, token: bytes) -> Claims | None:
@@ -74,30 +121,50 @@ class TokenVerifier:
         except ClaimsError:
             return None
 
-    def verify(self, token: bytes) -> Claims:
-        """Claims of a good token. Raises `TokenRefused` token-expired, or token-invalid for every other cause."""
+    def verify(self, token: bytes, *, vouched_by: bytes | None = None) -> Claims:
+        """Claims of a good token. Raises `TokenRefused` token-expired, or token-invalid for every other cause, of which
+        the reason "unknown-key" alone may be another tomorrow.
+
+        `vouched_by`: the thumbprint of a key by which the signature of this very token is known to be good; all else
+        is still checked, and the signature too if the key for the token is another.
+        """
         try:
-            claims = self._verified(token)
+            key, claims = self._verified(token, vouched_by)
         except ClaimsError as error:
             code = "token-expired" if error.reason == "expired" else "token-invalid"
             raise TokenRefused(code, error.reason) from error
-        self._remember(token, claims)
+        self._remember(token, claims, key)
         return claims
 
-    def _verified(self, token: bytes) -> Claims:
+    def key_of(self, token: bytes) -> bytes | None:
+        """The thumbprint of the key that would check this token; `None` if there is none, or the header is unfit."""
+        try:
+            key = self._key.key_for(self._checked_kid(strict_object(_bytes_of(_segments(token)[0]))))
+        except ClaimsError:
+            return None
+        return None if key is None else key.thumbprint
+
+    def keep_only(self, thumbprints: Collection[bytes]) -> None:
+        """Forget all tokens but those of these keys."""
+        self._good.keep_only(thumbprints)
+        self._demo.keep_only(thumbprints)
+
+    def _verified(self, token: bytes, vouched_by: bytes | None) -> tuple[VerificationKey, Claims]:
         header, payload, signature = _segments(token)
         kid = self._checked_kid(strict_object(_bytes_of(header)))
         said_bytes, signature_bytes = _bytes_of(payload), _bytes_of(signature)
         key = self._key.key_for(kid)
         if key is None:
             raise ClaimsError("unknown-key")
-        if not self._signature.verify(header + b"." + payload, key, signature_bytes):
+        if key.thumbprint != vouched_by and not self._signature.verify(
+            header + b"." + payload, key.public, signature_bytes
+        ):
             raise ClaimsError("signature")
         said = strict_object(said_bytes)
         self._check_issuer_and_audience(said)
         claims = claims_from(said, _digest(header, payload))
         check_time(claims, self._now(), self._leeway_s)
-        return claims
+        return key, claims
 
     def _checked_kid(self, header: Mapping[str, object]) -> str | None:
         """The key id of an acceptable header."""
@@ -123,14 +190,13 @@ class TokenVerifier:
         elif audience != self._audience and not (isinstance(audience, list) and self._audience in audience):
             raise ClaimsError("audience")
 
-    def _remember(self, token: bytes, claims: Claims) -> None:
+    def _remember(self, token: bytes, claims: Claims, key: VerificationKey) -> None:
         now = self._now()
         until = min(now + self._ttl_s, claims.exp)
         if until <= now:
             return  # it would only push out one of use
-        self._good[sha256(token).digest()] = (until, claims)
-        if len(self._good) > self._size:
-            self._good.popitem(last=False)
+        memory = self._demo if claims.is_demo else self._good
+        memory.add(sha256(token).digest(), (until, claims, len(token), key.thumbprint))
 
 
 def _segments(token: bytes) -> tuple[bytes, bytes, bytes]:

@@ -95,7 +95,7 @@ class UpstreamClient:
         targets = self._services.get(service)
         if targets is None:
             raise UpstreamFailed("service-unavailable", "destination_not_found", f"no URL for {service}")
-        # While all is well the breaker costs this check, the mark's way in and out, and one addition.
+        # While all is well the breaker costs this check, the mark's way in and out, and one addition in `answered`.
         target = targets.less_busy(targets.ready) if targets.calm else targets.choose(request)
         breaker = target.breaker
         mark = breaker.mark
@@ -109,10 +109,7 @@ class UpstreamClient:
             breaker.abandon(mark)
             raise
         else:
-            if breaker.closed:
-                breaker.mark += 1
-            else:
-                targets.answered(target, mark)
+            targets.answered(target, mark)
             return response
         return await _repeat(targets, again, request)
 

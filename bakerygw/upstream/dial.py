@@ -117,8 +117,17 @@ def _way(reactor: Any, url: str, timeout_s: float, trust: Any, names: Names) -> 
         or "@" in parts.netloc
     ):
         raise ValueError(f"not the base URL of a service: {url!r}")
-    secure = parts.scheme == "https"
-    host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
+    endpoint = way_to(reactor, url, timeout_s=timeout_s, trust=trust, names=names)
+    return parts.netloc, endpoint, parts.scheme == "https"
+
+
+def way_to(reactor: Any, url: str, *, timeout_s: float, trust: Any, names: Names) -> IStreamClientEndpoint:
+    """The way to the host and port of any http(s) URL, through TLS where it says so.
+
+    `trust`: as `trust_root` gives it, `None` for the system's. `timeout_s` is for connecting, without TLS and look-up.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     plain: IStreamClientEndpoint
     if ":" in host:
         plain = TCP6ClientEndpoint(reactor, host, port, timeout=timeout_s)
@@ -126,10 +135,11 @@ def _way(reactor: Any, url: str, timeout_s: float, trust: Any, names: Names) -> 
         plain = TCP4ClientEndpoint(reactor, host, port, timeout=timeout_s)
     else:
         plain = NameEndpoint(reactor, names, host, port, timeout_s=timeout_s)
-    if not secure:
-        return parts.netloc, plain, False
+    if parts.scheme != "https":
+        return plain
     options = optionsForClientTLS(host, trustRoot=trust or platformTrust(), acceptableProtocols=[b"http/1.1"])
-    return parts.netloc, wrapClientTLS(options, plain), True
+    wrapped: IStreamClientEndpoint = wrapClientTLS(options, plain)
+    return wrapped
 
 
 def _timed_out(result: object, timeout_s: float) -> object:

@@ -25,6 +25,8 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
+from bakerygw.runtime.resolver import Resolution
+
 FRESH_S: Final = 5.0
 """How long an answer is used without asking again: the delay with which a service's new address is in force."""
 STALE_S: Final = 60.0
@@ -206,20 +208,9 @@ class _Known:
         transportSemantics: str = "TCP",
     ) -> IHostResolution:
         """All of them at once, with the port that is asked for."""
-        resolution = _Done(hostName)
+        resolution = Resolution(hostName)
         resolutionReceiver.resolutionBegan(resolution)
         for address in self._addresses:
             resolutionReceiver.addressResolved(type(address)("TCP", address.host, portNumber))
         resolutionReceiver.resolutionComplete()
         return resolution
-
-
-@implementer(IHostResolution)
-class _Done:
-    """A resolution that has ended."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def cancel(self) -> None:
-        """Too late."""

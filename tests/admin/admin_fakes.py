@@ -6,12 +6,21 @@ from dataclasses import dataclass, field, replace
 import pytest
 from twisted.internet.defer import Deferred
 
+from bakerygw.admin.keys import KeyCalls
+from bakerygw.admin.limits import Standing, TenantLimitCalls
 from bakerygw.admin.site import AdminApp
 from bakerygw.admin.tenants import TenantCalls
+from bakerygw.core.limits import TenantLimit
 from bakerygw.core.problem import Problem, Refused
+from bakerygw.core.routing import Route, Router
+from bakerygw.core.stacks import LimitPolicy
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
+from bakerygw.edge.crowd import Crowd
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.ports import StoreUnavailable
+from bakerygw.stores.api_keys import StoredKeys
+from bakerygw.stores.memory import MemoryStore
+from bakerygw.stores.records import MemoryRecords
 from tests.deferreds import success_of
 from tests.heads import make_head
 
@@ -41,10 +50,72 @@ class FakeTenants:
     async def subscription_changed(self, tenant_id: str, at: float) -> None:
         await self._put(tenant_id, changed_at=at)
 
+    async def limit(self, tenant_id: str) -> TenantLimit | None:
+        return (await self.flags(tenant_id)).limit
+
+    async def set_limit(self, tenant_id: str, limit: TenantLimit) -> None:
+        await self._put(tenant_id, limit=limit)
+
+    async def clear_limit(self, tenant_id: str) -> None:
+        await self._put(tenant_id, limit=None)
+
     async def _put(self, tenant_id: str, **changes: object) -> None:
         if self.fail_writes:
             raise StoreUnavailable("write")
         self.held[tenant_id] = replace(self.held.get(tenant_id, TenantFlags()), **changes)
+
+
+class FrailRecords(MemoryRecords):
+    """`MemoryRecords` that fail when told so: before they do what is asked, or behind it."""
+
+    def __init__(self):
+        super().__init__(lambda: NOW)
+        self.failing = ""
+        """What fails: the name of a method, or several."""
+
+    async def get(self, key):
+        self._fail("get")
+        return await super().get(key)
+
+    async def claim(self, key, value, *, ttl_s):
+        self._fail("claim")
+        return await super().claim(key, value, ttl_s=ttl_s)
+
+    async def replace(self, key, expected, value, *, ttl_s):
+        self._fail("replace")
+        return await super().replace(key, expected, value, ttl_s=ttl_s)
+
+    async def add(self, key, member):
+        self._fail("add")
+        await super().add(key, member)
+
+    async def members(self, key):
+        self._fail("members")
+        return await super().members(key)
+
+    def _fail(self, name):
+        if name in self.failing.split():
+            raise StoreUnavailable(name)
+
+
+@dataclass
+class FakeRevocations:
+    revoked: dict[str, float] = field(default_factory=dict)
+    fail: bool = False
+
+    async def revoke(self, digest: str, until_unix_s: float) -> None:
+        if self.fail:
+            raise StoreUnavailable("revoke")
+        self.revoked[digest] = until_unix_s
+
+
+ROUTER = Router(
+    [
+        Route(prefix="/api/v1/pos", template="/api/v1/pos/**", kind="proxy", service="pos"),
+        Route(prefix="/api/v1/tenants", template="/api/v1/tenants/**", kind="proxy", service="tenant"),
+        Route(prefix="/docs", template="/docs/**", kind="local", auth=False, tenant=False),
+    ]
+)
 
 
 @dataclass
@@ -74,6 +145,12 @@ class FakeSignals:
         return 2
 
 
+@dataclass
+class FakePolicies:
+    stacks: dict[str, tuple[LimitPolicy, ...]] = field(default_factory=dict)
+    max_concurrent: int = 100
+
+
 class NoHealth:
     status = "embedded"
 
@@ -85,11 +162,13 @@ class Admin:
     """The application, its fakes, and the audit events it wrote."""
 
     def __init__(self, *, token=TOKEN, hosts=("localhost", "127.0.0.1", "[::1]"), services=dict, tenants=None):
-        self.tenants = tenants or FakeTenants()
+        self.tenants = FakeTenants() if tenants is None else tenants
         self.lifecycle, self.level = FakeLifecycle(), FakeLevel()
         self.signals, self.cut = FakeSignals(), []
         self.sections = {}
         self.audited: list[tuple[str, dict[str, object]]] = []
+        self.records, self.revocations, self.now = FrailRecords(), FakeRevocations(), NOW
+        self.keys = StoredKeys(self.records, lambda: self.now)
 
         def audit(event, **fields):
             self.audited.append((event, fields))
@@ -121,10 +200,26 @@ class Admin:
                     cut=lambda tenant_id: self.cut.append(tenant_id) or 3,
                     sections=self.sections,
                 ).table(),
+                self._limit_calls(audit).table(),
+                KeyCalls(
+                    keys=self.keys,
+                    revocations=self.revocations,
+                    tenants=self.tenants,
+                    router=lambda: ROUTER,
+                    now=lambda: self.now,
+                    audit=audit,
+                ).table(),
             ),
             now=lambda: NOW,
             audit=audit,
         )
+
+    def _limit_calls(self, audit):
+        embedded = isinstance(self.tenants, MemoryStore)
+        self.store = self.tenants if embedded else MemoryStore(lambda: int(NOW * 1e6))
+        self.crowd, self.policies = Crowd(), FakePolicies()
+        standing = Standing(store=self.store, limits=self.tenants, policies=lambda: self.policies, crowd=self.crowd)
+        return TenantLimitCalls(limits=self.tenants, standing=standing, now=lambda: NOW, audit=audit)
 
     def raw(self, method, target, headers=(), body=b"", **about):
         head = make_head(method, target, headers, body_length=len(body), **about)

@@ -1,5 +1,6 @@
 """What the bench scripts need of the machine, and what they leave on it."""
 
+import argparse
 import os
 import tempfile
 import time
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import folders
 import pytest
-from rig import Unusable, require
+from rig import RESULTS, Unusable, folder_of, require
 
 
 def test_programs_that_start_the_others_are_required_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +34,24 @@ def test_folders_of_killed_scripts_are_deleted_and_those_in_use_are_not(
         folders.tidy(tmp_path)
         assert {used, young, foreign} == set(tmp_path.iterdir())
     assert {young, foreign} == set(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [
+        ([], RESULTS),
+        (["--plain"], RESULTS),
+        (["--seconds", "60"], RESULTS),
+        (["--seconds", "1"], RESULTS / "own"),
+        (["--plain", "--seconds", "1"], RESULTS / "own"),
+        (["--quick"], RESULTS / "quick"),
+        (["--quick", "--seconds", "1"], RESULTS / "quick"),
+    ],
+)
+def test_figures_are_for_the_page_only_if_they_measured_what_is_promised(options: list[str], folder: Path) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--seconds", type=int, default=60)
+
+    assert folder_of(parser, parser.parse_args(options)) == folder

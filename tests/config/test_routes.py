@@ -91,7 +91,6 @@ def test_the_gateways_own_pages_are_public_and_read_only(path: str) -> None:
         ("/api/v1/alerts/ticket", "POST", True),
         ("/api/v1/training/ws", "GET", False),
         ("/api/v1/geocode", "POST", True),
-        ("/api/v1/limits", "GET", False),
     ],
 )
 def test_what_is_not_built_is_known_and_authenticated(path: str, method: str, read_only_exempt: bool) -> None:

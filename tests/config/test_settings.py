@@ -141,6 +141,9 @@ def test_settings_cannot_be_changed() -> None:
         ("TRUSTED_PROXIES", "10.0.0.1/8"),
         ("TRUSTED_PROXIES", "proxy"),
         ("NOMINATIM_URL", "ftp://x"),
+        ("NOMINATIM_URL", "http://nominatim.openstreetmap.org"),
+        ("NOMINATIM_USER_AGENT", "línea"),
+        ("NOMINATIM_USER_AGENT", "x" * 201),
         ("JWT_ALGORITHM", "HS256"),
         ("JWT_ALGORITHM", "none"),
         ("JWT_LEEWAY_SECONDS", "-1"),
@@ -280,10 +283,33 @@ def test_a_key_is_required_outside_the_demo() -> None:
     assert load_settings({}, demo=True).jwt_public_key is None
 
 
-def test_a_key_set_by_url_does_not_replace_a_pem() -> None:
-    [line] = problems(JWT_PUBLIC_KEY="", JWT_JWKS_URL="https://auth/jwks")
-    assert line.startswith("JWT_JWKS_URL: ")
-    assert load(JWT_JWKS_URL="https://auth/jwks").jwt_public_key == RSA
+def test_a_key_set_by_url_takes_the_place_of_a_pem() -> None:
+    settings = load(JWT_PUBLIC_KEY="", JWT_JWKS_URL="https://auth/jwks")
+    assert (settings.jwt_jwks_url, settings.jwt_public_key) == ("https://auth/jwks", None)
+
+
+def test_a_key_and_a_key_set_together_refuse() -> None:
+    [line] = problems(JWT_JWKS_URL="https://auth/jwks")
+    assert line.startswith("JWT_JWKS_URL: got 'https://auth/jwks'; a key is given too")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("auth.example/jwks", "ftp://auth/jwks", "https://", "https:///jwks", "https://u:p@auth/jwks"),
+        *("https://auth/jwks#a", "https://auth/a b", "https://auth/\n", "https://auth:0/", "https://auth:99999/"),
+        *("https://auth:x/", "file:///etc/jwks.json", "https://au_th/jwks", "https://[::1/jwks"),
+    ],
+)
+def test_what_is_no_url_of_a_key_set_is_refused(url: str) -> None:
+    [line] = problems(JWT_PUBLIC_KEY="", JWT_JWKS_URL=url)
+    assert line.startswith("JWT_JWKS_URL: got ")
+    assert "u:p@" not in line
+
+
+@pytest.mark.parametrize("url", ["http://auth:8000/jwks?tenant=a", "https://[::1]:8443/k", "http://10.0.0.1/"])
+def test_a_key_set_may_be_anywhere(url: str) -> None:
+    assert load(JWT_PUBLIC_KEY="", JWT_JWKS_URL=url).jwt_jwks_url == url
 
 
 def test_prod_needs_tls_and_origins_by_name() -> None:
@@ -327,7 +353,13 @@ def test_an_admin_port_beyond_loopback_needs_a_token(environ: dict[str, str], lo
 
 def test_a_shared_token_cache_needs_a_secret() -> None:
     assert len(problems(TOKEN_CACHE_SHARED="true")) == 1
-    assert load(TOKEN_CACHE_SHARED="true", TOKEN_CACHE_SECRET="s").token_cache_shared
+    assert load(TOKEN_CACHE_SHARED="true", TOKEN_CACHE_SECRET="s" * 32).token_cache_shared
+
+
+def test_a_short_secret_may_not_seal_what_others_can_read() -> None:
+    [line] = problems(TOKEN_CACHE_SHARED="true", TOKEN_CACHE_SECRET="s" * 31)
+    assert line.startswith("TOKEN_CACHE_SECRET: got ***; ")
+    assert load(TOKEN_CACHE_SECRET="s").token_cache_secret is not None
 
 
 def test_the_demo_stays_on_loopback_and_out_of_prod() -> None:
@@ -387,7 +419,7 @@ def test_the_example_environment_and_file_say_the_same() -> None:
 
 @pytest.mark.parametrize("name", ["bakerygw.env.example", "bakerygw.toml.example"])
 def test_the_examples_are_complete(name: str) -> None:
-    expected = Settings.model_fields.keys() - {"services", "demo_services", "routes", "demo"}
+    expected = Settings.model_fields.keys() - {"services", "demo_services", "routes", "limit_policies", "demo"}
     assert expected <= documented(name)
     unknown = {entry for entry in documented(name) - expected if not entry.endswith("_service_url")}
     assert not unknown

@@ -1,19 +1,24 @@
 """Tenant flags as anyone may have written them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bakerygw.core.flags import (
+    LIMIT_MAX_BYTES,
     READ_ONLY_MAX_BYTES,
     changed_at_text,
+    limit_text,
     parse_changed_at,
     parse_flags,
+    parse_limit,
     parse_read_only,
     read_only_json,
 )
+from bakerygw.core.limits import TenantLimit, tenant_rule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 
 
@@ -139,3 +144,43 @@ def test_flags_are_joined_and_absent_ones_are_none() -> None:
     assert parse_flags(b"12.5", b"", True) == TenantFlags(changed_at=12.5, read_only=ReadOnly(), demo=True)
     with pytest.raises(ValueError, match="Invalid isoformat"):
         parse_flags(b"soon", None, False)
+
+
+def limit(**changes: object) -> TenantLimit:
+    rule = tenant_rule(50, 60, shadow=False, until=1_900_000_000.0)
+    return replace(TenantLimit(rule=rule, reason="floods", since="2026-01-01T00:00:00Z", by="ops"), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        limit(),
+        limit(reason=None, since=None, by=None),
+        limit(rule=tenant_rule(1_000_000, 86_400, shadow=True, until=1_900_000_001.0)),
+        limit(reason="Grüße \U0001f956 {}[] \"'"),
+    ],
+)
+def test_a_limit_for_a_time_comes_back_as_it_was_stored(one: TenantLimit) -> None:
+    assert parse_limit(limit_text(one).encode()) == one
+
+
+def test_a_limits_end_is_rounded_up_to_a_second() -> None:
+    late = limit(rule=tenant_rule(1, 1, shadow=False, until=1_900_000_000.2))
+    stored = parse_limit(limit_text(late).encode())
+    assert stored is not None
+    assert stored.rule.until == 1_900_000_001.0
+
+
+@pytest.mark.parametrize("reason", ["x" * 9000, "ä" * 9000, "\U0001f956" * 9000, '"' * 9000, "\\" * 9000])
+def test_a_limits_texts_never_make_it_unreadable(reason: str) -> None:
+    text = limit_text(limit(reason=reason, by=reason, since=reason))
+    stored = parse_limit(text.encode())
+    assert len(text.encode()) <= LIMIT_MAX_BYTES
+    assert stored is not None
+    assert stored.rule == limit().rule
+
+
+@given(raw=st.binary(max_size=60))
+def test_no_bytes_break_the_reader_of_limits(raw: bytes) -> None:
+    parse_limit(raw)
+    parse_limit(b"5 60 0 1900000000 " + raw)

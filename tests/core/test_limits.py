@@ -1,5 +1,7 @@
 """Token buckets: never too much, never locked out, and told truthfully."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +82,18 @@ def test_a_clock_set_back_a_little_costs_at_most_that_little() -> None:
     assert (level.allowed, level.remaining) == (True, 0)
 
 
+def test_looking_at_buckets_changes_none_and_refuses_nobody() -> None:
+    empty, beyond = NOW + RULE.capacity_us, NOW + 10 * RULE.capacity_us
+    after, levels = take((RULE, RULE, RULE), (0, empty, beyond), NOW, peek=True)
+    assert after == (0, empty, beyond)
+    assert [(level.allowed, level.remaining, level.retry_us) for level in levels] == [
+        (True, 3, 0),
+        (True, 0, 2_000_000),
+        (True, 0, 2_000_000),
+    ]
+    assert refusing(levels) is None
+
+
 def test_without_buckets_there_is_nothing_to_tell() -> None:
     assert take((), (), NOW) == ((), ())
     assert limit_headers(()) == ()
@@ -137,6 +151,32 @@ def test_a_refused_request_changes_nothing(rule: LimitRule, ahead: int) -> None:
     after, level = spend(rule, full_at, NOW)
     assert not level.allowed
     assert after == full_at
+
+
+@given(
+    stack=st.lists(st.builds(replace, rules, shadow=st.booleans()), min_size=1, max_size=4),
+    steps=st.lists(st.integers(-20_000_000, 20_000_000), min_size=1, max_size=60),
+)
+def test_stacked_rules_take_all_or_none_however_the_clock_jumps_and_lock_nobody_out(
+    stack: list[LimitRule], steps: list[int]
+) -> None:
+    now, full_ats = NOW, tuple(0 for _ in stack)
+    for step in steps:
+        now += step
+        ahead = [min(max(at - now, 0), rule.capacity_us) for at, rule in zip(full_ats, stack, strict=True)]
+        full_ats, levels = take(stack, full_ats, now)
+        taken = [level.reset_us - was for level, was in zip(levels, ahead, strict=True)]
+        if refusing(levels) is not None:
+            assert not any(taken)
+        else:
+            assert all(
+                cost == (rule.cost_us if level.allowed else 0)
+                for cost, rule, level in zip(taken, stack, levels, strict=True)
+            )
+            assert all(level.allowed or level.rule.shadow for level in levels)
+        assert all(at - now <= rule.capacity_us for at, rule in zip(full_ats, stack, strict=True))
+    later = now + max(rule.capacity_us for rule in stack)
+    assert all(level.remaining == level.rule.requests - 1 for level in take(stack, full_ats, later)[1])
 
 
 def test_headers_tell_each_policy_and_the_tightest() -> None:

@@ -16,8 +16,11 @@ from bakerygw.core.tenancy import (
     check_subscription,
     check_tier,
     check_writable,
+    confirmed,
     effective_tenant,
     identity_headers,
+    with_email,
+    with_subscription,
 )
 
 VALID_UNTIL = 1_767_225_599.0  # 2025-12-31T23:59:59Z
@@ -38,7 +41,7 @@ CLAIMS = Claims(
     role="owner",
     subscription=OWN,
     tenant_access=(
-        entry("t2", role="admin", tier="starter"),
+        entry("t2", role="admin", tier="starter", status="active", valid_until=VALID_UNTIL),
         entry("t3", role="viewer", tier="enterprise", status="past_due", valid_until=5.0),
         entry("t4"),
         entry("t1", role="viewer", tier="starter"),
@@ -75,14 +78,45 @@ def test_entry_with_status_and_end_is_judged_by_them() -> None:
     assert view.subscription == Subscription(tier="enterprise", status="past_due", valid_until=5.0)
 
 
-def test_bare_entry_has_the_lowest_tier_and_no_role() -> None:
-    view = effective_tenant(CLAIMS, "t4", ())
-    assert view.role is None
-    assert view.subscription == Subscription(tier="starter", status="active", valid_until=VALID_UNTIL)
+@pytest.mark.parametrize("lacks", ["tier", "status", "valid_until"])
+def test_an_entry_that_leaves_anything_out_borrows_nothing_from_the_own_tenant(lacks: str) -> None:
+    claims = replace(CLAIMS, tenant_access=(replace(CLAIMS.tenant_access[1], **{lacks: None}),))
+    view = effective_tenant(claims, "t3", ())
+    assert view.subscription is None
+    assert not view.looked_up
 
 
-def test_bare_entry_without_an_own_subscription_has_none() -> None:
-    assert effective_tenant(replace(CLAIMS, subscription=None), "t4", ()).subscription is None
+def test_the_tier_of_an_entry_stays_in_force_whatever_is_looked_up() -> None:
+    found = Subscription(tier="enterprise", status="trialing", valid_until=7.0)
+    bare = effective_tenant(replace(CLAIMS, tenant_access=(entry("t9"),)), "t9", ())
+    tiered = effective_tenant(replace(CLAIMS, tenant_access=(entry("t9", tier="starter"),)), "t9", ())
+    assert with_subscription(bare, found).subscription == found
+    assert with_subscription(tiered, found).subscription == replace(found, tier="starter")
+    assert with_subscription(bare, found).looked_up
+
+
+@pytest.mark.parametrize("change", [{"tier": "starter"}, {"status": "past_due"}])
+def test_what_the_token_says_must_be_what_the_tenant_service_confirms(change: dict[str, str]) -> None:
+    view = effective_tenant(CLAIMS, None, ())
+    assert confirmed(view, replace(OWN, valid_until=5.0)) == view
+    with pytest.raises(Refused) as caught:
+        confirmed(view, replace(OWN, **change))
+    assert refused(caught).code == "token-stale"
+
+
+def test_what_was_looked_up_gives_way_to_what_is_confirmed() -> None:
+    older = with_subscription(effective_tenant(replace(CLAIMS, subscription=None), None, ()), OWN)
+    newer = replace(OWN, tier="starter", status="past_due")
+    assert confirmed(older, newer).subscription == newer
+    assert confirmed(replace(older, subscription=None), newer).subscription == newer
+
+
+def test_the_tier_of_an_entry_must_be_confirmed_even_where_the_rest_was_looked_up() -> None:
+    claims = replace(CLAIMS, tenant_access=(entry("t9", tier="enterprise"),))
+    view = with_subscription(effective_tenant(claims, "t9", ()), OWN)
+    with pytest.raises(Refused) as caught:
+        confirmed(view, OWN)
+    assert refused(caught).code == "token-stale"
 
 
 @pytest.mark.parametrize(
@@ -272,6 +306,13 @@ def test_demo_sessions_are_marked() -> None:
     assert headers[b"X-Demo-Session-Id"] == b"d1"
     ordinary = replace(CLAIMS, demo_session_id="d1")
     assert b"X-Demo-Session-Id" not in dict(identity_headers(ordinary, None))
+
+
+def test_an_email_that_was_looked_up_is_told_like_the_tokens_own() -> None:
+    bare = replace(CLAIMS, email=None)
+    view = with_email(effective_tenant(bare, None, ()), "josé@b.example")
+    assert dict(identity_headers(bare, view))[b"X-User-Email"] == b"jos%C3%A9@b.example"
+    assert dict(identity_headers(CLAIMS, view))[b"X-User-Email"] == b"ana@panaderia.example"
 
 
 def test_nothing_is_said_that_is_not_known() -> None:

@@ -1,5 +1,6 @@
 """The demo's auth service: what its tokens say, and how sessions are kept and end."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from demo_calls import NOW, answer_of
 
 from bakerygw.core.claims import claims_from, strict_object
+from bakerygw.core.facts import read_email, read_subscription
 from bakerygw.demo.accounts import DAY_S, PASSWORD, demo_directory
 from bakerygw.demo.auth import ACCESS_TTL_S, REFRESH_TTL_S, AuthService, Issuer
 from bakerygw.demo.tenants import TenantService
@@ -121,6 +123,17 @@ def test_access_to_further_tenants_is_in_the_token_with_role_and_plan(bench: Ben
         "professional",
     )
     assert tenants[demo["id"]].demo
+
+
+def test_an_old_token_leaves_out_what_the_services_answer(bench: Bench) -> None:
+    claims = claims_of(bench.login("rosa@espiga.example"))
+    assert not {"subscription", "email"} & claims.keys()
+    who = {"X_User_Id": claims["user_id"], "X_Tenant_Id": claims["tenant_id"]}
+    tenants = TenantService(bench.directory, lambda: NOW)
+    status = answer_of(tenants, "GET", f"/api/v1/tenants/{claims['tenant_id']}/subscription/status", **who)
+    assert read_subscription(json.dumps(status.body).encode()).tier == "professional"
+    me = answer_of(bench.service, "GET", "/api/v1/auth/me", **who)
+    assert read_email(json.dumps(me.body).encode(), claims["user_id"]) == "rosa@espiga.example"
 
 
 def test_a_demo_account_gets_a_session_that_a_refresh_keeps(bench: Bench) -> None:

@@ -11,7 +11,11 @@ from tests.minting import Issuer
 
 Pairs = Iterable[tuple[bytes, bytes]]
 
-NO_LIMITS = {"RATE_LIMIT_REQUESTS": "10000000", "AUTH_RATE_LIMIT_REQUESTS": "10000000"}
+NO_LIMITS = {
+    "RATE_LIMIT_REQUESTS": "10000000",
+    "AUTH_RATE_LIMIT_REQUESTS": "10000000",
+    "TENANT_MAX_CONCURRENT": "10000000",
+}
 
 
 class Received:

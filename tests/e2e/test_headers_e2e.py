@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.harness import Recorded
 from tests.e2e.stage import Received, Stage, staged
-from tests.minting import OTHER_TENANT_ID, TENANT_ID, USER_ID, Issuer
+from tests.minting import OTHER_TENANT_ID, TENANT_ID, USER_ID, Issuer, access
 
 LIE = b"forged"
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
@@ -165,7 +165,7 @@ class TestIdentity:
         assert request.value("authorization") == b"Bearer " + stage.token.encode()
 
     def test_of_another_tenant_role_and_tier_are_those_there(self, stage: Stage) -> None:
-        entry = {"id": OTHER_TENANT_ID, "role": "viewer", "tier": "starter"}
+        entry = access(OTHER_TENANT_ID, "viewer", "starter")
         stage_token, stage.token = stage.token, stage.issuer.token(tenant_access=[entry])
         try:
             request = asked(stage, (b"X-Tenant-ID", OTHER_TENANT_ID.encode()))

@@ -15,7 +15,7 @@ from redis_server import RedisServer
 from tests.e2e.calling import SALES, Load, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.e2e.relay import Relay
-from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer
+from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer, access
 
 StartGateway = Callable[..., Gateway]
 
@@ -116,7 +116,7 @@ class TestFlags:
     def test_the_change_of_the_effective_tenant_counts_too(
         self, gateway: Gateway, issuer: Issuer, other_program: redis.Redis
     ) -> None:
-        token = issuer.token(tenant_access=[{"id": OTHER_TENANT_ID, "role": "admin", "tier": "starter"}])
+        token = issuer.token(tenant_access=[access(OTHER_TENANT_ID, "admin", "starter")])
         other_program.set(f"tenant:{OTHER_TENANT_ID}:subscription_changed_at", str(int(time.time()) + 60))
 
         with gateway.client(token) as client:
@@ -174,7 +174,7 @@ class TestFlags:
     def test_a_tenant_marked_demo_is_closed_to_ordinary_tokens(
         self, gateway: Gateway, issuer: Issuer, other_program: redis.Redis
     ) -> None:
-        ordinary = issuer.token(tenant_access=[{"id": OTHER_TENANT_ID, "role": "admin", "tier": "starter"}])
+        ordinary = issuer.token(tenant_access=[access(OTHER_TENANT_ID, "admin", "starter")])
         visitor = issuer.token(tenant_id=OTHER_TENANT_ID, is_demo=True, demo_session_id="s1")
         there = {"X-Tenant-ID": OTHER_TENANT_ID}
         with gateway.client(ordinary) as client:

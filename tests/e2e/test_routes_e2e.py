@@ -35,7 +35,6 @@ LATER = [
     (b"POST", b"/api/v1/alerts/ticket"),
     (b"GET", b"/api/v1/training/ws"),
     (b"POST", b"/api/v1/geocode"),
-    (b"GET", b"/api/v1/limits"),
 ]
 ANONYMOUS = b"Host: gateway.example\r\nContent-Length: 0\r\n\r\n"
 

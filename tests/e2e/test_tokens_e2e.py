@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.e2e.calling import SALES, code_of
 from tests.e2e.harness import Gateway, RecordingUpstream
-from tests.minting import ABSENT, OTHER_TENANT_ID, TENANT_ID, Issuer, b64, unb64
+from tests.minting import ABSENT, OTHER_TENANT_ID, TENANT_ID, Issuer, access, b64, unb64
 
 Mint = Callable[[Issuer], str]
 
@@ -314,7 +314,7 @@ def test_the_service_is_told_the_verified_identity_and_nothing_forged(
         ({}, {"X-Tenant-ID": "a:b"}, (400, "bad-request")),
         ({"is_demo": True, "demo_session_id": "s1"}, {"X-Tenant-ID": OTHER_TENANT_ID}, (403, "demo-isolation")),
         (
-            {"tenant_access": [{"id": OTHER_TENANT_ID, "role": "admin", "tier": "starter"}]},
+            {"tenant_access": [access(OTHER_TENANT_ID, "admin", "starter")]},
             {"X-Tenant-ID": OTHER_TENANT_ID},
             (200, ""),
         ),
@@ -328,7 +328,7 @@ def test_the_service_is_told_the_verified_identity_and_nothing_forged(
             {},
             (402, "subscription-inactive"),
         ),
-        ({"subscription": ABSENT}, {}, (402, "subscription-inactive")),
+        ({"subscription": ABSENT}, {}, (503, "critical-check-unavailable")),
     ],
 )
 def test_a_verified_user_stays_within_tenant_and_subscription(

@@ -10,18 +10,22 @@ from twisted.internet.task import Clock
 
 from bakerygw.core.claims import Claims, Subscription, TenantAccess
 from bakerygw.core.cors import CorsPolicy
-from bakerygw.core.http import Reply
+from bakerygw.core.http import Pairs, Reply
 from bakerygw.core.limits import LimitRule, level_of
 from bakerygw.core.outcome import Outcome, Trace
 from bakerygw.core.routing import Route, Router
-from bakerygw.core.tenancy import TenantFlags
+from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.edge.admission import Admission
 from bakerygw.edge.gateway import Gateway
+from bakerygw.edge.inheritance import Inheritance
+from bakerygw.edge.keys import KeyDesk
+from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.ports import (
     AdmissionAsk,
     AdmissionState,
+    LookupFailed,
     StoreUnavailable,
     TokenRefused,
     UpstreamFailed,
@@ -43,7 +47,12 @@ USER = Claims(
     subscription=PRO,
     tenant_access=(
         TenantAccess(
-            tenant_id="t-other", role="admin", tier="starter", status=None, valid_until=None, include_children=False
+            tenant_id="t-other",
+            role="admin",
+            tier="starter",
+            status="active",
+            valid_until=NOW + DAY_S,
+            include_children=False,
         ),
     ),
     exp=NOW + 900,
@@ -140,6 +149,21 @@ class Store:
         return [bucket.key for ask in self.asked for bucket in ask.buckets]
 
 
+class Tree:
+    """A `Hierarchy` by table; raises for what is not in it while it is `down`."""
+
+    def __init__(self) -> None:
+        self.chains: dict[str, tuple[str, ...]] = {}
+        self.asked: list[str] = []
+        self.down = False
+
+    async def ancestors(self, tenant_id: str) -> tuple[str, ...]:
+        self.asked.append(tenant_id)
+        if self.down:
+            raise StoreUnavailable
+        return self.chains.get(tenant_id, ())
+
+
 class TokenTable:
     """`Credentials` by table: `good` verifies, `expired` and any other do not."""
 
@@ -204,6 +228,77 @@ def response(
     return UpstreamResponse(status=status, headers=tuple(headers), body=source, authority="10.0.0.9:8000")
 
 
+class Answers:
+    """`Enquiries` and `LookupTelemetry`: what is answered, by tenant and user, or `None` to wait for the test."""
+
+    def __init__(self) -> None:
+        self.subscriptions: dict[str, Subscription | LookupFailed | None] = {"t-own": PRO}
+        self.emails: dict[str, str | LookupFailed | None] = {}
+        self.asked: list[tuple[str, str, bool]] = []
+        self.headers: list[Pairs] = []
+        self.waiting: list[Deferred[Any]] = []
+        self.cancelled = 0
+        self.counted: list[tuple[str, str]] = []
+
+    async def subscription(self, upstreams: Any, tenant_id: str, *, demo: bool, headers: Pairs) -> Subscription:
+        self.asked.append(("subscription", tenant_id, demo))
+        self.headers.append(headers)
+        found = self.subscriptions.get(tenant_id)
+        if found is None:
+            waiting: Deferred[Subscription] = Deferred(lambda _: self._gave_up())
+            self.waiting.append(waiting)
+            return await waiting
+        if isinstance(found, LookupFailed):
+            raise found
+        return found
+
+    async def email(self, upstreams: Any, user_id: str, *, demo: bool, headers: Pairs) -> str | None:
+        self.asked.append(("email", user_id, demo))
+        self.headers.append(headers)
+        found = self.emails.get(user_id)
+        if isinstance(found, LookupFailed):
+            raise found
+        return found
+
+    def _gave_up(self) -> None:
+        self.cancelled += 1
+
+    def looked_up(self, what: str, result: str) -> None:
+        self.counted.append((what, result))
+
+    def incomplete_token(self, lacks: str) -> None:
+        self.counted.append(("token", lacks))
+
+    def subscription_change(self, result: str) -> None:
+        self.counted.append(("change", result))
+
+
+class Tenants:
+    """A `TenantStore` with the flags of a `Store`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.down = False
+        self.changed: list[tuple[str, float]] = []
+
+    async def flags(self, tenant_id: str) -> TenantFlags:
+        found = self._store.flags.get(tenant_id, TenantFlags())
+        if self.down or found is None:
+            raise StoreUnavailable
+        return found
+
+    async def set_read_only(self, tenant_id: str, read_only: ReadOnly) -> None:
+        raise NotImplementedError
+
+    async def clear_read_only(self, tenant_id: str) -> None:
+        raise NotImplementedError
+
+    async def subscription_changed(self, tenant_id: str, at: float) -> None:
+        if self.down:
+            raise StoreUnavailable
+        self.changed.append((tenant_id, at))
+
+
 class Notes:
     """`Telemetry` that keeps what it is told."""
 
@@ -226,12 +321,35 @@ class Notes:
         self.cache.append(hit)
 
 
+class Desk(KeyDesk):
+    """A `KeyDesk` that keeps what it tells."""
+
+    def __init__(self) -> None:
+        self.audited: list[tuple[str, dict[str, object]]] = []
+        self.attempts: list[str] = []
+        self.uses: list[tuple[str, float]] = []
+        self.now = NOW
+
+        def audit(event: str, **fields: object) -> None:
+            self.audited.append((event, fields))
+
+        async def used(key_id: str, at: float) -> None:
+            self.uses.append((key_id, at))
+
+        super().__init__(audit=audit, attempted=self.attempts.append, used=used, now=lambda: self.now)
+
+
 class Stage:
     """A gateway and its ports; `ask` sends one request on a connection of its own."""
 
     def __init__(self, **policies: Any) -> None:
         self.store, self.tokens, self.services, self.notes = Store(), TokenTable(), Services(), Notes()
+        self.answers, self.tenants = Answers(), Tenants(self.store)
         self.clock = Clock()
+        self.tree, self.audited = Tree(), list[tuple[str, dict[str, object]]]()
+        self.seconds = 0.0
+        self.desk = Desk()
+        self.now = NOW
         self.pages: Mapping[str, Any] = {
             "/health": lambda head: Reply(status=200, body=b"healthy"),
             "/docs": lambda head: Reply(status=200, body=b"docs"),
@@ -247,16 +365,22 @@ class Stage:
             "max_body_bytes": 1000,
         }
         self.policies = Policies(**{**defaults, **policies})
+        self.lookups = Lookups(self.answers, self.tenants, shared=None, telemetry=self.answers, now=lambda: self.now)
         self.gateway = Gateway(
             self.policies,
-            admission=Admission(self.store, self.notes),
+            admission=Admission(self.store, self.notes, self.desk),
             proxy=Proxy(self.clock),
             pages=self.pages,
             handlers={},
             telemetry=self.notes,
             clock=self.clock,
-            now=lambda: NOW,
+            inheritance=Inheritance(self.tree, self.store, self._audit, lambda: self.seconds),
+            now=lambda: self.now,
+            lookups=self.lookups,
         )
+
+    def _audit(self, event: str, **fields: object) -> None:
+        self.audited.append((event, fields))
 
     def client(self, data: bytes, *, trusted: Any = (), peer: str = "192.0.2.1", stalled: bool = False) -> Client:
         """A connection that has sent `data`."""

@@ -376,7 +376,6 @@ def test_demo_and_real_tenants_are_kept_apart(target, lines, method, token, expe
         (PRO, SALES, 200),
         (replace(PRO, status="trialing"), SALES, 200),
         (replace(PRO, status="cancelled"), SALES, (402, "subscription-inactive")),
-        (None, SALES, (402, "subscription-inactive")),
         (EXPIRED, SALES, (402, "subscription-expired")),
         (EXPIRED, b"/api/v1/tenants/t-own/subscription", 200),
         (EXPIRED, b"/api/v1/tenants/t-own/subscription/invoices", 200),

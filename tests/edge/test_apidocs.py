@@ -4,6 +4,7 @@ import re
 import pytest
 from openapi_spec_validator import validate
 
+from bakerygw.core.geocoding import MEMBERS
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.openapi import build_document
 from bakerygw.core.problem import PROBLEMS, Refused
@@ -38,6 +39,13 @@ ROUTES = (
         max_body=1000,
     ),
     Route(prefix="/api/v1/alerts/stream", template="/api/v1/alerts/stream", kind="later", exact=True),
+    Route(
+        prefix="/api/v1/alerts/ticket",
+        template="/api/v1/alerts/ticket",
+        kind="later",
+        exact=True,
+        methods=frozenset({"POST"}),
+    ),
     Route(prefix="/api/v1/geocode", template="/api/v1/geocode", kind="later", exact=True),
 )
 
@@ -96,7 +104,7 @@ def test_a_routes_rules_are_told(document):
     assert [parameter["name"] for parameter in item["parameters"]] == ["id", "path"]
     told = item["delete"]["description"]
     assert all(part in told for part in ("professional", "critical", "5 requests in 60 s", "1000 bytes"))
-    assert "A critical operation: refused to demo sessions (403 `demo-isolation`)." in told
+    assert "A critical operation: the tenant service confirms the subscription first" in told
     assert "critical" not in item["get"]["description"]
 
 
@@ -106,12 +114,24 @@ def test_health_details_have_the_members_that_are_told(document):
 
 
 def test_routes_still_to_come_are_marked_as_answering_503(document):
-    stream, geocode = document["paths"]["/api/v1/alerts/stream"], document["paths"]["/api/v1/geocode"]
-    assert (set(stream), set(geocode)) == ({"get"}, {"post"})
-    for operation in (stream["get"], geocode["post"]):
+    stream, ticket = document["paths"]["/api/v1/alerts/stream"], document["paths"]["/api/v1/alerts/ticket"]
+    assert (set(stream), set(ticket)) == ({"get"}, {"post"})
+    for operation in (stream["get"], ticket["post"]):
         assert "answers 503" in operation["description"]
         assert "2XX" not in operation["responses"]
         assert "503" in operation["responses"]
+
+
+def test_geocoding_describes_its_question_and_its_answer(document):
+    operation = document["paths"]["/api/v1/geocode"]["post"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    members = {name for form in schema["oneOf"] for name in form["properties"]}
+    assert members == set(MEMBERS)
+    assert all(form["additionalProperties"] is False for form in schema["oneOf"])
+    answer = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    assert answer == {"$ref": "#/components/schemas/Places"}
+    assert set(document["components"]["schemas"]["Places"]["properties"]) == {"results", "attribution", "cached"}
+    assert {"400", "413", "502", "503", "504"} <= set(operation["responses"])
 
 
 def test_operation_ids_are_unique(document):

@@ -11,12 +11,13 @@ from twisted.internet.task import Clock
 
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.stores.invalidation import PING_S, RETRY_SELDOM_S, RETRY_SOON_S, Invalidations
-from bakerygw.stores.mirror import TRUST_S, Found, Mirror
+from bakerygw.stores.mirror import Mirror
+from bakerygw.stores.mirror_table import TRUST_S, Found
 from bakerygw.stores.redis_link import RedisLink
 
 HELD = TenantFlags(demo=True)
 TRACK = (
-    b"CLIENT TRACKING ON REDIRECT 42 BCAST PREFIX tenant: PREFIX bakerygw:revoked:",
+    b"CLIENT TRACKING ON REDIRECT 42 BCAST PREFIX tenant: PREFIX bakerygw:revoked: PREFIX bakerygw:limits:",
     b"SET bakerygw:revoked:canary-me 1 PX 1000",
 )
 

@@ -5,7 +5,8 @@ from math import inf
 import pytest
 
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.stores.mirror import LAST_KNOWN_S, MAX_AGE_S, MAX_ASIDE, TRUST_S, Found, Mirror
+from bakerygw.stores.mirror import MAX_ASIDE, Mirror
+from bakerygw.stores.mirror_table import LAST_KNOWN_S, MAX_AGE_S, TRUST_S, Found
 
 HELD = TenantFlags(read_only=ReadOnly(reason="unpaid"))
 FREE = TenantFlags()

@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bakerygw.core.tenancy import TenantFlags
-from bakerygw.stores.mirror import MAX_AGE_S, TRUST_S, Epoch, Found, Mirror, Read
+from bakerygw.stores.mirror import Mirror
+from bakerygw.stores.mirror_table import MAX_AGE_S, TRUST_S, Epoch, Found, Read
 
 TENANTS = ("t",)
 DIGESTS = ("a",)

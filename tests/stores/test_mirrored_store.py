@@ -10,7 +10,7 @@ from redis_server import RedisServer
 from store_fakes import RecordingTelemetry, invalidations_of, link_to, pause, store_over, trusted
 from twisted.internet.defer import Deferred, gatherResults
 
-from bakerygw.core.limits import Bucket, LimitRule
+from bakerygw.core.limits import Bucket, LimitRule, TenantLimit, tenant_rule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, StoreUnavailable
 from bakerygw.stores.audit_stream import RedisAudit
@@ -20,6 +20,7 @@ from bakerygw.stores.signals import SIGNALS, RedisSignals
 OPERATORS = Path(__file__).parents[2] / "docs" / "operators.md"
 RULE = LimitRule(name="r", requests=1000, window_s=3600)
 HELD = TenantFlags(read_only=ReadOnly(reason="held"))
+LIMITED = TenantFlags(limit=TenantLimit(rule=tenant_rule(5, 60, shadow=False, until=9_999_999_999.0)))
 ROOM = 50
 """Tenants, and tokens, that an instance's mirror holds."""
 READING = ("getrange", "exists", "pttl")
@@ -123,7 +124,7 @@ async def test_known_and_unknown_ones_share_a_call_which_reads_the_unknown_alone
     ]
     assert [state.levels[0].remaining for state in states] == [998, 997, 996, 995, 994]
     assert after["evalsha"] - before["evalsha"] == 1
-    assert after["getrange"] - before["getrange"] == 4  # two for each of "new" and "other"
+    assert after["getrange"] - before["getrange"] == 6  # three for each of "new" and "other"
 
 
 @pytest_twisted.ensureDeferred
@@ -157,6 +158,7 @@ async def test_a_read_of_who_is_not_verified_does_not_stand_in_the_way_of_one_th
         (("SET", "tenant:t:read_only", "held"), HELD),
         (("SET", "tenant:t:demo", "1"), TenantFlags(demo=True)),
         (("SET", "tenant:t:subscription_changed_at", "5"), TenantFlags(changed_at=5.0)),
+        (("SET", "bakerygw:limits:t", "5 60 0 9999999999"), LIMITED),
         (("RENAME", "other", "tenant:t:read_only"), HELD),
         (("EVAL", "redis.call('SET', 'tenant:t:read_only', 'held')", "0"), HELD),
     ],
@@ -170,7 +172,8 @@ async def test_a_change_by_another_program_is_in_force_at_once(own_redis, instan
     own_redis.command(*command)
     assert await instance.sees(flags) < 0.2
     assert await instance.flags() == flags
-    own_redis.command("DEL", "tenant:t:read_only", "tenant:t:demo", "tenant:t:subscription_changed_at")
+    names = ("read_only", "demo", "subscription_changed_at")
+    own_redis.command("DEL", "bakerygw:limits:t", *(f"tenant:t:{name}" for name in names))
     assert await instance.sees(TenantFlags()) < 0.2
 
 
@@ -310,3 +313,25 @@ async def test_the_documented_user_of_redis_may_do_all_that_is_needed():
         assert instance.signals[-1] == b"heard"
         assert instance.telemetry.failures == []
         await instance.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_limit_for_a_time_holds_though_the_mirror_knows_that_a_flag_beside_it_cannot_be_read(
+    own_redis, instance
+):
+    own_redis.command("SET", "tenant:t:subscription_changed_at", "soon")
+    own_redis.command("SET", "bakerygw:limits:t", f"3 3600 0 {int(time.time()) + 1000}")
+    asked = AdmissionAsk(tenants=("t",), limit_of="t", verified=True)
+    states = [await instance.store.admit(asked) for _ in range(5)]
+    assert [state.levels[0].allowed for state in states] == [True] * 3 + [False] * 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_known_tenants_limit_is_taken_without_reading_it_again(own_redis, instance):
+    own_redis.command("SET", "bakerygw:limits:t", f"3 3600 0 {int(time.time()) + 1000}")
+    asked = AdmissionAsk(tenants=("t",), limit_of="t", verified=True)
+    await instance.store.admit(asked)
+    before = calls(own_redis)
+    states = [await instance.store.admit(asked) for _ in range(3)]
+    assert [state.levels[0].allowed for state in states] == [True, True, False]
+    assert calls(own_redis).get("getrange", 0) == before.get("getrange", 0)

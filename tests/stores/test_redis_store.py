@@ -9,7 +9,7 @@ from store_fakes import RecordingTelemetry, link_to, store_over
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock
 
-from bakerygw.core.limits import Bucket, LimitRule, take
+from bakerygw.core.limits import Bucket, LimitRule, take, tenant_rule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, StoreUnavailable
 from bakerygw.stores.mirror import Mirror
@@ -54,7 +54,8 @@ def random_ask(rng: random.Random) -> AdmissionAsk:
         LimitRule(name="s", requests=2, window_s=300, shadow=True),
     ]
     chosen = rng.sample(rules, rng.randint(0, 3))
-    return ask(*((f"{rule.name}:{rng.choice('xy')}", rule) for rule in chosen))
+    asked = ask(*((f"{rule.name}:{rng.choice('xy')}", rule) for rule in chosen))
+    return AdmissionAsk(buckets=asked.buckets, verified=True, peek=rng.random() < 0.2)
 
 
 class Twin:
@@ -65,7 +66,7 @@ class Twin:
 
     def admit(self, asked, now_us):
         before = [self.full_at.get(bucket.key, 0) for bucket in asked.buckets]
-        after, levels = take([bucket.rule for bucket in asked.buckets], before, now_us)
+        after, levels = take([bucket.rule for bucket in asked.buckets], before, now_us, peek=asked.peek)
         self.full_at.update(
             (bucket.key, new) for bucket, old, new in zip(asked.buckets, before, after, strict=True) if new != old
         )
@@ -302,3 +303,78 @@ async def test_a_call_that_fails_leaves_no_read_behind(redis_server, telemetry, 
         await store.admit(ask(tenants=("t",)))
     assert mirror.hits == 1
     await link.stop()
+
+
+def limited(tenant_id="t"):
+    return AdmissionAsk(tenants=(tenant_id,), limit_of=tenant_id, verified=True)
+
+
+FAR = int(time.time()) + 1000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "", "x", "5", "5 60", "5 60 0", "0 60 0 9999999999", "1000001 60 0 9999999999", "5 0 0 9999999999",
+        "5 86401 0 9999999999", "5 60 2 9999999999", "5 60 0 1700000000", "-5 60 0 9999999999", "5.5 60 0 9999999999",
+        "0x5 60 0 9999999999", "1e3 60 0 9999999999", "5 60 0 99999999990000", "5 60 0 9999999999x",
+        " 5 60 0 9999999999", "5 60 0 253402300800",
+        "00000005 60 0 9999999999", "5 60 0 9999999999 " + "x" * 2000, "\u0665 60 0 9999999999",
+    ],
+)  # fmt: skip
+@pytest_twisted.ensureDeferred
+async def test_what_others_write_in_place_of_a_limit_for_a_time_is_none(store, redis_server, value):
+    redis_server.command("SET", "bakerygw:limits:t", value)
+    state = await store.admit(limited())
+    assert (state.levels, state.flags) == ((), {"t": TenantFlags()})
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_limit_for_a_time_of_another_type_is_none(store, redis_server):
+    redis_server.command("HSET", "bakerygw:limits:t", "a", "b")
+    assert (await store.admit(limited())).levels == ()
+
+
+@pytest.mark.parametrize("rest", ["", " ", " {}", " not JSON", ' {"reason": 5}', ' {"reason": "a\\nb"}', " [1]"])
+@pytest_twisted.ensureDeferred
+async def test_a_limit_for_a_time_is_its_numbers_whatever_stands_behind_them(store, redis_server, rest):
+    redis_server.command("SET", "bakerygw:limits:t", f"5 60 1 {FAR}{rest}")
+    state = await store.admit(limited())
+    expected = tenant_rule(5, 60, shadow=True, until=float(FAR))
+    assert [level.rule for level in state.levels] == [expected]
+    assert state.flags["t"].limit.rule == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_limit_for_a_time_holds_though_a_flag_beside_it_cannot_be_read(store, redis_server):
+    redis_server.command("SET", "tenant:t:subscription_changed_at", "soon")
+    redis_server.command("SET", "bakerygw:limits:t", f"1 60 0 {FAR}")
+    states = [await store.admit(limited()) for _ in range(2)]
+    assert [state.levels[0].allowed for state in states] == [True, False]
+    assert states[0].flags == {"t": None}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_limit_for_a_time_that_is_not_known_yet_costs_no_round_trip_more(store, redis_server, telemetry):
+    redis_server.command("SET", "bakerygw:limits:t", f"1 60 0 {FAR}")
+    await store.admit(ask(("warm", HOUR)))
+    before = len(telemetry.round_trips)
+    assert not [level for level in (await store.admit(limited())).levels if not level.allowed]
+    assert [level.allowed for level in (await store.admit(limited())).levels] == [False]
+    assert len(telemetry.round_trips) - before == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest_twisted.ensureDeferred
+async def test_a_tenants_limit_counts_alike_in_the_script_and_in_python(store, redis_server, seed):
+    rng = random.Random(seed)
+    plain, now, full_at = store._script, NOW, 0
+    for _ in range(40):
+        now += rng.choice([0, 1, 999, 7_000_000, -2_000_000])
+        requests, window_s = rng.choice([(3, 10), (7, 60), (999_983, 86_399)])
+        redis_server.command("SET", "bakerygw:limits:t", f"{requests} {window_s} 0 {NOW // 1_000_000 + 10_000}")
+        store._script = plain
+        at_moment(store, now)
+        level = (await store.admit(limited())).levels[0]
+        (full_at,), expected = take([level.rule], [full_at], now)
+        assert (level,) == expected

@@ -8,11 +8,12 @@ from store_fakes import RecordingTelemetry
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from bakerygw.core.limits import Bucket, LimitRule
+from bakerygw.core.limits import Bucket, LimitRule, TenantLimit, tenant_rule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, AdmissionState, StoreUnavailable
 from bakerygw.stores.memory import MemoryStore
-from bakerygw.stores.mirror import LAST_KNOWN_S, Found, Mirror
+from bakerygw.stores.mirror import Mirror
+from bakerygw.stores.mirror_table import LAST_KNOWN_S, Found
 from bakerygw.stores.resilient import ResilientAdmission
 
 TENANTS = 100
@@ -186,3 +187,25 @@ def test_a_tenant_seen_again_outlives_those_that_were_not():
     bench.admit(tenants=tuple(f"t{n}" for n in range(TENANTS - 1)))
     bench.primary.away = True
     assert bench.admit(tenants=("mine", "old")).flags == {"mine": TenantFlags(), "old": None}
+
+
+def test_a_tenants_limit_holds_locally_as_long_as_it_is_last_known():
+    bench = Bench()
+    limit = TenantLimit(rule=tenant_rule(1, 3600, shadow=False, until=1e9))
+    bench.primary.known["t"] = TenantFlags(limit=limit)
+    bench.admit(tenants=("t",))
+    bench.primary.away = True
+    asked = AdmissionAsk(buckets=(Bucket(key="u", rule=RULE),), tenants=("t",), limit_of="t", verified=True)
+    levels = [success_of(Deferred.fromCoroutine(bench.store.admit(asked))).levels for _ in range(2)]
+    assert [[level.allowed for level in its] for its in levels] == [[True, True], [True, False]]
+    assert levels[1][1].rule == limit.rule
+    bench.clock.advance(LAST_KNOWN_S + 1)
+    assert len(success_of(Deferred.fromCoroutine(bench.store.admit(asked))).levels) == 1
+
+
+def test_looking_at_local_buckets_takes_nothing_either():
+    bench = Bench()
+    bench.primary.away = True
+    look = AdmissionAsk(buckets=(Bucket(key="u", rule=RULE),), peek=True)
+    levels = [success_of(Deferred.fromCoroutine(bench.store.admit(look))).levels[0] for _ in range(3)]
+    assert [level.remaining for level in levels] == [2, 2, 2]

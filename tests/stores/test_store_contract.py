@@ -7,7 +7,7 @@ import pytest_twisted
 from store_fakes import RecordingTelemetry, invalidations_of, link_to, pause, store_over, trusted
 from twisted.internet.defer import Deferred, gatherResults
 
-from bakerygw.core.limits import Bucket, LimitRule
+from bakerygw.core.limits import Bucket, LimitRule, TenantLimit, tenant_rule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk
 from bakerygw.stores.memory import MemoryStore
@@ -257,6 +257,105 @@ async def test_asks_of_one_turn_each_learn_what_they_asked(store):
     assert [dict(state.revoked) for state in states] == [{f"d{n}": n == 3} for n in range(6)]
     assert [state.flags[f"t{n}"].read_only is not None for n, state in enumerate(states)] == [n == 4 for n in range(6)]
     assert [state.levels[0].allowed for state in states] == [True] * 3 + [False] * 3
+
+
+def limit_for(seconds=60.0, requests=2, *, shadow=False):
+    until = float(int(time.time() + seconds) + 1)
+    return TenantLimit(
+        rule=tenant_rule(requests, 3600, shadow=shadow, until=until), reason="too much", since="2026", by="ops"
+    )
+
+
+def of_tenant(*buckets, demo=False, peek=False):
+    buckets = tuple(Bucket(key=key, rule=rule) for key, rule in buckets)
+    return AdmissionAsk(buckets=buckets, tenants=("t",), limit_of="t", verified=True, demo=demo, peek=peek)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tenants_limit_for_a_time_is_taken_with_the_others_by_all_who_ask_for_it(store):
+    many = LimitRule(name="many", requests=100, window_s=3600)
+    limit = limit_for()
+    await store.set_limit("t", limit)
+    states = [await store.admit(of_tenant((user, many))) for user in ("a", "b", "c")]
+    assert [[level.allowed for level in state.levels] for state in states] == [
+        [True, True],
+        [True, True],
+        [True, False],
+    ]
+    assert [state.levels[1].remaining for state in states] == [1, 0, 0]
+    assert all(state.levels[1].rule == limit.rule for state in states)
+    assert (await store.admit(ask(("c", many)))).levels[0].remaining == 99  # what was refused has cost nothing
+    assert (await store.admit(ask(("c", many), tenants=("t",)))).levels[0].allowed
+
+
+@pytest_twisted.ensureDeferred
+async def test_asks_of_one_turn_share_a_tenants_limit_whether_it_was_known_or_not(store):
+    await store.set_limit("t", limit_for(requests=3))
+    states = await gatherResults([Deferred.fromCoroutine(store.admit(of_tenant())) for _ in range(5)])
+    states += [await store.admit(of_tenant())]
+    assert [state.levels[0].allowed for state in states] == [True] * 3 + [False] * 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_limit_for_a_time_is_told_with_the_flags_until_it_is_replaced_or_ended(store):
+    first, second = limit_for(), limit_for(requests=7, shadow=True)
+    assert await store.limit("t") is None
+    await store.set_limit("t", first)
+    assert (await store.admit(ask(tenants=("t",)))).flags == {"t": TenantFlags(limit=first)}
+    await store.set_limit("t", second)
+    await store.set_read_only("t", ReadOnly(reason="x"))
+    assert await store.limit("t") == second
+    assert (await store.admit(of_tenant())).levels[0].rule == second.rule
+    await store.clear_limit("t")
+    state = await store.admit(of_tenant())
+    assert (state.levels, state.flags["t"]) == ((), TenantFlags(read_only=ReadOnly(reason="x")))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_limit_for_a_time_ends_by_itself(store):
+    limit = TenantLimit(rule=tenant_rule(1, 3600, shadow=False, until=float(int(time.time()) + 1)))
+    await store.set_limit("t", limit)
+    assert (await store.admit(of_tenant())).levels[0].rule == limit.rule
+    await pause(limit.rule.until - time.time() + 0.05)
+    state = await store.admit(of_tenant())
+    assert (state.levels, state.flags["t"]) == ((), TenantFlags())
+
+
+@pytest_twisted.ensureDeferred
+async def test_demo_sessions_do_not_spend_what_a_tenants_other_callers_share(store):
+    await store.set_limit("t", limit_for(requests=1))
+    assert (await store.admit(of_tenant(demo=True))).levels[0].allowed
+    assert (await store.admit(of_tenant())).levels[0].allowed
+    assert not (await store.admit(of_tenant(demo=True))).levels[0].allowed
+
+
+@pytest_twisted.ensureDeferred
+async def test_looking_at_buckets_takes_nothing_and_refuses_nothing(store):
+    await store.set_limit("t", limit_for(requests=1))
+    look, take = of_tenant(("u", HOUR), peek=True), of_tenant(("u", HOUR))
+    looks = [await store.admit(look) for _ in range(5)]
+    assert [[level.remaining for level in state.levels] for state in looks] == [[3, 1]] * 5
+    await store.admit(take)
+    assert not (await store.admit(take)).levels[1].allowed
+    levels = (await store.admit(look)).levels
+    assert [(level.allowed, level.remaining) for level in levels] == [(True, 2), (True, 0)]
+    assert levels[0].retry_us == 0
+    assert 3_590_000_000 < levels[1].retry_us <= 3_600_000_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_those_who_look_and_those_who_take_in_one_turn_do_not_mix(store):
+    await store.set_limit("t", limit_for(requests=3))
+    asks = [of_tenant(("u", HOUR), peek=number % 2 == 0) for number in range(4)]
+    states = await gatherResults([Deferred.fromCoroutine(store.admit(one)) for one in asks])
+    assert [[level.remaining for level in state.levels] for state in states] == [[3, 3], [2, 2], [2, 2], [1, 1]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_no_end_is_not_stored(store):
+    with pytest.raises(ValueError, match="no end"):
+        await store.set_limit("t", TenantLimit(rule=tenant_rule(1, 1, shadow=False, until=float("inf"))))
+    assert await store.limit("t") is None
 
 
 def test_each_store_tells_its_status(redis_server):

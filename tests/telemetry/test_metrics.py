@@ -68,6 +68,20 @@ def test_time_without_a_service_is_the_gateways_own(metrics: Metrics) -> None:
     assert value(metrics, "gateway_internal_duration_seconds_sum", path=ROUTES[0]) == pytest.approx(0.5)
 
 
+def test_limits_are_counted_by_name_too_and_shadows_apart() -> None:
+    metrics = Metrics(CollectorRegistry(), routes=ROUTES, limits=["default", "bakery"])
+    metrics.ended(done(limited="default, bakery", exceeded=(("default", False), ("bakery", True))))
+    metrics.ended(done(limited="made up", exceeded=(("made up", False),)))
+    name = "gateway_rate_limit_policy_exceeded_total"
+    assert value(metrics, name, policy="default", shadow="false") == 1
+    assert value(metrics, name, policy="bakery", shadow="true") == 1
+    assert value(metrics, name, policy="OTHER", shadow="false") == 1
+    assert value(metrics, "gateway_rate_limit_exceeded_total", endpoint=ROUTES[0]) == 2
+    metrics.allow(limits=["made up"])
+    metrics.ended(done(limited="made up", exceeded=(("made up", False),)))
+    assert value(metrics, name, policy="made up", shadow="false") == 1
+
+
 def test_limits_and_refusals_are_counted(metrics: Metrics) -> None:
     metrics.ended(done(status=429, reason="rate-limited", limited="default"))
     metrics.ended(done(limited="shadow"))
@@ -198,3 +212,13 @@ def test_gauges_of_services_that_are_gone_go_too(metrics: Metrics) -> None:
     assert not [labels for labels in left if ("service", "sales") in labels or ("service_name", "sales") in labels]
     assert not [labels for name, labels in series(metrics) if name == "gateway_breaker_state"]
     assert value(metrics, "gateway_upstream_pool_connections", service="auth", state="active") == 2
+
+
+def test_look_ups_of_addresses_are_counted_by_how_they_ended():
+    metrics = Metrics(CollectorRegistry())
+    metrics.geocoded("asked")
+    metrics.geocoded("asked")
+    metrics.geocoded("a stranger's word")
+    text = metrics.exposition()[0].decode()
+    assert 'gateway_geocoded_total{result="asked"} 2.0' in text
+    assert "stranger" not in text

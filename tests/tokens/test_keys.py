@@ -88,4 +88,4 @@ def test_private_key_is_refused_and_not_repeated() -> None:
 @pytest.mark.parametrize("kid", [None, "", "main", "../../etc/passwd", "' OR 1=1 --"])
 def test_single_key_ignores_key_ids(kid: str | None) -> None:
     key = load_public_key(RSA.public_pem, "RS256")
-    assert PemKey(key).key_for(kid) is key
+    assert PemKey(key).key_for(kid).public is key

@@ -8,7 +8,7 @@ from _pytest.mark import ParameterSet
 
 from bakerygw.core.claims import MAX_TOKEN_BYTES, Claims
 from bakerygw.ports import TokenRefused
-from bakerygw.tokens.keys import PemKey, PublicKey, load_public_key
+from bakerygw.tokens.keys import PemKey, VerificationKey, load_public_key
 from bakerygw.tokens.verifier import TokenVerifier
 from tests.minting import ABSENT, TENANT_ID, USER_ID, Issuer, b64, join, unb64
 
@@ -35,8 +35,8 @@ class Wall:
 class KeysById:
     """A key set that knows one key id."""
 
-    def key_for(self, kid: str | None) -> PublicKey | None:
-        return KEY if kid == "k1" else None
+    def key_for(self, kid: str | None) -> VerificationKey | None:
+        return VerificationKey.of(KEY) if kid == "k1" else None
 
 
 def verifier(

@@ -1,0 +1,116 @@
+"""API keys as `Credentials`: the record is read once, and again every half minute while its key is in use."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from bakerygw.core.api_keys import claims_of, digest_of, id_of
+from bakerygw.core.claims import Claims, ClaimsError
+from bakerygw.ports import KeyStore, KeyUnreadable, StoreUnavailable, TokenRefused
+
+FRESH_S: Final = 30.0
+"""How long a record is taken for true without being read again. That a key was revoked is told of at once."""
+LAST_KNOWN_S: Final = 60.0
+"""How long it stands in for one that cannot be read."""
+RETRY_S: Final = 1.0
+"""Between two tries to read it while the shared state is away."""
+BAD_S: Final = 10.0
+"""How long a bad key is refused without asking again: no key that was bad becomes good."""
+MAX_KEYS: Final = 10_000
+"""About 20 MB; beyond it the least recently used goes first."""
+
+CODES: Final = {"revoked": "token-revoked", "expired": "token-expired", "replaced": "token-revoked"}
+"""Problem codes by reason; every other one is token-invalid."""
+
+
+class _Known:
+    """A good key's claims, and how long they may be used."""
+
+    __slots__ = ("claims", "fresh_until", "read_at")
+
+    def __init__(self, claims: Claims, read_at: float) -> None:
+        self.claims, self.read_at, self.fresh_until = claims, read_at, read_at + FRESH_S
+
+
+class ApiKeys:
+    """`Credentials` over a `KeyStore`. What it remembers is found by SHA-256, so it holds no usable key.
+
+    `now` is Unix seconds, and `clock` seconds that are never set back.
+    """
+
+    def __init__(
+        self, store: KeyStore, *, now: Callable[[], float], clock: Callable[[], float], max_keys: int = MAX_KEYS
+    ) -> None:
+        self._store, self._now, self._clock, self._max = store, now, clock, max_keys
+        self._good: OrderedDict[str, _Known] = OrderedDict()
+        self._bad: OrderedDict[str, tuple[float, str]] = OrderedDict()
+
+    def known(self, secret: bytes) -> Claims | None:
+        """Claims of a key whose record was read not long ago."""
+        digest = digest_of(secret)
+        entry = self._good.get(digest)
+        if entry is None or self._clock() >= entry.fresh_until or self._now() >= entry.claims.exp:
+            return None
+        self._good.move_to_end(digest)
+        return entry.claims
+
+    def peek(self, secret: bytes) -> Claims | None:
+        """What was read of it last, were it long ago: a key itself tells nothing."""
+        entry = self._good.get(digest_of(secret))
+        return entry.claims if entry is not None else None
+
+    async def verify(self, secret: bytes) -> Claims:
+        """Claims of a good key. Raises `TokenRefused` or `StoreUnavailable`."""
+        known = self.known(secret)
+        if known is not None:
+            return known
+        key_id = id_of(secret)
+        if key_id is None:
+            raise TokenRefused("token-invalid", "key-form")
+        digest = digest_of(secret)
+        self._check_not_bad(digest)
+        began = self._clock()
+        try:
+            claims = await self._read(key_id, secret, digest)
+        except StoreUnavailable:
+            return self._last_known(digest)
+        except ClaimsError as error:
+            self._good.pop(digest, None)
+            self._bad[digest] = began + BAD_S, error.reason
+            _bound(self._bad, self._max)
+            raise _refused(error.reason) from error
+        self._good[digest] = _Known(claims, began)
+        self._good.move_to_end(digest)
+        _bound(self._good, self._max)
+        return claims
+
+    async def _read(self, key_id: str, secret: bytes, digest: str) -> Claims:
+        try:
+            record = await self._store.find(key_id)
+        except KeyUnreadable as error:
+            raise ClaimsError("record") from error
+        if record is None:
+            raise ClaimsError("unknown")
+        return claims_of(record, secret, digest, self._now())
+
+    def _check_not_bad(self, digest: str) -> None:
+        until, reason = self._bad.get(digest, (0.0, ""))
+        if reason and self._clock() < until:
+            raise _refused(reason)
+
+    def _last_known(self, digest: str) -> Claims:
+        """What holds while the record cannot be read. Raises `StoreUnavailable` if nothing does."""
+        entry, now = self._good.get(digest), self._clock()
+        if entry is None or now >= entry.read_at + LAST_KNOWN_S or self._now() >= entry.claims.exp:
+            raise StoreUnavailable("API key")
+        entry.fresh_until = min(now + RETRY_S, entry.read_at + LAST_KNOWN_S)
+        return entry.claims
+
+
+def _refused(reason: str) -> TokenRefused:
+    return TokenRefused(CODES.get(reason, "token-invalid"), "key-" + reason)
+
+
+def _bound(held: "OrderedDict[str, _Known] | OrderedDict[str, tuple[float, str]]", size: int) -> None:
+    while len(held) > size:
+        held.popitem(last=False)
