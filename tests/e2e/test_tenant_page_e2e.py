@@ -3,8 +3,10 @@
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+import httpx
 import pytest
 import redis
 
@@ -86,11 +88,28 @@ def test_a_hold_and_a_changed_subscription_reach_the_other_instance(pair: list[G
         assert [note["code"] for note in shown["refusals"]] == ["token-stale", "tenant-read-only"]
 
 
-def test_a_disconnect_tells_every_instance(pair: list[Gateway]) -> None:
-    with pair[1].admin() as admin:
-        done = admin.post(f"/api/tenants/{uuid.uuid4()}/disconnect")
-        assert (done.status_code, done.json()["instances"]) == (202, 2)
+def test_a_disconnect_ends_what_is_open_for_the_tenant_on_every_instance_and_nothing_else(
+    pair: list[Gateway], issuer: Issuer, service: RecordingUpstream
+) -> None:
+    tenant, neighbour = str(uuid.uuid4()), str(uuid.uuid4())
+    service.reset()
+    service.always(answer(200, b'{"slow": true}', delay_s=1.0))
+
+    def call(gateway: Gateway, whose: str) -> str:
+        with gateway.client(issuer.token(tenant_id=whose)) as client:
+            try:
+                return str(client.get(SALES).status_code)
+            except httpx.TransportError:
+                return "reset"
+
+    with ThreadPoolExecutor(3) as pool, pair[1].admin() as admin:
+        calls = [pool.submit(call, *of) for of in ((pair[0], tenant), (pair[1], tenant), (pair[0], neighbour))]
+        service.wait_for(3)
+        done = admin.post(f"/api/tenants/{tenant}/disconnect")
+        assert (done.status_code, done.json()) == (202, {"tenant_id": tenant, "ended": 1, "instances": 2})
+        assert [one.result(10) for one in calls] == ["reset", "reset", "200"]
         assert code_of(admin.get("/api/tenants/a/disconnect")) == (405, "method-not-allowed")
+    service.reset()
 
 
 def test_with_redis_away_the_page_and_a_disconnect_say_so(pair: list[Gateway], server: RedisServer) -> None:
