@@ -97,3 +97,9 @@ def test_a_store_that_is_away_holds_nothing_and_breaks_nothing():
     sealed = SealedRecords(Away(lambda: 0.0), "s" * 32, lambda: None)
     run(sealed.put("k", b"v", ttl_s=1))
     assert run(sealed.get("k")) is None
+
+
+def test_what_is_too_long_for_an_answer_is_not_even_looked_at():
+    place = Place()
+    place.put("k", b"x" * MAX_BYTES)
+    assert run(place.sealed.get("k")) is None
