@@ -63,7 +63,7 @@ class MemoryHierarchy:
             self._parents[tenant_id] = parent
 
 
-def _links(tenant_id: str, reply: object) -> dict[str, Found[str]]:
+def _links(tenant_id: str, reply: object) -> "dict[str, Found[str]]":  # a compiled class can't be subscripted
     """The parent of each tenant in the script's flat reply, '' for none. Raises `StoreUnavailable` for any other."""
     links: dict[str, Found[str]] = {}
     name = tenant_id

@@ -420,6 +420,14 @@ def _(case: Case) -> Ask:
     return ask
 
 
+@scenario("revoked-by-logout")
+def _(case: Case) -> Ask:
+    ask = Ask(token=case.token())
+    case.known(ask)
+    assert case.world.ask(0, Ask(method="POST", path="/api/v1/auth/logout", token=ask.token)).is_success
+    return ask
+
+
 # Subscription
 
 

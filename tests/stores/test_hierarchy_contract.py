@@ -1,5 +1,7 @@
 """Whose part a tenant is: one contract for the embedded store and for Redis, and what the mirror adds to it."""
 
+from math import inf
+
 import pytest
 import pytest_twisted
 from store_fakes import RecordingTelemetry, invalidations_of, link_to, pause, trusted
@@ -9,7 +11,7 @@ from bakerygw.core.hierarchy import MAX_STEPS
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.mirror import Mirror
-from bakerygw.stores.mirror_table import LAST_KNOWN_S, MAX_AGE_S
+from bakerygw.stores.mirror_table import LAST_KNOWN_S, MAX_AGE_S, Found
 
 
 def key(tenant_id):
@@ -308,5 +310,19 @@ async def test_an_answer_that_makes_no_sense_grants_nothing(reply):
 @pytest_twisted.ensureDeferred
 async def test_an_endless_answer_is_cut():
     endless = [part for number in range(5000) for part in (b"t%d" % number, -1)]
-    tree, _, _ = over(Answers(endless))
+    tree, mirror, _ = over(Answers(endless))
     assert await tree.ancestors("shop") == tuple(f"t{number}" for number in range(MAX_STEPS))
+    assert mirror.parents.last_known("t100", 0) is None
+
+
+def test_what_was_read_across_a_gap_in_what_redis_tells_is_not_kept():
+    mirror = Mirror()
+    mirror.whole(0)
+    read = mirror.parents.begin(0)
+    mirror.broken()
+    mirror.whole(0)
+    mirror.parents.keep(read, {"shop": Found(value="chain", ttl_s=inf), "chain": Found(value="", ttl_s=inf)})
+    assert mirror.parents.held("shop", 0) is None
+    after = mirror.parents.begin(0)
+    mirror.parents.keep(after, {"shop": Found(value="chain", ttl_s=inf), "chain": Found(value="", ttl_s=inf)})
+    assert mirror.parents.held("shop", 0) == ("chain",)
