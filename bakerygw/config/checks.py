@@ -71,15 +71,15 @@ def _check_cache(settings: "Settings") -> Findings:
         yield ("token_cache_secret", "token_cache_shared"), allowed
 
 
-def _check_sessions(settings: "Settings") -> Findings:
-    if settings.session_cookies and settings.session_secret is None:
-        yield ("session_secret", "session_cookies"), "SESSION_COOKIES=true needs it, the same on all instances"
-
-
 def _check_api_keys(settings: "Settings") -> Findings:
     secret = settings.api_key_secret
     if secret is not None and len(secret.get_secret_value()) < _MIN_SECRET:
         yield ("api_key_secret",), f"at least {_MIN_SECRET} characters that nobody can guess"
+
+
+def _check_sessions(settings: "Settings") -> Findings:
+    if settings.session_cookies and settings.session_secret is None:
+        yield ("session_secret", "session_cookies"), "SESSION_COOKIES=true needs it, the same on all instances"
 
 
 def _check_key(settings: "Settings") -> Findings:
