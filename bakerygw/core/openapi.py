@@ -81,12 +81,7 @@ def build_document(routes: Iterable[Route], *, version: str) -> Json:
         "components": {
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-                "apiKey": {
-                    "type": "apiKey",
-                    "in": "header",
-                    "name": "Authorization",
-                    "description": "For machines: `ApiKey <key>`.",
-                },
+                "apiKey": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "`ApiKey <key>`"},
             },
             "parameters": parameters(),
             "headers": headers(),
