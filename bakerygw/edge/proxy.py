@@ -83,12 +83,15 @@ class Proxy:
             first_byte_timeout_s=route.first_byte_timeout_s,
         )
         asked = self._clock.seconds()
+        spared = False
         try:
             response = await policies.upstreams.request(service, request)
         except UpstreamFailed as failed:
+            spared = failed.code == "service-unavailable"
             raise _refusal(failed, trace) from None
         finally:
-            trace.upstream_s = self._clock.seconds() - asked
+            if not spared:
+                trace.upstream_s = self._clock.seconds() - asked
         return _reply(head.method, response, policies.upstreams.all_authorities())
 
     def _service(self, route: Route, grant: Grant, policies: Policies) -> str:

@@ -104,7 +104,13 @@ class Refreshing:
         reply = await self._proxy.send(head, body, route=route, grant=grant, policies=policies, trace=trace)
         if 200 <= reply.status < 300:
             await self._in_force(reply, partial(self._end, grant, token))
-            self._audit("auth.logout", user_id=trace.user_id, tenant_id=trace.tenant_id, client=trace.client)
+            self._audit(
+                "auth.logout",
+                user_id=trace.user_id,
+                tenant_id=trace.tenant_id,
+                client=trace.client,
+                request_id=trace.request_id,
+            )
             if session_id is not None:
                 reply = reply.with_headers((set_cookie(SESSION_COOKIE, b""),))
         return reply
@@ -127,7 +133,7 @@ class Refreshing:
         # What a token says of itself was true if the service once took it.
         user_id = token.user_id if use in ("spent", "revoked") else None
         told = {"digest": token.digest[:16], "client": trace.client, "code": "token-revoked", "state": use}
-        self._audit("refresh.reused", user_id=user_id, **told)
+        self._audit("refresh.reused", user_id=user_id, request_id=trace.request_id, **told)
         raise Refused(
             Problem(
                 code="token-revoked",

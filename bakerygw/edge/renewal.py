@@ -27,7 +27,7 @@ CLAIM_S: Final = 20.0
 WAIT_S: Final = 5.0
 """How long a request waits for a renewal on another instance."""
 POLL_S: Final = 0.1
-WRITE_AGAIN_S: Final = (0.0, 0.1, 0.4, 1.5)
+WRITE_AGAIN_S: Final[tuple[float, ...]] = (0.0, 0.1, 0.4, 1.5)
 """Pauses before the attempts to keep new tokens, which nothing could bring back."""
 _NOT_NOW: Final = frozenset({408, 425, 429})
 """Refusals of a moment, not of a token (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4)."""

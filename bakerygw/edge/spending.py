@@ -18,7 +18,7 @@ from bakerygw.runtime.task import Task
 
 UNKNOWN_S: Final = 10.0
 """How long a token is kept after a use of which nobody knows whether the service has done it."""
-INSIST_S: Final = (0.1, 0.4, 1.0, 2.0, 4.0, 8.0, 16.0)
+INSIST_S: Final[tuple[float, ...]] = (0.1, 0.4, 1.0, 2.0, 4.0, 8.0, 16.0)
 """The pauses between attempts to write what must not be lost; together shorter than any claim."""
 
 SPENT: Final = b"spent"

@@ -42,6 +42,7 @@ def test_a_token_that_was_used_is_refused_and_the_service_not_asked():
     assert code(answer) == (401, "token-revoked")
     assert "sign in again" in answer.problem()["detail"]
     assert len(stage.services.requests) == 1
+    assert stage.audited[0][1].pop("request_id") == answer.problem()["request_id"]
     assert stage.audited == [
         (
             "refresh.reused",
@@ -280,6 +281,7 @@ def test_signing_out_ends_both_tokens():
     assert code(stage.ask(b"/api/v1/sales", token=b"good")) == (401, "token-revoked")
     stage.store.revoked.pop(TOKEN.digest)
     assert code(stage.refresh()) == (401, "token-revoked")
+    assert stage.audited[0][1].pop("request_id")
     assert stage.audited[0] == (
         "auth.logout", {"user_id": "user-1", "tenant_id": "t-own", "client": "192.0.2.1"},
     )  # fmt: skip
