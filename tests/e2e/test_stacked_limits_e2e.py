@@ -13,7 +13,7 @@ from redis_server import RedisServer
 
 from tests.e2e.calling import SALES, Load, at_once, code_of, from_address, until
 from tests.e2e.harness import Gateway, RecordingUpstream
-from tests.minting import OTHER_TENANT_ID, Issuer
+from tests.minting import OTHER_TENANT_ID, Issuer, iso
 
 STOCK = "/api/v1/inventory/flour"
 PER_BAKERY, PER_USER, PER_ADDRESS = 30, 12, 5
@@ -252,7 +252,9 @@ def shadowed(admin: httpx.Client) -> float:
 
 
 def test_callers_see_their_limits_at_no_cost_and_in_the_documented_form(gateways: Pair, issuer: Issuer) -> None:
-    token = issuer.token(user_id="curious", tenant_access=[{"id": OTHER_TENANT_ID, "role": "admin", "tier": "starter"}])
+    paid = {"tier": "starter", "status": "active", "valid_until": iso(time.time() + 86_400)}
+    entry = {"id": OTHER_TENANT_ID, "role": "admin", **paid}
+    token = issuer.token(user_id="curious", tenant_access=[entry])
     limit(gateways[0], OTHER_TENANT_ID, requests=1)
     with ExitStack() as stack:
         client = known(stack, gateways[1], token)
