@@ -260,7 +260,8 @@ def test_callers_see_their_limits_at_no_cost_and_in_the_documented_form(gateways
         client = known(stack, gateways[1], token)
         client.get(SALES)
         looks = [left(client.get("/api/v1/limits")) for _ in range(10)]
-        assert looks == [{"default": 999}] * 10
+        assert [list(look) for look in looks] == [["default"]] * 10
+        assert all(look["default"] >= 999 for look in looks)  # a token is back after 60 ms
 
         other = {"X-Tenant-ID": OTHER_TENANT_ID}
         assert [client.get(STOCK, headers=other).status_code for _ in range(2)] == [200, 429]
