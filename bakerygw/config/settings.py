@@ -46,6 +46,7 @@ from bakerygw.config.values import (
     Port,
     Seconds,
     Secret,
+    SessionSecrets,
     Text,
     Token,
     Url,
@@ -88,6 +89,10 @@ class Settings(BaseSettings):
     environment: Literal["dev", "staging", "prod"] = "dev"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     structlog_pretty_print: Bool = False
+    log_anonymize: Bool = False
+    audit_days: Annotated[int, Field(ge=1, le=3650, description="whole days from 1 to 3650")] = 365
+    audit_file: Text | None = None
+    """`None`: `bakerygw-audit.jsonl` in `$XDG_STATE_HOME`, else in the working directory; unused with Redis."""
 
     routes_file: Path | None = None
     redis_host: Text | None = None
@@ -115,6 +120,9 @@ class Settings(BaseSettings):
     token_cache_secret: Secret | None = None
     api_key_secret: Secret | None = None
     """What records of API keys are sealed with, besides the keys themselves."""
+
+    session_cookies: Bool = False
+    session_secret: SessionSecrets | None = None
 
     rate_limit_requests: Count = 300
     rate_limit_window_seconds: Window = 60

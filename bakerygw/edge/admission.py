@@ -95,7 +95,7 @@ class Admission:
         if match is not None and not match.route.auth:
             return NOBODY
         try:
-            scheme, secret = presented(head, policies.credentials)
+            scheme, secret = presented(head, policies.credentials, policies.sessions)
         except Refused:
             return NOBODY
         credentials = policies.credentials[scheme]
@@ -173,7 +173,7 @@ class Admission:
         scheme, secret = caller.scheme, caller.secret
         try:
             if scheme is None:
-                scheme, secret = presented(head, policies.credentials)
+                scheme, secret = presented(head, policies.credentials, policies.sessions)
             claims = await policies.credentials[scheme].verify(secret)
         except TokenRefused as refused:
             self._telemetry.auth_attempt(refused.code)
@@ -188,7 +188,7 @@ class Admission:
         except Refused as refusal:
             self._telemetry.auth_attempt(refusal.problem.code)
             raise
-        trace.user_id = claims.user_id
+        trace.user_id, trace.tenant_id = claims.user_id, claims.tenant_id
         return claims, state if caller.said is not None else await self._about(head, match, claims, state)
 
     async def _about(self, head: RequestHead, match: Match, claims: Claims, state: AdmissionState) -> AdmissionState:

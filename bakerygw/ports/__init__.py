@@ -1,7 +1,16 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
+from bakerygw.ports.audit import AuditStore, Ledger, SignalKind, Signals
 from bakerygw.ports.geocoding import Geocoder
-from bakerygw.ports.identity import Credentials, CredentialsUnavailable, KeyStore, KeyUnreadable, Scheme, TokenRefused
+from bakerygw.ports.identity import (
+    Credentials,
+    CredentialsUnavailable,
+    KeyStore,
+    KeyUnreadable,
+    Scheme,
+    SessionSealer,
+    TokenRefused,
+)
 from bakerygw.ports.lookups import Enquiries, LookupFailed, LookupFailure, LookupTelemetry, SharedFacts
 from bakerygw.ports.state import (
     AdmissionAsk,
@@ -31,6 +40,7 @@ __all__ = [
     "AdmissionState",
     "AdmissionStore",
     "Audit",
+    "AuditStore",
     "Credentials",
     "CredentialsUnavailable",
     "Enquiries",
@@ -39,6 +49,7 @@ __all__ = [
     "Hierarchy",
     "KeyStore",
     "KeyUnreadable",
+    "Ledger",
     "LookupFailed",
     "LookupFailure",
     "LookupTelemetry",
@@ -46,7 +57,10 @@ __all__ = [
     "RevocationStore",
     "Scheme",
     "ServiceHealth",
+    "SessionSealer",
     "SharedFacts",
+    "SignalKind",
+    "Signals",
     "StoreLink",
     "StoreTelemetry",
     "StoreUnavailable",

@@ -222,6 +222,33 @@ class TestLife:
         assert len(there.admin.get("/api/keys", params={"limit": 1}).json()["keys"]) == 1
 
 
+class TestSubscription:
+    def test_that_of_the_keys_tenant_is_looked_up_and_counts(
+        self, here: Instance, there: Instance, service: RecordingUpstream
+    ) -> None:
+        key = here.make()
+        service.reset()
+        service.always(tenant_service)
+        assert [there.use(key, "/api/v1/pos/receipts", "POST") for _ in range(3)] == [OK] * 3
+        *asked, first, _, _ = service.requests
+        assert (first.value("x-subscription-tier"), first.value("x-user-role")) == (b"professional", b"pos")
+        assert [request.target for request in asked] == [f"/api/v1/tenants/{TENANT_ID}/subscription/status".encode()]
+        assert key.text.encode() not in b"".join(request.head for request in service.requests)
+
+    def test_a_tenant_on_hold_is_on_hold_for_its_keys(self, here: Instance, there: Instance) -> None:
+        key = here.make(tenant_id="held-1")
+        assert there.use(key, "/api/v1/pos/receipts", "POST") == OK
+        assert here.admin.put("/api/tenants/held-1/read-only", json={}).status_code == 200
+        until(lambda: there.use(key, "/api/v1/pos/receipts", "POST") == (403, "tenant-read-only"))
+        assert there.use(key, "/api/v1/pos/receipts") == OK
+
+    def test_a_change_of_it_makes_no_key_stale(self, here: Instance, there: Instance) -> None:
+        key = here.make(tenant_id="changed-1")
+        assert there.use(key, "/api/v1/pos/receipts") == OK
+        assert here.admin.post("/api/tenants/changed-1/subscription-changed").status_code == 200
+        assert {there.use(key, "/api/v1/pos/receipts") for _ in range(20)} == {OK}
+
+
 class TestBounds:
     def test_of_a_tenant(self, here: Instance) -> None:
         key = here.make()

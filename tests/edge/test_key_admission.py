@@ -13,7 +13,7 @@ from bakerygw.core.key_terms import KeyTerms
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.edge.keys import USED_EVERY_S
-from bakerygw.ports import StoreUnavailable, TokenRefused
+from bakerygw.ports import LookupFailed, StoreUnavailable, TokenRefused
 
 SALES = b"/api/v1/sales/today"
 KEY_ID = key_id_from(b"0123456789")
@@ -264,6 +264,28 @@ def test_what_a_key_is_not_for_is_refused_audited_and_not_forwarded(terms, metho
 @pytest.mark.parametrize("lines", [(b"X-Tenant-ID: t-other",), (b"X-Tenant-ID: t-own", b"X-Tenant-ID: t-other")])
 def test_a_key_opens_no_other_tenant_by_header(lines):
     assert KeyStage().ask(SALES, *lines).status in (400, 403)
+
+
+def test_the_subscription_of_a_keys_tenant_is_looked_up_once_without_any_token():
+    stage = KeyStage(subscription=None)
+    stage.answers.subscriptions["t-own"] = PRO
+    for _ in range(3):
+        assert stage.ask().status == 200
+    assert stage.answers.asked == [("subscription", "t-own", False)]
+    told = dict(stage.answers.headers[0])
+    assert (told[b"X-User-Id"], told[b"X-Tenant-Id"]) == (f"key-{KEY_ID}".encode(), b"t-own")
+    assert b"Authorization" not in told
+    assert dict(stage.services.requests[-1][1].headers)[b"X-Subscription-Tier"] == b"professional"
+
+
+@pytest.mark.parametrize("kind", ["timeout", "unauthorized", "forbidden"])
+def test_a_machine_whose_tenant_cannot_be_looked_up_is_told_nothing_of_tokens(kind):
+    stage = KeyStage(subscription=None)
+    stage.answers.subscriptions["t-own"] = LookupFailed(kind, "test")
+    answer = stage.ask()
+    assert code(answer) == (503, "critical-check-unavailable")
+    assert "token" not in answer.problem()["detail"]
+    assert "sign in" not in answer.problem()["detail"]
 
 
 def test_a_tenant_that_has_become_a_demo_is_closed_to_its_keys():
