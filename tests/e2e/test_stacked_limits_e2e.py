@@ -13,7 +13,7 @@ from redis_server import RedisServer
 
 from tests.e2e.calling import SALES, Load, at_once, code_of, from_address, until
 from tests.e2e.harness import Gateway, RecordingUpstream
-from tests.minting import OTHER_TENANT_ID, Issuer
+from tests.minting import OTHER_TENANT_ID, Issuer, iso
 
 STOCK = "/api/v1/inventory/flour"
 PER_BAKERY, PER_USER, PER_ADDRESS = 30, 12, 5
@@ -252,13 +252,16 @@ def shadowed(admin: httpx.Client) -> float:
 
 
 def test_callers_see_their_limits_at_no_cost_and_in_the_documented_form(gateways: Pair, issuer: Issuer) -> None:
-    token = issuer.token(user_id="curious", tenant_access=[{"id": OTHER_TENANT_ID, "role": "admin", "tier": "starter"}])
+    paid = {"tier": "starter", "status": "active", "valid_until": iso(time.time() + 86_400)}
+    entry = {"id": OTHER_TENANT_ID, "role": "admin", **paid}
+    token = issuer.token(user_id="curious", tenant_access=[entry])
     limit(gateways[0], OTHER_TENANT_ID, requests=1)
     with ExitStack() as stack:
         client = known(stack, gateways[1], token)
         client.get(SALES)
         looks = [left(client.get("/api/v1/limits")) for _ in range(10)]
-        assert looks == [{"default": 999}] * 10
+        assert [list(look) for look in looks] == [["default"]] * 10
+        assert all(look["default"] >= 999 for look in looks)  # a token is back after 60 ms
 
         other = {"X-Tenant-ID": OTHER_TENANT_ID}
         assert [client.get(STOCK, headers=other).status_code for _ in range(2)] == [200, 429]
