@@ -19,7 +19,8 @@ from bakerygw.edge.gateway import Handler, LocalPage
 from bakerygw.edge.geocoding import SERVICE as GEOCODER
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.edge.policies import Policies
-from bakerygw.ports import Credentials, Scheme, TokenTelemetry
+from bakerygw.ports import Audit, Credentials, Scheme, TokenTelemetry
+from bakerygw.sessions import make_session_parts
 from bakerygw.signing import Signing, make_signing
 from bakerygw.state import SharedState
 from bakerygw.tokens.api_keys import ApiKeys
@@ -65,6 +66,7 @@ def make_edition(
     assets: Mapping[str, Asset],
     telemetry: TokenTelemetry,
     handlers: Mapping[Action, Handler],
+    audit: Audit,
     older: Edition | None = None,
 ) -> Edition:
     """The edition that the settings ask for, after `older`; nothing is opened."""
@@ -101,16 +103,18 @@ def make_edition(
         version=__version__,
         now=time.time,
     )
+    policies = make_policies(settings, upstreams, make_credentials(settings, signing, state))
+    sessions = make_session_parts(settings, reactor, state=state, policies=policies, audit=audit)
     return Edition(
         settings=settings,
-        policies=make_policies(settings, upstreams, make_credentials(settings, signing, state)),
+        policies=sessions.policies,
         signing=signing,
         upstreams=upstreams,
         probe=probe,
         health=health,
         health_pages=health_pages,
         pages=_pages(health_pages, settings, assets),
-        handlers=handlers,
+        handlers={**handlers, **sessions.handlers},
     )
 
 

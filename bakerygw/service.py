@@ -173,6 +173,7 @@ class House:
             assets=self._assets,
             telemetry=self.metrics.tokens,
             handlers=self._make_handlers(settings),
+            audit=self.logs.logger("bakerygw.audit").info,
             older=older,
         )
 

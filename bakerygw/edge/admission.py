@@ -95,7 +95,7 @@ class Admission:
         if match is not None and not match.route.auth:
             return NOBODY
         try:
-            scheme, secret = presented(head, policies.credentials)
+            scheme, secret = presented(head, policies.credentials, policies.sessions)
         except Refused:
             return NOBODY
         credentials = policies.credentials[scheme]
@@ -110,20 +110,29 @@ class Admission:
 
     async def ask(self, head: RequestHead, match: Match | None, caller: Caller, policies: Policies) -> AdmissionState:
         """Everything that this request needs of the shared state, in its one round trip."""
-        known, tenants = _spender(caller), _tenants(head, match, caller.said)
-        effective = tenants[-1] if tenants and known is not None else None
-        try:
-            return await self._store.admit(
-                AdmissionAsk(
-                    buckets=buckets_of(head, match, known, policies, effective),
+        known, said = _spender(caller), caller.said
+        tenants = _tenants(head, match, said)
+        digests = (said.digest,) if said is not None and match is not None else ()
+        if known is None:
+            buckets = buckets_of(head, match, None, policies, None)
+            ask = AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests)
+        else:
+            effective = tenants[-1] if tenants else None
+            buckets = buckets_of(head, match, known, policies, effective)
+            if known.is_demo or (match is not None and match.route.action == "limits"):
+                ask = AdmissionAsk(
+                    buckets=buckets,
                     tenants=tenants,
-                    digests=(caller.said.digest,) if caller.said is not None and match is not None else (),
-                    verified=known is not None,
+                    digests=digests,
+                    verified=True,
                     limit_of=effective,
-                    demo=known is not None and known.is_demo,
-                    peek=effective is not None and match is not None and match.route.action == "limits",
+                    demo=known.is_demo,
+                    peek=match is not None and match.route.action == "limits",
                 )
-            )
+            else:  # nearly every request; each argument counts here
+                ask = AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests, verified=True, limit_of=effective)
+        try:
+            return await self._store.admit(ask)
         except StoreUnavailable:
             raise state_unavailable("limits-closed") from None
 
@@ -164,7 +173,7 @@ class Admission:
         scheme, secret = caller.scheme, caller.secret
         try:
             if scheme is None:
-                scheme, secret = presented(head, policies.credentials)
+                scheme, secret = presented(head, policies.credentials, policies.sessions)
             claims = await policies.credentials[scheme].verify(secret)
         except TokenRefused as refused:
             self._telemetry.auth_attempt(refused.code)

@@ -213,8 +213,8 @@ def _subject(claims: Claims, name: str) -> str:
 
 
 def _bearer(about: Inquiry) -> bytes | None:
-    """The access token of the user who asks; machines have none."""
-    return about.caller.secret if about.caller.scheme == "bearer" else None
+    """The access token of the user who asks, of a session the one behind it; machines have none."""
+    return about.caller.secret if about.caller.scheme == "bearer" else about.claims.forwarded
 
 
 def _headers(about: Inquiry, view: TenantView) -> Pairs:

@@ -1,7 +1,15 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
 from bakerygw.ports.geocoding import Geocoder
-from bakerygw.ports.identity import Credentials, CredentialsUnavailable, KeyStore, KeyUnreadable, Scheme, TokenRefused
+from bakerygw.ports.identity import (
+    Credentials,
+    CredentialsUnavailable,
+    KeyStore,
+    KeyUnreadable,
+    Scheme,
+    SessionSealer,
+    TokenRefused,
+)
 from bakerygw.ports.lookups import Enquiries, LookupFailed, LookupFailure, LookupTelemetry, SharedFacts
 from bakerygw.ports.state import (
     AdmissionAsk,
@@ -46,6 +54,7 @@ __all__ = [
     "RevocationStore",
     "Scheme",
     "ServiceHealth",
+    "SessionSealer",
     "SharedFacts",
     "StoreLink",
     "StoreTelemetry",

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bakerygw.config.settings import ConfigError, Settings, load_settings, masked
+from bakerygw.config.values import session_secrets
 
 ETC = Path(__file__).parents[2] / "etc"
 
@@ -440,3 +441,23 @@ def test_the_defaults_that_the_example_shows_are_true() -> None:
     defaults = {name: value for name, value in shown.items() if fields[name.lower()].default not in (None, ())}
     assert load(**defaults) == load()
     assert len(defaults) > 30
+
+
+def test_sessions_need_a_secret() -> None:
+    assert problems(SESSION_COOKIES="true") == [
+        "SESSION_SECRET: not set; SESSION_COOKIES=true needs it, the same on all instances"
+    ]
+    assert load(SESSION_COOKIES="true", SESSION_SECRET="s" * 32).session_cookies
+
+
+@pytest.mark.parametrize("secret", ["s" * 31, "s" * 32 + "," + "t" * 31, "s" * 32 + ",", "s" * 16 + " " * 40])
+def test_each_secret_of_sessions_is_long(secret: str) -> None:
+    (problem,) = problems(SESSION_SECRET=secret)
+    assert problem.startswith("SESSION_SECRET: got ***; allowed: one text or more")
+
+
+def test_secrets_of_sessions_come_apart_and_are_never_shown() -> None:
+    settings = load(SESSION_SECRET=f"{'n' * 32} , {'o' * 40}")
+    assert settings.session_secret is not None
+    assert session_secrets(settings.session_secret) == ("n" * 32, "o" * 40)
+    assert masked(settings)["session_secret"] == "***"
