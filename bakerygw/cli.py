@@ -13,6 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from bakerygw import __version__
+from bakerygw.audit_cli import add_audit, run_audit
 from bakerygw.config.checks import may_geocode
 from bakerygw.config.settings import ALGORITHMS, ConfigError, Settings, load_settings
 from bakerygw.core.claims import ClaimsError, claims_from, is_id
@@ -44,6 +45,8 @@ def run(argv: Sequence[str], *, environ: Mapping[str, str], out: TextIO, err: Te
             print(mint(options, now=time.time()), file=out)
             return 0
         settings = load_settings(environ, options.config, demo=options.demo)
+        if options.command == "audit":
+            return run_audit(options, settings, environ=environ, out=out, err=err)
         print(_summary(settings) if options.command == "check" else _table(settings), file=out)
     except ConfigError as error:
         print(*error.problems, sep="\n", file=err)
@@ -62,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.add_argument("--config", metavar="FILE", help="TOML file; the environment wins over it")
         command.add_argument("--demo", action="store_true", help="as `twistd -n bakerygw --demo` would see it")
+    text = "what the audit trail holds about one user: export it, erase it"
+    add_audit(commands.add_parser("audit", help=text, description=f"{text[0].upper()}{text[1:]}."))
     _add_token(commands.add_parser("token", help="mint a development token", description="Mint a development token."))
     return parser
 

@@ -38,8 +38,8 @@ YOUNG_OBJECTS: Final = 10_000
 Python's 700 that took a twentieth of the time under load."""
 
 NEEDS_RESTART: Final = re.compile(
-    "port|host|listen|admin_.*|structlog_pretty_print|redis_.*|rate_limit_on_store_failure|max_connections.*|"
-    "sse_.*|demo"
+    "port|host|listen|admin_.*|structlog_pretty_print|log_anonymize|audit_.*|redis_.*|rate_limit_on_store_failure|"
+    "max_connections.*|sse_.*|demo"
 )
 """Settings that SIGHUP does not put in force."""
 

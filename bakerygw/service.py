@@ -15,6 +15,7 @@ from bakerygw.admin.limits import Standing, TenantLimitCalls
 from bakerygw.admin.site import AdminApp, LifecycleView
 from bakerygw.admin.state import routes_view, services_view
 from bakerygw.admin.tenants import TenantCalls
+from bakerygw.auditing import Auditing
 from bakerygw.config.settings import Settings, masked
 from bakerygw.core.heads import TrustedProxies
 from bakerygw.core.http import Reply
@@ -76,9 +77,12 @@ class House:
             services=service_names(settings),
             limits=limit_names(settings),
         )
-        self.telemetry = RequestTelemetry(RequestLog(logs), self.metrics)
-        self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.state = make_state(settings, reactor, StoreMetrics(self.metrics))
+        self.auditing = Auditing(settings, reactor, self.state, logs, self.metrics)
+        self.telemetry = RequestTelemetry(
+            RequestLog(logs, self.auditing.anonymous), self.metrics, unwell=self.auditing.unwell
+        )
+        self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.changes = SubscriptionChanges(self.state.tenants, self.metrics.lookups, clock=reactor, now=time.time)
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
@@ -94,6 +98,7 @@ class House:
             inheritance=self._make_inheritance(),
             lookups=self._make_lookups(settings),
         )
+        self.state.signals.on("disconnect", self.gateway.crowd.cut)
         self.public_site = EdgeSite(
             self.gateway,
             clock=reactor,
@@ -128,6 +133,7 @@ class House:
         self.edition.signing.begin()
         self.edition.health.start()
         self.stalls.start()
+        self.auditing.open()
         return self.state.open()
 
     def close_services(self) -> None:
@@ -135,10 +141,15 @@ class House:
         self.edition.close()
 
     def close_state(self) -> "Deferred[None]":
-        """Leave Redis."""
+        """Write the rest of the audit trail, and leave Redis."""
         self.stalls.stop()
         self.changes.stop()
-        return self.state.close()
+
+        async def close() -> None:
+            await self.auditing.close()
+            await self.state.close()
+
+        return Deferred.fromCoroutine(close())
 
     async def seed(self, flags: Mapping[str, TenantFlags]) -> None:
         """Put the demo's flags into the embedded store."""
@@ -178,11 +189,11 @@ class House:
         )
 
     def _make_inheritance(self) -> Inheritance:
-        audit = self.logs.logger("bakerygw.audit").info
+        audit = self.auditing.trail
         return Inheritance(self.state.hierarchy, self.state.admission, audit, self._reactor.seconds)
 
     def _key_desk(self) -> KeyDesk:
-        audit = self.logs.logger("bakerygw.audit").info
+        audit = self.auditing.trail
         return KeyDesk(audit=audit, attempted=self.metrics.key_attempt, used=self.state.keys.used, now=time.time)
 
     def _key_calls(self) -> KeyCalls:
@@ -194,7 +205,7 @@ class House:
             pepper=lambda: pepper(self.edition.settings),
             clock=self._reactor,
             now=time.time,
-            audit=self.logs.logger("bakerygw.audit").info,
+            audit=self.auditing.trail,
         )
 
     def _make_handlers(self, settings: Settings) -> Mapping[Action, Handler]:
@@ -203,7 +214,7 @@ class House:
             self._reactor,
             state=self.state,
             changes=self.changes,
-            audit=self.logs.logger("bakerygw.audit").info,
+            audit=self.auditing.trail,
             geocoded=self.metrics.geocoded,
         )
 
@@ -221,7 +232,7 @@ class House:
         )
 
     def _admin_app(self, lifecycle: LifecycleView, token: str) -> AdminApp:
-        audit = self.logs.logger("bakerygw.audit").info
+        audit = self.auditing.trail
         return AdminApp(
             token=token,
             hosts=self.edition.settings.admin_hosts,
@@ -233,13 +244,25 @@ class House:
             config=lambda: masked(self.edition.settings),
             connections=self.public_site.connections,
             log_level=self.logs,
-            tables=(
-                TenantCalls(tenants=self.state.tenants, now=time.time, audit=audit).table(),
-                self._limit_calls(audit).table(),
-                self._key_calls().table(),
-            ),
+            tables=(self._tenant_calls().table(), self._limit_calls(audit).table(), self._key_calls().table()),
             now=time.time,
             audit=audit,
+        )
+
+    def _tenant_calls(self) -> TenantCalls:
+        notes = self.auditing.notes
+        return TenantCalls(
+            tenants=self.state.tenants,
+            now=time.time,
+            audit=self.auditing.trail,
+            signals=self.state.signals,
+            cut=self.gateway.crowd.cut,
+            sections={
+                "limits": self._standing().of,
+                "refusals": notes.refusals,
+                "errors": notes.errors,
+                "audit": self.auditing.about,
+            },
         )
 
     def _limit_calls(self, audit: Audit) -> TenantLimitCalls:

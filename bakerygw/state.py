@@ -18,6 +18,7 @@ from bakerygw.ports import (
     KeyStore,
     Records,
     RevocationStore,
+    Signals,
     StoreLink,
     StoreTelemetry,
     TenantLimits,
@@ -32,6 +33,7 @@ from bakerygw.stores.records import MemoryRecords, RedisRecords
 from bakerygw.stores.redis import RedisStore
 from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.resilient import ResilientAdmission
+from bakerygw.stores.signals import LocalSignals, RedisSignals
 from bakerygw.upstream.dial import trust_root
 from bakerygw.upstream.names import NameEndpoint, Names
 
@@ -46,6 +48,7 @@ class SharedState:
     hierarchy: Hierarchy
     revocations: RevocationStore
     records: Records
+    signals: Signals
     keys: KeyStore
     status: StoreLink
     embedded: MemoryStore | None
@@ -72,6 +75,7 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
         revocations=local,
         records=records,
         keys=StoredKeys(records, time.time),
+        signals=LocalSignals(),
         status=local,
         embedded=local,
         mirror=Mirror(),
@@ -83,7 +87,7 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
 def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local: MemoryStore) -> SharedState:
     username = settings.redis_username
     password = settings.redis_password.get_secret_value() if settings.redis_password else None
-    endpoint = _redis_endpoint(settings, reactor)
+    endpoint = redis_endpoint(settings, reactor)
     mirror = Mirror()
     link = RedisLink(
         reactor,
@@ -94,8 +98,16 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         timeout_s=settings.redis_timeout_ms / 1000,
         telemetry=telemetry,
     )
+    signals = RedisSignals(link)
     invalidations = Invalidations(
-        reactor, endpoint, link, mirror, username=username, password=password, name=secrets.token_hex(8)
+        reactor,
+        endpoint,
+        link,
+        mirror,
+        username=username,
+        password=password,
+        name=secrets.token_hex(8),
+        signals=signals.heard,
     )
     store = RedisStore(link, mirror, reactor, time.time)
     admission = ResilientAdmission(
@@ -125,6 +137,7 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         revocations=store,
         records=records,
         keys=StoredKeys(records, time.time),
+        signals=signals,
         status=store,
         embedded=None,
         mirror=mirror,
@@ -133,7 +146,8 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
     )
 
 
-def _redis_endpoint(settings: Settings, reactor: Any) -> IStreamClientEndpoint:
+def redis_endpoint(settings: Settings, reactor: Any) -> IStreamClientEndpoint:
+    """The way to Redis, through TLS where the settings ask for it."""
     host = settings.redis_host or ""
     # Names of its own: hanging names of services must not make it wait for its turn.
     endpoint = NameEndpoint(reactor, Names(reactor), host, settings.redis_port, timeout_s=2)

@@ -26,13 +26,15 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "admin": frozenset({"edge", "ports", "core"}),
     "lifecycle": BELOW_SERVICE - {"lifecycle"},
     "state": frozenset({"config", "ports", "stores", "upstream"}),
+    "auditing": frozenset({"config", "core", "ports", "state", "stores", "telemetry"}),
     "signing": frozenset({"config", "ports", "state", "tokens", "upstream"}),
     "handlers": BELOW_SERVICE | {"state"},
     "sessions": frozenset({"config", "core", "edge", "ports", "state", "tokens"}),
     "edition": BELOW_SERVICE | {"sessions", "signing", "state"},
-    "service": BELOW_SERVICE | {"edition", "handlers", "state"},
+    "service": BELOW_SERVICE | {"auditing", "edition", "handlers", "state"},
     "tap": BELOW_SERVICE | {"cli", "service"},
-    "cli": BELOW_SERVICE | {"service"},
+    "cli": BELOW_SERVICE | {"audit_cli", "service"},
+    "audit_cli": frozenset({"auditing", "config", "core", "ports", "stores", "telemetry"}),
 }
 
 STANDARD_LIBRARY_ONLY = frozenset({"core", "ports"})

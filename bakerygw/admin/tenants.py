@@ -1,18 +1,24 @@
 """Operators' calls on one tenant: its flags, its hold, and the change of its subscription."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, replace
-from typing import Final
+from typing import ClassVar, Final
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
 
 from bakerygw.admin.calls import Call, Table
 from bakerygw.admin.fields import bad_field, parse_time, read_object, state_unavailable, text_of
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.edge.healthpages import iso_time, json_reply
-from bakerygw.ports import Audit, StoreUnavailable, TenantStore
+from bakerygw.ports import Audit, Signals, StoreUnavailable, TenantStore
 
 MAX_REASON_CHARS: Final = 500
 MAX_BY_CHARS: Final = 200
+
+Section = Callable[[str], Awaitable[object]]
+"""What a tenant's page has to tell besides its flags, as JSON types; may raise `StoreUnavailable`."""
 
 
 class TenantCalls:
@@ -21,13 +27,29 @@ class TenantCalls:
     `now` is Unix seconds. Every call raises `Refused`: bad-request, or state-unavailable if the store does not answer.
     """
 
-    def __init__(self, *, tenants: TenantStore, now: Callable[[], float], audit: Audit) -> None:
+    _log: ClassVar[Logger] = Logger()
+
+    def __init__(
+        self,
+        *,
+        tenants: TenantStore,
+        now: Callable[[], float],
+        audit: Audit,
+        signals: Signals,
+        cut: Callable[[str], int],
+        sections: Mapping[str, Section],
+    ) -> None:
+        """`cut` ends what is open for a tenant on this instance and tells how much that was; `sections` are further
+        members of a tenant's page."""
         self._tenants, self._now, self._audit = tenants, now, audit
+        self._signals, self._cut, self._sections = signals, cut, sections
 
     def table(self) -> Table:
         """These calls, for `AdminApp`."""
         return {
-            "/api/tenants/{id}": {"GET": Call(says="A tenant's flags.", handler=self.show)},
+            "/api/tenants/{id}": {
+                "GET": Call(says="A tenant: its flags, and what happened to it here.", handler=self.show)
+            },
             "/api/tenants/{id}/read-only": {
                 "PUT": Call(says='Put on hold: {"reason", "until", "by"}, each optional.', handler=self.hold),
                 "DELETE": Call(says="End the hold.", handler=self.release),
@@ -35,11 +57,28 @@ class TenantCalls:
             "/api/tenants/{id}/subscription-changed": {
                 "POST": Call(says="Make all tokens issued so far stale.", handler=self.subscription_changed),
             },
+            "/api/tenants/{id}/disconnect": {
+                "POST": Call(says="End its streams and requests, on all instances.", handler=self.disconnect),
+            },
         }
 
     async def show(self, head: RequestHead, body: bytes, tenant_id: str) -> Reply:
-        """The tenant's flags."""
-        return json_reply(_document(tenant_id, await self._flags(tenant_id)))
+        """The tenant's flags and all sections; one that fails says so in its own place."""
+        document = _document(tenant_id, await self._flags(tenant_id))
+        for name, section in self._sections.items():
+            document[name] = await self._section(name, section, tenant_id)
+        return json_reply(document)
+
+    async def _section(self, name: str, section: Section, tenant_id: str) -> object:
+        try:
+            return await section(tenant_id)
+        except CancelledError:
+            raise
+        except StoreUnavailable:
+            return {"unavailable": "The shared state did not answer; ask again."}
+        except Exception:
+            self._log.failure("admin.section_failed", section=name)
+            return {"unavailable": "This could not be told; the log says why."}
 
     async def hold(self, head: RequestHead, body: bytes, tenant_id: str) -> Reply:
         """Make the tenant read-only. A hold that replaces another keeps its `since`."""
@@ -73,6 +112,31 @@ class TenantCalls:
         return await self._change(
             "admin.tenant.subscription_changed", head, tenant_id, before=before, after=after, change=change
         )
+
+    async def disconnect(self, head: RequestHead, body: bytes, tenant_id: str) -> Reply:
+        """End the tenant's open streams and requests, here and on every instance that listens."""
+        read_object(body, ())
+        ended, instances, outcome = self._cut(tenant_id), 0, "unconfirmed"
+        try:
+            instances = await self._signals.send("disconnect", tenant_id)
+            outcome = "done"
+        except StoreUnavailable as error:
+            raise state_unavailable(
+                f"{ended} ended on this instance; the others could not be told. Repeat the call."
+            ) from error
+        finally:
+            self._audit(
+                "admin.tenant.disconnected",
+                who="admin",
+                client=head.client,
+                when=iso_time(self._now()),
+                tenant_id=tenant_id,
+                before={"open": ended},
+                after={"open": 0},
+                instances=instances,
+                outcome=outcome,
+            )
+        return json_reply({"tenant_id": tenant_id, "ended": ended, "instances": instances}, status=202)
 
     async def _flags(self, tenant_id: str) -> TenantFlags:
         try:

@@ -89,6 +89,10 @@ class Settings(BaseSettings):
     environment: Literal["dev", "staging", "prod"] = "dev"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     structlog_pretty_print: Bool = False
+    log_anonymize: Bool = False
+    audit_days: Annotated[int, Field(ge=1, le=3650, description="whole days from 1 to 3650")] = 365
+    audit_file: Text | None = None
+    """`None`: `bakerygw-audit.jsonl` in `$XDG_STATE_HOME`, else in the working directory; unused with Redis."""
 
     routes_file: Path | None = None
     redis_host: Text | None = None

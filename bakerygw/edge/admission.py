@@ -188,7 +188,7 @@ class Admission:
         except Refused as refusal:
             self._telemetry.auth_attempt(refusal.problem.code)
             raise
-        trace.user_id = claims.user_id
+        trace.user_id, trace.tenant_id = claims.user_id, claims.tenant_id
         return claims, state if caller.said is not None else await self._about(head, match, claims, state)
 
     async def _about(self, head: RequestHead, match: Match, claims: Claims, state: AdmissionState) -> AdmissionState:

@@ -245,7 +245,7 @@ def _not_looked_up(failed: LookupFailed, *, bearer: bool) -> Refused:
 def _not_confirmed(failed: LookupFailed, *, bearer: bool) -> Refused:
     """The answer to a critical operation that was not confirmed."""
     if failed.kind == "unknown":
-        return refuse("not-found", "The tenant service knows no such tenant; nothing was changed.", reason="no-tenant")
+        return refuse("not-found", "The tenant service does not know it; look at the id.", reason="no-tenant")
     if bearer and failed.kind in ("unauthorized", "forbidden"):
         return _turned_down(failed)
     return _unavailable(

@@ -1,5 +1,6 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
+from bakerygw.ports.audit import AuditStore, Ledger, SignalKind, Signals
 from bakerygw.ports.geocoding import Geocoder
 from bakerygw.ports.identity import (
     Credentials,
@@ -39,6 +40,7 @@ __all__ = [
     "AdmissionState",
     "AdmissionStore",
     "Audit",
+    "AuditStore",
     "Credentials",
     "CredentialsUnavailable",
     "Enquiries",
@@ -47,6 +49,7 @@ __all__ = [
     "Hierarchy",
     "KeyStore",
     "KeyUnreadable",
+    "Ledger",
     "LookupFailed",
     "LookupFailure",
     "LookupTelemetry",
@@ -56,6 +59,8 @@ __all__ = [
     "ServiceHealth",
     "SessionSealer",
     "SharedFacts",
+    "SignalKind",
+    "Signals",
     "StoreLink",
     "StoreTelemetry",
     "StoreUnavailable",

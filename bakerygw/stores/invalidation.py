@@ -19,6 +19,7 @@ from bakerygw.stores.mirror_table import TRUST_S, Epoch
 from bakerygw.stores.redis_line import RedisLine
 from bakerygw.stores.redis_link import RedisLink, greeting, protocol_class
 from bakerygw.stores.redis_wire import Argument, Connection, GoneError, LateError, ReplyError, ask
+from bakerygw.stores.signals import SIGNALS
 
 PING_S: Final = 0.3
 RETRY_SOON_S: Final = 2.0
@@ -31,6 +32,7 @@ CANARY_MS: Final = 1000
 _LASTING: Final = ("noperm", "err unknown ", "err wrong number of arguments", "err syntax error")
 """How errors begin that do not pass by themselves, in small letters; old servers say "Unknown subcommand or …"."""
 
+_SIGNALS_BYTES: Final = SIGNALS.encode()
 _PREFIX_WORDS: Final = tuple(word for prefix in PREFIXES for word in ("PREFIX", prefix))
 
 
@@ -50,8 +52,13 @@ class Invalidations:
         password: str | None,
         name: str,
         jitter: Callable[[], float] = random.random,
+        signals: Callable[[object], None] | None = None,
     ) -> None:
-        """`endpoint` leads to the Redis that `link` talks to; no other instance has this `name`, a plain word."""
+        """`endpoint` leads to the Redis that `link` talks to; no other instance has this `name`, a plain word.
+
+        `signals` is told the payload of each message on the channel `SIGNALS`, which comes by the same connection.
+        """
+        self._signals = signals
         self._clock, self._mirror = reactor, mirror
         self._canary = f"{REVOKED_PREFIX}canary-{name}"
         self._line = RedisLine(
@@ -138,6 +145,16 @@ class Invalidations:
             return  # not confirmed, and so not trusted for long
         self._mirror.confirm(epoch, asked_at)
 
+    async def _listen(self, subscriber: Connection) -> None:
+        """Also hear of signals. Where that is not allowed the mirror goes on without them. As `_track` else."""
+        try:
+            await ask(self._clock, subscriber, ("SUBSCRIBE", SIGNALS), TRUST_S)
+        except ReplyError as error:
+            self._log.warn("store.signals", state="refused", reason=str(error)[:200])
+        except LateError:
+            subscriber.transport.abortConnection()  # it may answer yet, out of step with what is asked next
+            raise
+
     async def _try_to_track(self, subscriber: Connection, data: Connection) -> None:
         self._failures += 1
         began_at = self._clock.seconds()
@@ -174,6 +191,8 @@ class Invalidations:
                 subscriber.transport.abortConnection()  # it may have subscribed, and then takes no CLIENT ID again
                 raise
             self._number = number
+            if self._signals is not None:
+                await self._listen(subscriber)
         # Prefixes can't be given twice, so what this connection may have asked for before has to go first.
         await tell(data, "CLIENT", "TRACKING", "OFF")
         redirect = ("REDIRECT", cast("int", self._number))
@@ -191,7 +210,11 @@ class Invalidations:
             raise GoneError("data connection lost")
         self._epoch = self._mirror.whole(began_at)
 
-    def _heard(self, keys: object) -> None:
+    def _heard(self, channel: object, keys: object) -> None:
+        if channel == _SIGNALS_BYTES:
+            if self._signals is not None:
+                self._signals(keys)
+            return
         self._mirror.invalidate(keys)
         if self._returned is not None and isinstance(keys, list) and self._canary.encode() in keys:
             returned, self._returned = self._returned, None

@@ -45,8 +45,9 @@ class Connection(Protocol):
 
     gone: Deferred[None]
     transport: Any
-    heard: Callable[[object], None] | None
-    """Told the payload of each message on a channel that was subscribed to. `None`: there are no messages."""
+    heard: Callable[[object, object], None] | None
+    """Told the channel and the payload of each message on a channel that was subscribed to. `None`: there are no
+    messages."""
 
     def send(self, command: tuple[Argument, ...]) -> "Deferred[object]":
         """Write a command; the Deferred fires with its reply, which may be an exception as a value."""

@@ -59,6 +59,8 @@ class LogSystem:
         self.writer = writer
         self.pretty = pretty
         self.redactor = Redactor(secrets)
+        self.disguise: Callable[[dict[str, object]], dict[str, object]] | None = None
+        """Makes the fields of a line anonymous; `None`: they are not."""
         self._render = _console(colors=writer.isatty) if pretty else _json
         self.threshold = 0
         """Numeric level (10, 20, 30, 40) below which nothing is written."""
@@ -120,7 +122,8 @@ class LogSystem:
         return head
 
     def _redacted(self, _logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
-        return self.redactor.record(fields)
+        record = self.redactor.record(fields)
+        return record if self.disguise is None else self.disguise(record)
 
 
 def configure_logging(

@@ -30,6 +30,7 @@ HEALTH_STATES: Final = ("healthy", "unhealthy", "unknown")
 BREAKER_STATES: Final = ("closed", "half-open", "open")
 POOL_STATES: Final = ("idle", "active")
 REDIS_FAILURES: Final = ("timeout", "disconnected", "error", "open")
+AUDIT_RESULTS: Final = ("written", "dropped")
 EVENT_DROPS: Final = ("slow", "invalid", "too-large", "store", "closed")
 
 SECONDS: Final[tuple[float, ...]] = (
@@ -140,6 +141,9 @@ class Metrics:
         self.events_sent = Counters(registry, "gateway_events_sent", "Events sent to streams.").child()
         self._event_drops = Counters(registry, "gateway_events_dropped", "Events not sent to a stream.", ("reason",))
         self._drop_reasons = Label(EVENT_DROPS)
+        self.audit_entries = Counters(registry, "gateway_audit_entries", "Entries of the audit trail.", ("result",))
+        for result in AUDIT_RESULTS:
+            self.audit_entries.child(result)
         for status in AUTH_STATUSES:
             self.auth_attempts.child(status)
             self.key_attempts.child(status)
@@ -237,6 +241,10 @@ class Metrics:
     def auth_attempt(self, status: str) -> None:
         """`ok` or the code of a token problem."""
         self.auth_attempts.child(self._auth_status.of(status)).inc()
+
+    def audited(self, result: str, number: int) -> None:
+        """Count entries of the audit trail: `written` or `dropped`."""
+        self.audit_entries.child(result).inc(number)
 
     def key_attempt(self, status: str) -> None:
         """`ok`, or the code of the problem that an API key met."""

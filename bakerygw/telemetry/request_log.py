@@ -1,6 +1,7 @@
 """The two lines that every request leaves, built without structlog's chain: they are on the hot path."""
 
 import re
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import orjson
@@ -28,11 +29,19 @@ class Rules(Protocol):
         """Write a record through the whole chain."""
 
 
+class Disguise(Protocol):
+    """What makes a line anonymous."""
+
+    def tell(self, fields: dict[str, object], put: Callable[[dict[str, object]], None]) -> None:
+        """Hand the fields to `put`, now or in a moment, without what tells who it was."""
+
+
 class RequestLog:
     """Writes `request.start` and `request.done`; absent fields are left out. Status 5xx is an error, the rest info."""
 
-    def __init__(self, system: Rules) -> None:
-        self._system = system
+    def __init__(self, system: Rules, disguise: Disguise | None = None) -> None:
+        """`disguise` makes lines anonymous; `None`: they are not."""
+        self._system, self._disguise = system, disguise
         self._write = system.writer.write
         self._stamp = system.writer.stamp
         self._knows = system.redactor.knows
@@ -96,6 +105,12 @@ class RequestLog:
         return self._system.redactor.text(path)
 
     def _put(self, fields: dict[str, object]) -> None:
+        if self._disguise is None:
+            self._write_line(fields)
+        else:
+            self._disguise.tell(fields, self._write_line)
+
+    def _write_line(self, fields: dict[str, object]) -> None:
         if self._system.pretty:
             self._slowly(fields)
             return

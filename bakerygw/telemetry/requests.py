@@ -1,5 +1,7 @@
 """Where the pipeline tells what it did: the log and the metrics behind one port."""
 
+from collections.abc import Callable
+
 from bakerygw.core.outcome import Outcome, Trace
 from bakerygw.telemetry.metrics import Metrics
 from bakerygw.telemetry.request_log import RequestLog
@@ -8,8 +10,9 @@ from bakerygw.telemetry.request_log import RequestLog
 class RequestTelemetry:
     """Log lines and metrics of every request (`ports.Telemetry`)."""
 
-    def __init__(self, log: RequestLog, metrics: Metrics) -> None:
-        self._log, self._metrics = log, metrics
+    def __init__(self, log: RequestLog, metrics: Metrics, *, unwell: Callable[[Outcome], None] | None = None) -> None:
+        """`unwell` is told of what was refused or went wrong, a few of many requests, besides."""
+        self._log, self._metrics, self._unwell = log, metrics, unwell
 
     def began(self, trace: Trace) -> None:
         """The line before."""
@@ -19,6 +22,8 @@ class RequestTelemetry:
         """The metrics, then the line after."""
         self._metrics.ended(outcome)
         self._log.ended(outcome)
+        if (outcome.status >= 400 or outcome.trace.reason is not None) and self._unwell is not None:
+            self._unwell(outcome)
 
     def auth_attempt(self, status: str) -> None:
         """`ok` or the code of a token problem."""

@@ -136,6 +136,18 @@ class FakeLevel:
 
 
 @dataclass
+class FakeSignals:
+    sent: list[tuple[str, str]] = field(default_factory=list)
+    fail: bool = False
+
+    async def send(self, kind: str, subject: str) -> int:
+        if self.fail:
+            raise StoreUnavailable("signals")
+        self.sent.append((kind, subject))
+        return 2
+
+
+@dataclass
 class FakePolicies:
     stacks: dict[str, tuple[LimitPolicy, ...]] = field(default_factory=dict)
     max_concurrent: int = 100
@@ -154,6 +166,8 @@ class Admin:
     def __init__(self, *, token=TOKEN, hosts=("localhost", "127.0.0.1", "[::1]"), services=dict, tenants=None):
         self.tenants = FakeTenants() if tenants is None else tenants
         self.lifecycle, self.level = FakeLifecycle(), FakeLevel()
+        self.signals, self.cut = FakeSignals(), []
+        self.sections = {}
         self.audited: list[tuple[str, dict[str, object]]] = []
         self.records, self.revocations, self.now = FrailRecords(), FakeRevocations(), NOW
         self.clock = Clock()
@@ -181,7 +195,14 @@ class Admin:
             connections=lambda: {"open": 3},
             log_level=self.level,
             tables=(
-                TenantCalls(tenants=self.tenants, now=lambda: NOW, audit=audit).table(),
+                TenantCalls(
+                    tenants=self.tenants,
+                    now=lambda: NOW,
+                    audit=audit,
+                    signals=self.signals,
+                    cut=lambda tenant_id: self.cut.append(tenant_id) or 3,
+                    sections=self.sections,
+                ).table(),
                 self._limit_calls(audit).table(),
                 KeyCalls(
                     keys=self.keys,

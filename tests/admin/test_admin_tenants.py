@@ -4,6 +4,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
+from bakerygw.ports import StoreUnavailable
 from tests.admin.admin_fakes import JSON_TYPE, NOW, NOW_TEXT, TOKEN, Admin, FakeTenants
 from tests.deferreds import failure_of
 from tests.heads import make_head
@@ -22,6 +23,67 @@ def test_a_tenants_flags_are_told_with_times_as_text():
         "demo": True,
     }
     assert admin.audited == []
+
+
+def test_a_tenants_page_has_all_sections_and_one_that_fails_hides_no_other(logged_failures):
+    async def fine(tenant_id):
+        return [tenant_id]
+
+    async def away(tenant_id):
+        raise StoreUnavailable("away")
+
+    async def broken(tenant_id):
+        raise RuntimeError("fault")
+
+    admin = Admin()
+    admin.sections |= {"before": fine, "limits": away, "broken": broken, "after": fine}
+    page = json.loads(admin.call("GET", b"/api/tenants/bakery-1").body)
+    assert (page["before"], page["after"], page["demo"]) == (["bakery-1"], ["bakery-1"], False)
+    assert page["limits"] == {"unavailable": "The shared state did not answer; ask again."}
+    assert page["broken"] == {"unavailable": "This could not be told; the log says why."}
+    assert [failure.getErrorMessage() for failure in logged_failures] == ["fault"]
+    logged_failures.clear()
+
+
+def test_a_caller_who_leaves_while_a_section_is_read_is_let_go():
+    waiting: Deferred[object] = Deferred()
+
+    async def slow(tenant_id):
+        return await waiting
+
+    admin = Admin()
+    admin.sections["slow"] = slow
+    head = make_head(
+        "GET", b"/api/tenants/a", [(b"Host", b"localhost"), (b"Authorization", b"Bearer " + TOKEN.encode())]
+    )
+    call = Deferred.fromCoroutine(admin.app.reply_to(head, b""))
+    call.cancel()
+    assert isinstance(failure_of(call), CancelledError)
+
+
+def test_disconnecting_ends_what_is_open_here_tells_the_others_and_is_audited():
+    admin = Admin()
+    reply = admin.call("POST", b"/api/tenants/bakery-1/disconnect", client="192.0.2.9")
+    assert (reply.status, json.loads(reply.body)) == (202, {"tenant_id": "bakery-1", "ended": 3, "instances": 2})
+    assert (admin.cut, admin.signals.sent) == (["bakery-1"], [("disconnect", "bakery-1")])
+    who = {"who": "admin", "client": "192.0.2.9", "when": NOW_TEXT, "tenant_id": "bakery-1"}
+    change = {"before": {"open": 3}, "after": {"open": 0}, "instances": 2, "outcome": "done"}
+    assert admin.audited == [("admin.tenant.disconnected", {**who, **change})]
+
+
+def test_a_disconnect_that_the_others_did_not_hear_says_so():
+    admin = Admin()
+    admin.signals.fail = True
+    problem = admin.refusal("POST", b"/api/tenants/bakery-1/disconnect")
+    assert problem.code == "state-unavailable"
+    assert problem.detail == "3 ended on this instance; the others could not be told. Repeat the call."
+    assert admin.audited[0][1]["outcome"] == "unconfirmed"
+
+
+def test_a_disconnect_takes_no_body():
+    admin = Admin()
+    assert admin.refusal("POST", b"/api/tenants/bakery-1/disconnect", {"now": True}).code == "bad-request"
+    assert (admin.cut, admin.signals.sent) == ([], [])
 
 
 def test_a_hold_is_stored_answered_and_audited():

@@ -313,6 +313,14 @@ def test_the_tenant_is_the_paths_then_the_headers_then_the_tokens(target, lines,
         assert stage.services.requests == []
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_refusal_names_the_user_and_their_tenant_from_the_first_request_on(known):
+    stage = Stage()
+    stage.tokens.verified = {b"good"} if known else set()
+    assert code(stage.ask(SALES, b"X-Tenant-ID: t-else", token=b"good")) == (403, "tenant-forbidden")
+    assert (stage.outcome.trace.user_id, stage.outcome.trace.tenant_id) == (USER.user_id, USER.tenant_id)
+
+
 def test_a_stale_token_is_refused_for_its_own_and_for_the_effective_tenant():
     for tenant in ("t-own", "t-other"):
         stage = Stage()

@@ -49,8 +49,8 @@ class TellingRedis:
         """All that were answered, in order, as ("data" or "subscriber", words joined by spaces)."""
         self.silent: set[str] = set()
         """Sides that get no answer."""
-        self.refuse: dict[bytes, bytes] = {}
-        """Errors to answer, by the beginning of a command."""
+        self.refuse: dict[bytes, bytes | None] = {}
+        """Errors to answer, by the beginning of a command; `None`: no answer at all."""
         self.mute = False
         """Changes are not told."""
         self._tracked_by: object = None
@@ -68,10 +68,10 @@ class TellingRedis:
             payload = b"*%d\r\n" % len(keys) + b"".join(b"$%d\r\n%s\r\n" % (len(key), key) for key in keys)
             self.publish(payload if keys else b"*-1\r\n")
 
-    def publish(self, payload: bytes) -> None:
+    def publish(self, payload: bytes, channel: bytes = b"__redis__:invalidate") -> None:
         """A message with this payload, in the protocol's own form."""
         receiver = self.subscriber.protocols[-1]
-        receiver.dataReceived(b"*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n" + payload)
+        receiver.dataReceived(b"*3\r\n$7\r\nmessage\r\n$%d\r\n%s\r\n" % (len(channel), channel) + payload)
 
     def take(self, side: str) -> list[bytes]:
         """The commands of one side since the last call."""
@@ -95,9 +95,10 @@ class TellingRedis:
 
     def _answer(self, protocol: object, command: bytes) -> None:
         say: Callable[[bytes], None] = protocol.dataReceived  # type: ignore[attr-defined]
-        refusal = next((error for begin, error in self.refuse.items() if command.startswith(begin)), None)
-        if refusal is not None:
-            say(b"-" + refusal + b"\r\n")
+        refusals = [error for begin, error in self.refuse.items() if command.startswith(begin)]
+        if refusals:
+            if refusals[0] is not None:
+                say(b"-" + refusals[0] + b"\r\n")
         elif command == b"CLIENT ID":
             say(b":42\r\n")
         elif command.startswith(b"SUBSCRIBE "):

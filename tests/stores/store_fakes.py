@@ -65,12 +65,12 @@ def store_over(link: RedisLink, mirror: Mirror | None = None) -> RedisStore:
     return RedisStore(link, mirror or Mirror(), reactor, time.time)
 
 
-def invalidations_of(server: RedisServer, link: RedisLink, mirror: Mirror, **credentials: str) -> Invalidations:
+def invalidations_of(server: RedisServer, link: RedisLink, mirror: Mirror, **about: object) -> Invalidations:
     """What keeps the mirror true, on the real reactor, not started."""
     from twisted.internet import reactor  # noqa: PLC0415
 
     endpoint = TCP4ClientEndpoint(reactor, server.host, server.port)
-    given = {"username": None, "password": None, **credentials}
+    given = {"username": None, "password": None, **about}
     return Invalidations(reactor, endpoint, link, mirror, name="test", **given)
 
 

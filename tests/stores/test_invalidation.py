@@ -27,7 +27,7 @@ class Bench:
 
     started: ClassVar[list["Bench"]] = []
 
-    def __init__(self, *, mute: bool = False, **refuse: bytes) -> None:
+    def __init__(self, *, mute: bool = False, signals=None, **refuse: bytes | None) -> None:
         self.clock, self.redis, self.mirror = Clock(), TellingRedis(), Mirror()
         self.redis.mute = mute
         self.redis.refuse = {name.replace("_", " ").encode(): error for name, error in refuse.items()}
@@ -37,7 +37,7 @@ class Bench:
             self.clock, self.redis.data, db=0, timeout_s=0.05, telemetry=RecordingTelemetry(), **about
         )
         self.invalidations = Invalidations(
-            self.clock, self.redis.subscriber, self.link, self.mirror, name="me", **about
+            self.clock, self.redis.subscriber, self.link, self.mirror, name="me", signals=signals, **about
         )
         self.link.start()
         self.invalidations.start()
@@ -294,3 +294,36 @@ def test_a_data_connection_lost_while_the_own_change_is_awaited_is_not_trusted_f
     bench.redis.mute = False
     bench.pass_time(2.0)
     assert bench.trusted
+
+
+class TestSignals:
+    def heard_by(self, **refuse):
+        heard = []
+        bench = Bench(signals=heard.append, **refuse)
+        bench.pass_time(2 * PING_S)
+        return bench, heard
+
+    def test_messages_of_the_channel_of_signals_are_no_invalidations(self):
+        bench, heard = self.heard_by()
+        bench.put("t")
+        bench.redis.publish(b"$3\r\nabc\r\n", b"bakerygw:signals")
+        assert heard == [b"abc"]
+        assert bench.holds("t")
+
+    def test_they_are_heard_on_each_new_connection(self):
+        bench, _ = self.heard_by()
+        bench.redis.commands.clear()
+        bench.lose("subscriber")
+        bench.pass_time(1.0)
+        assert bench.redis.take("subscriber").count(b"SUBSCRIBE bakerygw:signals") == 1
+
+    def test_where_they_are_refused_the_mirror_goes_on(self):
+        bench, _ = self.heard_by(**{"SUBSCRIBE bakerygw:signals": b"NOPERM no channel"})
+        bench.pass_time(10.0)
+        assert bench.trusted
+        assert bench.redis.take("subscriber").count(b"SUBSCRIBE bakerygw:signals") == 1
+
+    def test_a_redis_that_does_not_answer_is_met_anew(self):
+        bench, _ = self.heard_by(**{"SUBSCRIBE bakerygw:signals": None})
+        bench.pass_time(TRUST_S + 0.5)
+        assert bench.redis.subscriber.protocols[0].transport.aborted

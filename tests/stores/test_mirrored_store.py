@@ -13,8 +13,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from bakerygw.core.limits import Bucket, LimitRule, TenantLimit, tenant_rule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, StoreUnavailable
+from bakerygw.stores.audit_stream import RedisAudit
 from bakerygw.stores.mirror import Mirror
 from bakerygw.stores.records import RedisRecords
+from bakerygw.stores.signals import SIGNALS, RedisSignals
 
 OPERATORS = Path(__file__).parents[2] / "docs" / "operators.md"
 RULE = LimitRule(name="r", requests=1000, window_s=3600)
@@ -33,7 +35,10 @@ class Instance:
         self.server, self.telemetry = server, RecordingTelemetry()
         self.mirror = Mirror(max_tenants=ROOM, max_tokens=ROOM)
         self.link = link_to(server, self.telemetry, timeout_s=0.5, **credentials)
-        self.invalidations = invalidations_of(server, self.link, self.mirror, **credentials)
+        self.signals: list[object] = []
+        self.invalidations = invalidations_of(
+            server, self.link, self.mirror, signals=self.signals.append, **credentials
+        )
         self.store = store_over(self.link, self.mirror)
 
     async def start(self) -> "Instance":
@@ -307,6 +312,15 @@ async def test_the_documented_user_of_redis_may_do_all_that_is_needed():
             assert await records.members(listing) == {"x"}
             await records.remove(listing, "x")
         await records.delete("apikey:x")
+        audit = RedisAudit(instance.link, RedisSignals(instance.link), days=1)
+        await audit.append("events", [b"1"])
+        assert await audit.latest("events", 1) == [b"1"]
+        assert [entry async for entry in audit.entries("events")] == [b"1"]
+        assert await audit.keys({"name": b"key"}) == {"name": b"key"}
+        assert await audit.erase("name")
+        server.command("PUBLISH", SIGNALS, "heard")
+        await pause(0.05)
+        assert instance.signals[-1] == b"heard"
         assert instance.telemetry.failures == []
         await instance.stop()
 
