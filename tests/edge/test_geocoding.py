@@ -1,7 +1,8 @@
 """The geocoding handler: caches, equal questions, privacy between demo and real, and what it says when it can't."""
 
 import json
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import pytest
 from edge_fakes import Source
@@ -59,7 +60,11 @@ class Exchange:
 class House:
     """Instances of the handler over the same records and map."""
 
+    built: ClassVar[list["House"]] = []
+
     def __init__(self, instances: int = 1) -> None:
+        House.built.append(self)
+        self.asking: list[Deferred[Reply]] = []
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
         now = self.clock.seconds
@@ -79,9 +84,19 @@ class House:
         exchange: Any = Exchange(json.dumps({"query": query}).encode())
         trace = Trace(request_id="request-1", started=0.0, traceparent=b"")
         unused: Any = None
-        return Deferred.fromCoroutine(
+        asking = Deferred.fromCoroutine(
             self.handlers[at].reply_to(exchange, unused, Grant(claims=claims, view=view), unused, trace)
         )
+        self.asking.append(asking)
+        return asking
+
+    def end(self) -> None:
+        """Whoever still waits leaves, and what is still asked is answered."""
+        for asking in self.asking:
+            asking.addErrback(lambda _: None)
+            asking.cancel()
+        while self.map.open:
+            self.map.answers()
 
     def told(self, reply: "Deferred[Reply]") -> Any:
         body = success_of(reply).body
@@ -95,6 +110,14 @@ class House:
 
     def wait(self, seconds: float) -> None:
         self.clock.pump([0.1] * round(seconds / 0.1))
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """No coroutine is left for the interpreter's end."""
+    yield
+    while House.built:
+        House.built.pop().end()
 
 
 @pytest.fixture
