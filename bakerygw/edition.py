@@ -19,7 +19,8 @@ from bakerygw.edge.gateway import Handler, LocalPage
 from bakerygw.edge.geocoding import SERVICE as GEOCODER
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.edge.policies import Policies
-from bakerygw.ports import Credentials, Scheme, TokenTelemetry
+from bakerygw.ports import Audit, Credentials, Scheme, TokenTelemetry
+from bakerygw.sessions import make_session_parts
 from bakerygw.signing import Signing, make_signing
 from bakerygw.state import SharedState
 from bakerygw.tokens.api_keys import ApiKeys
@@ -65,6 +66,7 @@ def make_edition(
     assets: Mapping[str, Asset],
     telemetry: TokenTelemetry,
     handlers: Mapping[Action, Handler],
+    audit: Audit,
     older: Edition | None = None,
 ) -> Edition:
     """The edition that the settings ask for, after `older`; nothing is opened."""
@@ -101,16 +103,18 @@ def make_edition(
         version=__version__,
         now=time.time,
     )
+    policies = make_policies(settings, upstreams, make_credentials(settings, signing, state))
+    sessions = make_session_parts(settings, reactor, state=state, policies=policies, audit=audit)
     return Edition(
         settings=settings,
-        policies=make_policies(settings, upstreams, make_credentials(signing, state)),
+        policies=sessions.policies,
         signing=signing,
         upstreams=upstreams,
         probe=probe,
         health=health,
         health_pages=health_pages,
         pages=_pages(health_pages, settings, assets),
-        handlers=handlers,
+        handlers={**handlers, **sessions.handlers},
     )
 
 
@@ -135,9 +139,17 @@ def make_policies(settings: Settings, upstreams: UpstreamClient, credentials: Ma
     )
 
 
-def make_credentials(signing: Signing, state: SharedState) -> Mapping[Scheme, Credentials]:
+def make_credentials(settings: Settings, signing: Signing, state: SharedState) -> Mapping[Scheme, Credentials]:
     """What callers may identify themselves by."""
-    return {"bearer": signing.bearer, "key": ApiKeys(state.keys, now=time.time, clock=time.monotonic)}
+    return {
+        "bearer": signing.bearer,
+        "key": ApiKeys(state.keys, pepper=pepper(settings), now=time.time, clock=time.monotonic),
+    }
+
+
+def pepper(settings: Settings) -> bytes:
+    """What the records of API keys are sealed with, besides the keys themselves."""
+    return settings.api_key_secret.get_secret_value().encode() if settings.api_key_secret is not None else b""
 
 
 def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset]) -> Mapping[str, LocalPage]:

@@ -33,7 +33,7 @@ from bakerygw.edge.keys import KeyDesk
 from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
-from bakerygw.edition import Edition, limit_names, make_edition, service_names, templates
+from bakerygw.edition import Edition, limit_names, make_edition, pepper, service_names, templates
 from bakerygw.handlers import make_handlers
 from bakerygw.lifecycle import GatewayService
 from bakerygw.ports import Audit
@@ -184,6 +184,7 @@ class House:
             assets=self._assets,
             telemetry=self.metrics.tokens,
             handlers=self._make_handlers(settings),
+            audit=self.logs.logger("bakerygw.audit").info,
             older=older,
         )
 
@@ -201,6 +202,8 @@ class House:
             revocations=self.state.revocations,
             tenants=self.state.tenants,
             router=lambda: self.edition.policies.router,
+            pepper=lambda: pepper(self.edition.settings),
+            clock=self._reactor,
             now=time.time,
             audit=self.auditing.trail,
         )

@@ -18,8 +18,8 @@ from bakerygw.tokens.verifier import TokenVerifier
 from bakerygw.upstream.dial import trust_root, way_to
 from bakerygw.upstream.names import Names
 
-Source = tuple[str, str, str | None]
-"""What a key set depends on: URL, algorithm, file of certificates."""
+Source = tuple[str, str]
+"""What a key set depends on: URL and algorithm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,8 @@ class Signing:
     verifier: TokenVerifier
     keys: RemoteKeys | None
     """`None` where the key is given as PEM."""
+    fetch: Fetch | None
+    """How `keys` are fetched from here on: the certificates to trust may be others than before."""
     source: Source | None
     """Of `keys`."""
 
@@ -37,8 +39,8 @@ class Signing:
         """Keep the keys fresh from here on, in the place of those of an older configuration."""
         if older is not None and older.keys is not self.keys:
             older.close()
-        if self.keys is not None:
-            self.keys.changed = self.verifier.keep_only
+        if self.keys is not None and self.fetch is not None:
+            self.keys.fetch, self.keys.changed = self.fetch, self.verifier.keep_only
             self.keys.start()
 
     def close(self) -> None:
@@ -57,13 +59,12 @@ def make_signing(
     older: Signing | None = None,
 ) -> Signing:
     """What the settings ask for; nothing is opened. The key set of `older` goes on if it is of the same source."""
-    source = _source(settings)
-    if source is None:
-        keys = None
-    elif older is not None and older.source == source:
-        keys = older.keys
-    else:
-        keys = _remote_keys(source, reactor, names, telemetry)
+    url, keys, fetch = settings.jwt_jwks_url, None, None
+    source = None if url is None else (url, settings.jwt_algorithm)
+    if url is not None:
+        fetch = _fetch(url, settings.upstream_ca_file, reactor, names)
+        same = older is not None and older.source == source
+        keys = older.keys if same and older is not None else _remote_keys(fetch, settings, reactor, telemetry)
     verifier = TokenVerifier(
         _pem_key(settings) if keys is None else keys,
         algorithm=settings.jwt_algorithm,
@@ -74,25 +75,21 @@ def make_signing(
         now=time.time,
     )
     bearer = BearerTokens(verifier, keys=keys, shared=_shared(settings, state, telemetry))
-    return Signing(bearer=bearer, verifier=verifier, keys=keys, source=source)
-
-
-def _source(settings: Settings) -> Source | None:
-    if settings.jwt_jwks_url is None:
-        return None
-    return settings.jwt_jwks_url, settings.jwt_algorithm, settings.upstream_ca_file
+    return Signing(bearer=bearer, verifier=verifier, keys=keys, fetch=fetch, source=source)
 
 
 def _pem_key(settings: Settings) -> KeySource:
     return PemKey(load_public_key(settings.jwt_public_key or "", settings.jwt_algorithm))
 
 
-def _remote_keys(source: Source, reactor: Any, names: Names, telemetry: TokenTelemetry) -> RemoteKeys:
-    url, algorithm, ca_file = source
+def _fetch(url: str, ca_file: str | None, reactor: Any, names: Names) -> Fetch:
     trust = trust_root(ca_file) if url.startswith("https:") else None
-    fetch = Fetch(reactor, url, way_to(reactor, url, timeout_s=TIMEOUT_S, trust=trust, names=names))
+    return Fetch(reactor, url, way_to(reactor, url, timeout_s=TIMEOUT_S, trust=trust, names=names))
+
+
+def _remote_keys(fetch: Fetch, settings: Settings, reactor: Any, telemetry: TokenTelemetry) -> RemoteKeys:
     chance = Random().random  # noqa: S311  it only spreads fetches over time
-    return RemoteKeys(fetch, algorithm=algorithm, clock=reactor, random=chance, telemetry=telemetry)
+    return RemoteKeys(fetch, algorithm=settings.jwt_algorithm, clock=reactor, random=chance, telemetry=telemetry)
 
 
 def _shared(settings: Settings, state: SharedState, telemetry: TokenTelemetry) -> SharedTokens | None:

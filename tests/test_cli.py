@@ -43,7 +43,7 @@ def claims_of(token: str, **options: object) -> dict[str, object]:
 
 def test_check_says_in_one_line_that_all_is_well() -> None:
     status, out, err = invoke("check", JWT_PUBLIC_KEY=PUBLIC, SALES_SERVICE_URL="http://a")
-    assert (status, out, err) == (0, "configuration ok: 31 routes, 1 services\n", "")
+    assert (status, out, err) == (0, "configuration ok: 32 routes, 1 services\n", "")
 
 
 def test_check_notes_that_the_public_map_would_not_be_asked() -> None:

@@ -36,7 +36,7 @@ NOT_VARIABLES = {"services", "demo_services", "routes", "limit_policies", "demo"
 """Fields that are made from others."""
 VARIABLES = sorted(name for name in Settings.model_fields if name not in NOT_VARIABLES)
 NOT_ANSWERED = {
-    "csrf", "origin-forbidden", "upgrade-required", "too-many-streams",
+    "upgrade-required", "too-many-streams",
 }  # fmt: skip
 """Codes that no step of the public pipeline gives."""
 
@@ -137,7 +137,7 @@ def test_codes_that_are_never_answered_say_so_and_the_others_are_in_the_picture(
     picture = page("docs/img/request.svg")
     drawn = {code for code in PROBLEMS if re.search(rf"(?<![a-z-]){code}(?![a-z-])", picture)}
 
-    assert unanswered == NOT_ANSWERED - {"origin-forbidden"}
+    assert unanswered == NOT_ANSWERED
     assert drawn == set(PROBLEMS) - NOT_ANSWERED
 
 

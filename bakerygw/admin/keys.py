@@ -1,11 +1,16 @@
 """Operators' calls on API keys: make one, list them, give one a new secret, revoke it."""
 
 import secrets
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Coroutine, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Any, ClassVar, Final, TypeVar
 from urllib.parse import parse_qsl
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from bakerygw.admin.calls import Call, Table
 from bakerygw.admin.fields import bad_field, read_object, state_unavailable, text_of
@@ -18,6 +23,8 @@ from bakerygw.core.routing import Router
 from bakerygw.edge.healthpages import iso_time, json_reply
 from bakerygw.ports import Audit, KeyStore, KeyUnreadable, RevocationStore, StoreUnavailable, TenantStore
 
+T = TypeVar("T")
+
 PAGE: Final = 100
 """Keys in one answer, unless fewer are asked for."""
 MAX_OVERLAP_S: Final = 7 * 86_400
@@ -25,6 +32,8 @@ MAX_SECRETS: Final = 5
 """The newest and those before it, which may hold on for a while; with more, the oldest end at once."""
 REVOKED_S: Final = 30 * 86_400.0
 """How long a secret is remembered as revoked, beside what its record says."""
+REREAD_S: Final = 60
+"""Within so many seconds all instances have read a record again, and know when an overlap ends."""
 TRIES: Final = 5
 """To revoke a key that others are changing."""
 
@@ -32,9 +41,12 @@ TRIES: Final = 5
 class KeyCalls:
     """The calls under `/api/keys`; each change is audited.
 
-    `router` gives the routes in force, `now` Unix seconds, `random` so many bytes that nobody can guess. Every call
-    raises `Refused`: bad-request, not-found, or state-unavailable if the store does not answer.
+    `router` gives the routes and `pepper` the pepper in force, `clock` does what is to be done later, `now` is Unix
+    seconds, and `random` gives so many bytes that nobody can guess. Every call raises `Refused`: bad-request,
+    not-found, or state-unavailable if the store does not answer.
     """
+
+    _log: ClassVar[Logger] = Logger()
 
     def __init__(
         self,
@@ -43,12 +55,15 @@ class KeyCalls:
         revocations: RevocationStore,
         tenants: TenantStore,
         router: Callable[[], Router],
+        pepper: Callable[[], bytes],
+        clock: IReactorTime,
         now: Callable[[], float],
         audit: Audit,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._keys, self._revocations, self._tenants = keys, revocations, tenants
-        self._router, self._now, self._audit, self._random = router, now, audit, random
+        self._pepper = pepper
+        self._router, self._clock, self._now, self._audit, self._random = router, clock, now, audit, random
 
     def table(self) -> Table:
         """These calls, for `AdminApp`."""
@@ -74,7 +89,7 @@ class KeyCalls:
         key_id = key_id_from(self._random(ID_BYTES))
         record = new_record(body, key_id, self._router(), now)
         key = spelt(key_id, self._random(SECRET_BYTES))
-        record = replace(record, secrets=(sealed(record, key, now),))
+        record = replace(record, secrets=(sealed(record, key, self._pepper(), now),))
         with self._read_state("The tenant could not be looked up, and nothing was made."):
             flags = await self._tenants.flags(record.tenant_id)
         if flags.demo:
@@ -116,13 +131,18 @@ class KeyCalls:
         old = [
             its if its.until is not None and its.until <= until else replace(its, until=until) for its in before.secrets
         ][: MAX_SECRETS - 1]
-        after = replace(before, secrets=(sealed(before, key, now), *old))
+        after = replace(before, secrets=(sealed(before, key, self._pepper(), now), *old))
         kept = {its.digest for its in old if its.until is None or its.until > now}
+        await _to_its_end(self._rotate(head, by, before, after, kept))
+        if 0 < overlap_s <= REREAD_S:
+            self._clock.callLater(overlap_s, self._end_overlap, before)
+        return json_reply({"key": key.decode("ascii"), **self._document(after)})
+
+    async def _rotate(self, head: RequestHead, by: str, before: ApiKey, after: ApiKey, kept: Set[str]) -> None:
         with self._changing("admin.key.rotated", head, by, before, after):
             if not await self._keys.change(before, after):
                 raise StoreUnavailable("changed meanwhile")
             await self._put_out_of_force(before, kept)
-        return json_reply({"key": key.decode("ascii"), **self._document(after)})
 
     async def revoke(self, head: RequestHead, body: bytes, key_id: str) -> Reply:
         """Revoke the key and every secret of it, on all instances; to repeat it is no error."""
@@ -132,23 +152,33 @@ class KeyCalls:
                 before = await self._found(key_id)
             except KeyUnreadable:
                 return await self._drop(head, by, key_id)
+        return json_reply(self._document(await _to_its_end(self._revoke(head, by, before))))
+
+    async def _revoke(self, head: RequestHead, by: str, before: ApiKey) -> ApiKey:
         after = replace(before, revoked_at=before.revoked_at or self._now())
         with self._changing("admin.key.revoked", head, by, before, after):
             for _ in range(TRIES):
                 if await self._keys.change(before, after):
                     break
-                before = await self._found(key_id)
+                before = await self._found(before.key_id)
                 after = replace(before, revoked_at=before.revoked_at or self._now())
             else:
                 raise StoreUnavailable("changed again and again")
             await self._put_out_of_force(before)
-        return json_reply(self._document(after))
+        return after
 
     async def _drop(self, head: RequestHead, by: str, key_id: str) -> Reply:
         """What cannot be read opens nothing, and is forgotten."""
         with self._changing("admin.key.revoked", head, by, None, None, key_id=key_id):
             await self._keys.drop(key_id)
         return json_reply({"id": key_id, "status": "unreadable"})
+
+    def _end_overlap(self, record: ApiKey) -> None:
+        Deferred.fromCoroutine(self._put_out_of_force(record)).addErrback(self._not_ended)
+
+    def _not_ended(self, failure: Failure) -> None:
+        if not failure.check(StoreUnavailable):  # the record itself says so, and will have been read before long
+            self._log.failure("key.overlap_not_ended", failure)
 
     async def _put_out_of_force(self, record: ApiKey, kept: Set[str] = frozenset()) -> None:
         """Tell all instances, which may have read the record not long ago."""
@@ -236,6 +266,13 @@ class KeyCalls:
         }
 
 
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns. An operator who hangs up does not leave it half done: it goes on, for nobody to see."""
+    told: Deferred[T] = Deferred()
+    Deferred.fromCoroutine(work).addBoth(told.callback)
+    return await told
+
+
 def _status(record: ApiKey, now: float) -> str:
     if record.revoked_at is not None:
         return "revoked"
@@ -244,10 +281,10 @@ def _status(record: ApiKey, now: float) -> str:
 
 def _page_wanted(head: RequestHead) -> tuple[str | None, int, str]:
     """Tenant, number and beginning of the page that the query asks for. Raises `Refused` bad-request."""
-    pairs = parse_qsl((head.query or b"").decode("latin-1"), keep_blank_values=True, max_num_fields=10)
+    pairs = parse_qsl((head.query or b"").decode("latin-1"), keep_blank_values=True)
     wanted = dict(pairs)
     if len(wanted) != len(pairs):
-        bad_field(pairs[0][0], "may stand in the query once only")
+        raise refuse("bad-request", "Each parameter may stand in the query once only.", field="query")
     for name in wanted:
         if name not in ("tenant_id", "limit", "after"):
             bad_field(name, "is not known here; known: tenant_id, limit, after")

@@ -27,7 +27,7 @@ Findings = Iterator[tuple[tuple[str, ...], str]]
 
 def findings(settings: "Settings") -> Findings:
     """Everything that does not go together."""
-    for check in (_check_transport, _check_cors, _check_admin, _check_cache, _check_key, _check_geocoding):
+    for check in _CHECKS:
         yield from check(settings)
     if settings.demo:
         yield from _check_demo(settings)
@@ -69,6 +69,17 @@ def _check_cache(settings: "Settings") -> Findings:
     elif len(secret.get_secret_value()) < _MIN_SECRET:
         allowed = f"with TOKEN_CACHE_SHARED=true at least {_MIN_SECRET} characters, e.g. of openssl rand -hex 32"
         yield ("token_cache_secret", "token_cache_shared"), allowed
+
+
+def _check_api_keys(settings: "Settings") -> Findings:
+    secret = settings.api_key_secret
+    if secret is not None and len(secret.get_secret_value()) < _MIN_SECRET:
+        yield ("api_key_secret",), f"at least {_MIN_SECRET} characters that nobody can guess"
+
+
+def _check_sessions(settings: "Settings") -> Findings:
+    if settings.session_cookies and settings.session_secret is None:
+        yield ("session_secret", "session_cookies"), "SESSION_COOKIES=true needs it, the same on all instances"
 
 
 def _check_key(settings: "Settings") -> Findings:
@@ -127,3 +138,15 @@ def _check_demo(settings: "Settings") -> Findings:
         endpoint = getattr(settings, name)
         if endpoint is not None and not endpoint_is_local(endpoint):
             yield (name,), "--demo listens on loopback only: unix:..., or tcp: or ssl: with interface= on loopback"
+
+
+_CHECKS: Final = (
+    _check_transport,
+    _check_cors,
+    _check_admin,
+    _check_cache,
+    _check_api_keys,
+    _check_sessions,
+    _check_key,
+    _check_geocoding,
+)

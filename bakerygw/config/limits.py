@@ -12,7 +12,7 @@ from bakerygw.core.stacks import LimitPolicy, holds_below
 
 RESERVED: Final = frozenset({"default", "auth", "key", TENANT_RULE, "concurrency"})
 """Names of limits that the gateway has by itself."""
-MAX_POLICIES: Final = 20
+MAX_POLICIES: Final = 10
 """Each that applies is one more bucket for the request."""
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")

@@ -39,7 +39,7 @@ KNOWN_SERVICES: Final = (
 _PLURAL: Final = {"notification": "notifications", "tenant": "tenants"}
 """Services whose path is not their name."""
 
-_ACTIONS: Final[dict[str, Action]] = {"login": "login", "refresh": "refresh"}
+_ACTIONS: Final[dict[str, Action]] = {"login": "login", "register": "login", "refresh": "refresh"}
 
 READING: Final = frozenset({"GET", "HEAD"})
 
@@ -84,6 +84,7 @@ def _auth_routes() -> Iterator[Route]:
         )
     yield _below(f"{API}/auth", **exempt)
     yield _exact(f"{API}/auth/logout", action="logout", **exempt)
+    yield _exact(f"{API}/auth/session", action="session", **exempt)
 
 
 def _tenant_routes() -> Iterator[Route]:

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from bakerygw.config.settings import Settings
 
 _USERINFO: Final = re.compile(r"//[^,\s]*@")
-SECRET: Final = frozenset({"admin_token", "redis_password", "token_cache_secret", "jwt_public_key"})
+SECRET: Final = frozenset(
+    {"admin_token", "redis_password", "token_cache_secret", "api_key_secret", "session_secret", "jwt_public_key"}
+)
 """Never shown as given: the public key is among them because a private one may have been pasted."""
 
 

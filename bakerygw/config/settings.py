@@ -46,6 +46,7 @@ from bakerygw.config.values import (
     Port,
     Seconds,
     Secret,
+    SessionSecrets,
     Text,
     Token,
     Url,
@@ -117,6 +118,11 @@ class Settings(BaseSettings):
     token_cache_ttl_seconds: Window = 900
     token_cache_shared: Bool = False
     token_cache_secret: Secret | None = None
+    api_key_secret: Secret | None = None
+    """What records of API keys are sealed with, besides the keys themselves."""
+
+    session_cookies: Bool = False
+    session_secret: SessionSecrets | None = None
 
     rate_limit_requests: Count = 300
     rate_limit_window_seconds: Window = 60

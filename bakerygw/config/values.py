@@ -15,6 +15,8 @@ _NAME: Final = r"[a-z0-9](?:(?:[a-z0-9_-]|\.(?!\.))*[a-z0-9])?"
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:(?:[a-z0-9_-]|\.(?!\.))+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _URL: Final = re.compile(rf"(https?)://({_NAME}|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?/?", re.I)
 _HOST_NAME: Final = re.compile(r"[a-z0-9](?:(?:[a-z0-9-]|\.(?!\.))*[a-z0-9])?|\[[0-9a-f:.]+\]")
+MIN_SESSION_SECRET: Final = 32
+"""Characters: what `openssl rand -hex 16` gives, and not a word that somebody has thought of."""
 _ENDPOINTS: Final = frozenset({"tcp", "ssl", "unix", "systemd"})
 
 
@@ -117,6 +119,17 @@ def _token(value: SecretStr) -> SecretStr:
     return value
 
 
+def session_secrets(value: SecretStr) -> tuple[str, ...]:
+    """The single secrets, the one that is in use first."""
+    return tuple(part.strip() for part in value.get_secret_value().split(","))
+
+
+def _session_secrets(value: SecretStr) -> SecretStr:
+    if any(len(secret) < MIN_SESSION_SECRET for secret in session_secrets(value)):
+        raise ValueError("too short")
+    return value
+
+
 def _allowed(text: str) -> Any:
     return Field(description=text)
 
@@ -132,6 +145,11 @@ Text = Annotated[str, Field(pattern=r"^[ -~]+$", description="printable ASCII")]
 Path = Annotated[str, _allowed("the path of a readable file")]
 Secret = Annotated[SecretStr, _allowed("text")]
 Token = Annotated[SecretStr, AfterValidator(_token), _allowed("printable ASCII without spaces")]
+SessionSecrets = Annotated[
+    SecretStr,
+    AfterValidator(_session_secrets),
+    _allowed("one text or more, comma separated, each of 32 characters or more"),
+]
 Host = Annotated[str, AfterValidator(_host), _allowed("an IPv4 or IPv6 address, or localhost")]
 Endpoint = Annotated[
     str, AfterValidator(_endpoint), _allowed("a Twisted endpoint: tcp:..., ssl:..., unix:... or systemd:...")

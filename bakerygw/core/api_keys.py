@@ -6,7 +6,8 @@ SHA-256 of the key. A slow hash would protect what people think up; nobody guess
 would hold up everybody else.
 
 The record's facts are sealed with the key itself (HMAC-SHA-256, RFC 2104): whoever may write to the shared state can
-delete keys, but cannot turn one that they do not have into another tenant's.
+delete keys, but cannot turn one into another tenant's. With a `pepper`, which only the gateways know, they cannot write
+the record of a key of their own making either.
 """
 
 import hmac
@@ -46,7 +47,7 @@ class KeySecret:
     digest: str
     """SHA-256, in hexadecimal, of the whole key; it is revoked by this."""
     seal: str
-    """HMAC of the key's facts under the whole key, in hexadecimal."""
+    """HMAC of the key's facts under the whole key and the pepper, in hexadecimal."""
     since: float
     until: float | None
     """Unix seconds at which it gives way to a newer one; `None` for the newest."""
@@ -117,12 +118,12 @@ def digest_of(key: bytes) -> str:
     return sha256(key).hexdigest()
 
 
-def sealed(record: ApiKey, key: bytes, since: float) -> KeySecret:
+def sealed(record: ApiKey, key: bytes, pepper: bytes, since: float) -> KeySecret:
     """This key as the newest secret of the record."""
-    return KeySecret(digest=digest_of(key), seal=_seal(record, key), since=since, until=None)
+    return KeySecret(digest=digest_of(key), seal=_seal(record, key, pepper), since=since, until=None)
 
 
-def claims_of(record: ApiKey, key: bytes, digest: str, now: float) -> Claims:
+def claims_of(record: ApiKey, key: bytes, digest: str, pepper: bytes, now: float) -> Claims:
     """What a key says of whoever presents it; `digest` is the key's own.
 
     Raises `ClaimsError` "wrong-secret", "seal" (the record is not as it was made), "revoked", "replaced" or "expired".
@@ -132,7 +133,7 @@ def claims_of(record: ApiKey, key: bytes, digest: str, now: float) -> Claims:
     if not matching:
         raise ClaimsError("wrong-secret")
     secret = matching[0]
-    if not hmac.compare_digest(secret.seal, _seal(record, key)):
+    if not hmac.compare_digest(secret.seal, _seal(record, key, pepper)):
         raise ClaimsError("seal")
     if record.revoked_at is not None:
         raise ClaimsError("revoked")
@@ -204,9 +205,10 @@ def record_from(data: bytes, key_id: str) -> ApiKey:
     return record
 
 
-def _seal(record: ApiKey, key: bytes) -> str:
+def _seal(record: ApiKey, key: bytes, pepper: bytes) -> str:
     facts = json.dumps(record.facts, sort_keys=True, separators=(",", ":")).encode()
-    return hmac.digest(key, _SEALED + facts, "sha256").hex()
+    both = hmac.digest(pepper, key, "sha256")  # as RFC 5869 2.2 makes one secret of two
+    return hmac.digest(both, _SEALED + facts, "sha256").hex()
 
 
 def _terms(record: ApiKey) -> KeyTerms:

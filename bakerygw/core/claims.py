@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NoReturn
 
@@ -84,6 +84,8 @@ class Claims:
     jti: str | None
     digest: str = ""
     """By which the token is revoked: SHA-256, in hexadecimal, of its `header.payload` as sent."""
+    forwarded: bytes | None = field(default=None, repr=False)
+    """The access token to forward, where the caller has not sent it itself: a secret."""
     key: KeyTerms | None = None
     """The terms of the API key that they are of; `None` for a person's."""
 

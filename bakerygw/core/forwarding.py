@@ -84,6 +84,8 @@ _NEVER_TO_CLIENT: Final = _HOP_BY_HOP | {
     # The gateway's finding alone. `Proxy-Status` passes: each hop adds its own entry to it (RFC 9209 section 2).
     b"x-subscription-grace",
 }
+_LOOKED_INTO: Final = frozenset({b"content-location", b"location", b"set-cookie"})
+_SESSION_COOKIE_IN_LOWER_CASE: Final = SESSION_COOKIE.lower()
 _NEVER_TO_CLIENT_PREFIXES: Final = (b"access-control-", b"ratelimit", b"x-internal-", b"x-ratelimit-")
 
 
@@ -100,8 +102,9 @@ def forward_headers(head: RequestHead, owed: Pairs, *, via: bytes) -> Pairs:
     fields = head.fields
     if b"connection" in fields:
         dropped = dropped | _options(fields[b"connection"])
-    if any(value[:6].lower() == b"apikey" for value in fields.get(b"authorization", ())):
-        dropped = dropped | {b"authorization"}
+    for value in fields.get(b"authorization", ()):
+        if value[:6].lower() == b"apikey":
+            dropped = dropped | {b"authorization"}
     kept = []
     for pair in head.headers:
         name = pair[0].lower()
@@ -122,8 +125,8 @@ def reply_headers(headers: Pairs, *, authorities: Collection[str]) -> Pairs:
     """The header fields of a service's response as the client is to get them.
 
     `authorities` are those of all services, as `host[:port]`: behind the gateway they share one space of paths, so a
-    `Location` or `Content-Location` that names any of them becomes relative. Framing, CORS, rate limit, request id,
-    grace, HSTS and `X-Content-Type-Options` are the gateway's to write.
+    `Location` or `Content-Location` that names any of them becomes relative. The session cookie, framing, CORS, rate
+    limit, request id, grace, HSTS and `X-Content-Type-Options` are the gateway's to write.
     """
     dropped: Collection[bytes] = _NEVER_TO_CLIENT
     named = [value for name, value in headers if len(name) == 10 and name.lower() == b"connection"]
@@ -134,9 +137,11 @@ def reply_headers(headers: Pairs, *, authorities: Collection[str]) -> Pairs:
         name = pair[0].lower()
         if name in dropped or name.startswith(_NEVER_TO_CLIENT_PREFIXES):
             continue
-        if name in (b"location", b"content-location"):
+        if name not in _LOOKED_INTO:
+            kept.append(pair)
+        elif name != b"set-cookie":
             kept.append((pair[0], _relative(pair[1], authorities)))
-        else:
+        elif pair[1].partition(b"=")[0].strip(b" \t").lower() != _SESSION_COOKIE_IN_LOWER_CASE:
             kept.append(pair)
     return tuple(kept)
 
@@ -179,7 +184,7 @@ def _append_forwarding(kept: list[tuple[bytes, bytes]], head: RequestHead, via: 
     if head.trusted:
         peer = b", ".join((*fields.get(b"x-forwarded-for", ()), peer))
         via = b", ".join((*fields.get(b"via", ()), via))
-        host = _nearest_host(fields.get(b"x-forwarded-host", ())) or host
+        host = nearest_host(fields.get(b"x-forwarded-host", ())) or host
     kept.append((b"X-Forwarded-For", peer))
     kept.append((b"X-Forwarded-Proto", b"https" if head.secure else b"http"))
     if host:
@@ -187,7 +192,7 @@ def _append_forwarding(kept: list[tuple[bytes, bytes]], head: RequestHead, via: 
     kept.append((b"Via", via))
 
 
-def _nearest_host(values: tuple[bytes, ...]) -> bytes:
+def nearest_host(values: tuple[bytes, ...]) -> bytes:
     """The host that the nearest hop names, the last of all; empty if that is none."""
     host = values[-1].rpartition(b",")[2].strip(b" \t") if values else b""
     return host if _HOST.fullmatch(host) is not None else b""

@@ -45,13 +45,14 @@ def check_terms(terms: KeyTerms, head: RequestHead, route: Route) -> None:
     spelling of an allowed path is refused, never let pass. Raises `Refused` tenant-forbidden.
     """
     if not terms.admits(head.client):
-        detail = f"This API key may not be used from the address {head.client}; have an operator allow it."
+        detail = f"This API key may not be used from the address {head.client}; have an operator create one for it."
         raise refuse("tenant-forbidden", detail, reason="key-address")
     if terms.paths is not None and not any(_is_below(head.path, path) for path in terms.paths):
         paths = [path.decode("latin-1") for path in terms.paths]
         raise _outside(f"This API key is only for {_listed(paths)}; have an operator create one for this.", terms)
     if terms.methods is not None and head.method not in terms.methods:
-        raise _outside(f"This API key may only {_listed(sorted(terms.methods))}.", terms)
+        detail = f"This API key may only {_listed(sorted(terms.methods))}; have an operator create one for more."
+        raise _outside(detail, terms)
     if head.method in route.critical:
         detail = "No API key may do this, for it concerns the account itself; sign in with an account."
         raise refuse("tenant-forbidden", detail, reason="key-critical")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import unquote_to_bytes
 
@@ -11,7 +11,7 @@ from bakerygw.core.problem import refuse
 from bakerygw.core.values import value
 
 Kind = Literal["proxy", "local", "later"]
-Action = Literal["login", "refresh", "logout", "subscription", "geocode", "limits"]
+Action = Literal["login", "refresh", "logout", "session", "subscription", "geocode", "limits"]
 """What the gateway does by itself: in place of a service, or beside proxying to it."""
 
 TENANTS: Final = "/api/v1/tenants"
@@ -120,10 +120,14 @@ class Router:
             self._prefixes[key] = match
             return
         self._exact[key] = match
-        if route.auth and route.kind == "proxy":
-            # Many services read a path with a slash at its end as the one without, so its policies hold there too.
-            # A public path stays the one that is written: what resembles it needs a token.
+        if route.kind != "proxy":
+            return
+        # Many services read a path with a slash at its end as the one without, so its policies hold there too.
+        # A public path stays the one that is written: what resembles it needs a token, and gets the same handler.
+        if route.auth:
             self._exact[key + b"/"] = match
+        elif route.action is not None:
+            self._exact[key + b"/"] = Match(route=replace(route, auth=True), tenant_id=None)
 
     @property
     def routes(self) -> tuple[Route, ...]:

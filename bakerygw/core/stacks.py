@@ -45,11 +45,11 @@ def holds_below(prefix: str | None, path: str) -> bool:
     return prefix is None or path == prefix or path.startswith(prefix + "/")
 
 
-def tier_in(claims: Claims, tenant_id: str) -> str:
-    """The tier that these claims tell for a tenant which they open; what they leave out counts as the lowest."""
+def tier_in(claims: Claims, tenant_id: str) -> str | None:
+    """The tier that these claims tell for a tenant which they open; `None` where they tell none, as API keys do."""
     if tenant_id == claims.tenant_id:
-        return claims.subscription.tier if claims.subscription is not None else "starter"
+        return claims.subscription.tier if claims.subscription is not None else None
     for entry in claims.tenant_access:
         if entry.tenant_id == tenant_id:
-            return entry.tier or "starter"
-    return "starter"
+            return entry.tier
+    return None

@@ -152,6 +152,16 @@ def _operation(token: str) -> Iterator[Command]:
     operator, ana = _as("OP"), _as("ANA")
     sale = f'{ana} -H "$J" -d "$SALE" $GW/api/v1/sales'
     yield _line("operators: the services", f'OP="{token}"; curl -s {operator} $ADMIN/api/services; echo', '"sales"')
+    made = """-d '{"tenant_id":"'$ESPIGA'","name":"Till 1","role":"pos"}' $ADMIN/api/keys"""
+    yield _line(
+        "operators: make an API key for a till of Ana",
+        rf"""TILL=$(curl -s {operator} -H "$J" {made} | sed 's/.*"key": *"\([^"]*\)".*/\1/')""",
+    )
+    yield _line(
+        "the till asks what its bakery has paid for",
+        'curl -s -H "Authorization: ApiKey $TILL" $GW/api/v1/tenants/$ESPIGA/subscription; echo',
+        '"tier": "',
+    )
     yield _line(
         "operators: metrics",
         "curl -s $ADMIN/metrics | grep '^gateway_requests_total.*sales'",

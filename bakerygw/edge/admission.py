@@ -95,34 +95,44 @@ class Admission:
         if match is not None and not match.route.auth:
             return NOBODY
         try:
-            scheme, secret = presented(head, policies.credentials)
+            scheme, secret = presented(head, policies.credentials, policies.sessions)
         except Refused:
             return NOBODY
         credentials = policies.credentials[scheme]
         known = credentials.known(secret)
-        if known is not None and known.key is not None and not known.key.admits(head.client):
-            known = None  # nobody who has found a key spends what its machine has left
+        said = known or credentials.peek(secret)
+        if said is not None and said.key is not None and not said.key.admits(head.client):
+            known = said = None  # nobody who has found a key spends what its machine has left
         self._telemetry.token_cache(known is not None)
         if known is not None:
             trace.user_id, trace.tenant_id = known.user_id, known.tenant_id
-        return Caller(scheme=scheme, secret=secret, known=known, said=known or credentials.peek(secret))
+        return Caller(scheme=scheme, secret=secret, known=known, said=said)
 
     async def ask(self, head: RequestHead, match: Match | None, caller: Caller, policies: Policies) -> AdmissionState:
         """Everything that this request needs of the shared state, in its one round trip."""
-        known, tenants = caller.known, _tenants(head, match, caller.said)
-        effective = tenants[-1] if tenants and known is not None else None
-        try:
-            return await self._store.admit(
-                AdmissionAsk(
-                    buckets=buckets_of(head, match, known, policies, effective),
+        known, said = _spender(caller), caller.said
+        tenants = _tenants(head, match, said)
+        digests = (said.digest,) if said is not None and match is not None else ()
+        if known is None:
+            buckets = buckets_of(head, match, None, policies, None)
+            ask = AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests)
+        else:
+            effective = tenants[-1] if tenants else None
+            buckets = buckets_of(head, match, known, policies, effective)
+            if known.is_demo or (match is not None and match.route.action == "limits"):
+                ask = AdmissionAsk(
+                    buckets=buckets,
                     tenants=tenants,
-                    digests=(caller.said.digest,) if caller.said is not None and match is not None else (),
-                    verified=known is not None,
+                    digests=digests,
+                    verified=True,
                     limit_of=effective,
-                    demo=known is not None and known.is_demo,
-                    peek=effective is not None and match is not None and match.route.action == "limits",
+                    demo=known.is_demo,
+                    peek=match is not None and match.route.action == "limits",
                 )
-            )
+            else:  # nearly every request; each argument counts here
+                ask = AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests, verified=True, limit_of=effective)
+        try:
+            return await self._store.admit(ask)
         except StoreUnavailable:
             raise state_unavailable("limits-closed") from None
 
@@ -133,7 +143,7 @@ class Admission:
                 trace.exceed(level.rule.name, level.rule.shadow)
         refused = refusing(levels)
         if refused is not None:
-            raise limit_refusal(refused, caller.known is not None)
+            raise limit_refusal(refused, _spender(caller) is not None)
 
     def check_route(self, head: RequestHead, match: Match | None) -> Match:
         """The match, if there is one and its route takes this method."""
@@ -163,7 +173,7 @@ class Admission:
         scheme, secret = caller.scheme, caller.secret
         try:
             if scheme is None:
-                scheme, secret = presented(head, policies.credentials)
+                scheme, secret = presented(head, policies.credentials, policies.sessions)
             claims = await policies.credentials[scheme].verify(secret)
         except TokenRefused as refused:
             self._telemetry.auth_attempt(refused.code)
@@ -256,6 +266,15 @@ def _credentials_unavailable() -> Refused:
             reason="keys",
         )
     )
+
+
+def _spender(caller: Caller) -> Claims | None:
+    """Whose budget a request spends; `None`: its address's.
+
+    What is said of a key was read when it was good here, so many machines behind one address need not share that's
+    budget only because their records are read again.
+    """
+    return caller.said if caller.known is None and caller.scheme == "key" else caller.known
 
 
 def _check_in_force(claims: Claims, state: AdmissionState) -> None:

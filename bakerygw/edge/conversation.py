@@ -21,7 +21,8 @@ from bakerygw.runtime.task import Task
 CLIENT_LEFT: Final = 499
 UNREADABLE: Final = "(unreadable)"
 """The route's label for what could not be read as a request."""
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,128}")
+# An API key has the form of a request's id, but is none: ids are logged, sent on and sent back.
+_REQUEST_ID = re.compile(rb"(?!.*bkry_)[A-Za-z0-9._-]{8,128}")
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NOSNIFF: Final = (b"X-Content-Type-Options", b"nosniff")
 

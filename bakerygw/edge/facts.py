@@ -79,13 +79,14 @@ class Facts(Generic[T]):
         if known is not None:
             self._telemetry.looked_up(self._what, "memory")
             return known[0]
+        arrived = self._now()
         for _ in range(ROUNDS):
             self._check_pause(subject, who)
             found, own = await self._joined(subject, partial(self._find, subject, who, since, ask))
             if isinstance(found, LookupFailed):
                 if own or not _depends_on_caller(found):
                     raise LookupFailed(found.kind, found.cause, retry_after_s=found.retry_after_s)
-            elif own or self._is_good(found, since):
+            elif own or found[1] >= arrived or self._is_good(found, since):
                 return found[0]
         raise LookupFailed("unavailable", "others' questions were of no use")
 
@@ -206,6 +207,8 @@ class Facts(Generic[T]):
         if self._flights.get(subject) is flight:
             del self._flights[subject]
         waiting, flight.waiting = flight.waiting, []
+        if not waiting and isinstance(result, Failure):
+            self._broken(result)
         for waiter in waiting:
             if isinstance(result, Failure):
                 waiter.errback(result)
@@ -225,7 +228,7 @@ class Facts(Generic[T]):
 
     def _broken(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            self._log.failure("lookup.offer_failed", failure)
+            self._log.failure("lookup.crashed", failure)
 
 
 def _depends_on_caller(failed: LookupFailed) -> bool:

@@ -85,7 +85,12 @@ class Gateway(Conversation):
                 if claims.tenant_access and self._inheritance is not None:
                     child = self._inheritance.child_of(head, match, claims)
                     if child is not None:
-                        claims, state = await self._inheritance.extend(child, head, claims, state)
+                        asked = len(state.levels)
+                        claims, state = await self._inheritance.extend(
+                            child, head, match, claims, state=state, policies=policies
+                        )
+                        owed = limit_headers(state.levels)
+                        admission.check_limit(state.levels[asked:], caller, trace)
                 view = admission.tenant_of(head, match, claims, state, trace)
                 if self._lookups is not None and (view.subscription is None or claims.email is None):
                     about = Inquiry(

@@ -35,13 +35,13 @@ _HEADERS: Final = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"
 _ATTRIBUTION: Final = json.dumps(ATTRIBUTION, ensure_ascii=False).encode()
 
 _DETAILS: Final = {
-    "upstream-unreachable": "The map service could not be reached; try again in {0} seconds.",
-    "upstream-timeout": "The map service took too long to answer; try again in {0} seconds.",
-    "upstream-invalid": "The map service's answer could not be understood; try again in {0} seconds, or ask otherwise.",
-    "service-unavailable": "The map service takes no questions for the time being; try again in {0} seconds.",
+    "upstream-unreachable": "The map service could not be reached; try again in {0}.",
+    "upstream-timeout": "The map service took too long to answer; try again in {0}.",
+    "upstream-invalid": "The map service's answer could not be understood; try again in {0}, or ask otherwise.",
+    "service-unavailable": "The map service takes no questions for the time being; try again in {0}.",
 }
 _NO_TURN: Final = {
-    "busy": "Many addresses are being looked up, one a second; try again in {0} seconds.",
+    "busy": "Many addresses are being looked up, one a second; try again in {0}.",
     "paused": _DETAILS["service-unavailable"],
 }
 
@@ -146,6 +146,8 @@ class Geocoding:
         work.done = True
         if self._works.get(key) is work:
             del self._works[key]
+        if isinstance(outcome, Failure) and not work.waiting and not outcome.check(UpstreamFailed):
+            self._log.failure("geocoding.crashed", outcome)  # with nobody left to be told
         for turn in tuple(work.waiting):
             turn.callback(outcome)
 
@@ -175,16 +177,16 @@ class Geocoding:
     async def _ask(self, key: str, question: Question) -> bytes:
         """Put it to the geocoder, in this instance's turn, and keep what it says."""
         assert self._geocoder is not None  # noqa: S101  seen when the request came
-        pause_s: float | None = None
+        pause_s, for_all = 0.0, False
         try:
             places = await self._geocoder.search(question)
             return await self._answers.keep(key, places)  # before the next turn, which may be for the same question
         except UpstreamFailed as failed:
-            pause_s = failed.retry_after_s
+            pause_s, for_all = failed.retry_after_s or 0.0, failed.code == "service-unavailable"
             self._log.warn("geocoding.failed", cause=failed.cause, error=failed.error, pause_s=pause_s)
             raise
         finally:
-            await self._turns.give_back(pause_s=pause_s)
+            await self._turns.give_back(pause_s=pause_s, for_all=for_all)
 
     def _off(self) -> Refused:
         self._log.warn("geocoding.off", reason="NOMINATIM_USER_AGENT is not set, which the public server asks for")
@@ -201,5 +203,5 @@ def _failed(failed: UpstreamFailed) -> Refused:
 def _not_now(code: str, detail: str, wait_s: float, reason: str, headers: Pairs = ()) -> Refused:
     """The refusal of what may work after a wait."""
     retry_s = max(1, ceil(wait_s))
-    text = detail.format(retry_s)
+    text = detail.format("1 second" if retry_s == 1 else f"{retry_s} seconds")
     return Refused(Problem(code=code, detail=text, headers=headers, retry_after_s=retry_s, reason=reason))

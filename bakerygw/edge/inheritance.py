@@ -10,6 +10,8 @@ from bakerygw.core.http import RequestHead
 from bakerygw.core.routing import Match
 from bakerygw.core.tenancy import is_stale
 from bakerygw.edge.admission import state_unavailable
+from bakerygw.edge.limiting import tenant_buckets
+from bakerygw.edge.policies import Policies
 from bakerygw.ports import AdmissionAsk, AdmissionState, AdmissionStore, Audit, Hierarchy, StoreUnavailable
 
 AUDIT_EVERY_S: Final = 60.0
@@ -33,10 +35,12 @@ class Inheritance:
         return possible_child(claims, match.tenant_id, head.fields.get(b"x-tenant-id", ()))
 
     async def extend(
-        self, child: str, head: RequestHead, claims: Claims, state: AdmissionState
+        self, child: str, head: RequestHead, match: Match, claims: Claims, *, state: AdmissionState, policies: Policies
     ) -> tuple[Claims, AdmissionState]:
         """The claims of a verified token with the access that it inherits to `child`, and the state with the flags of
-        that tenant; both unchanged where it inherits none, and where the token is refused anyway.
+        that tenant and, behind the others, the levels of its limits, of which a token has been taken.
+
+        Both are unchanged where it inherits none, and where the token is refused anyway.
 
         Raises `Refused` state-unavailable: access that can't be decided is not granted.
         """
@@ -47,14 +51,21 @@ class Inheritance:
             entry = covering_entry(claims, await self._hierarchy.ancestors(child))
             if entry is None:
                 return claims, state
-            more = await self._store.admit(AdmissionAsk(tenants=(child,), verified=True))
+            extended = with_child(claims, child, entry)
+            more = await self._store.admit(
+                AdmissionAsk(
+                    buckets=tenant_buckets(match.route, extended, policies, child),
+                    tenants=(child,),
+                    verified=True,
+                    limit_of=child,
+                    peek=match.route.action == "limits",
+                )
+            )
         except StoreUnavailable:
             raise state_unavailable("hierarchy") from None
         self._tell(claims, child, entry.tenant_id, head.client)
-        return (
-            with_child(claims, child, entry),
-            AdmissionState(levels=state.levels, flags={**state.flags, **more.flags}, revoked=state.revoked),
-        )
+        levels, flags = (*state.levels, *more.levels), {**state.flags, **more.flags}
+        return extended, AdmissionState(levels=levels, flags=flags, revoked=state.revoked)
 
     def _tell(self, claims: Claims, child: str, via: str, client: str) -> None:
         use, now = (claims.user_id, child, via), self._seconds()

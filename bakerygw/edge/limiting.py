@@ -8,7 +8,7 @@ from bakerygw.core.heads import client_subject
 from bakerygw.core.http import RequestHead
 from bakerygw.core.limits import Bucket, Level, LimitRule, tenant_subject, whole_seconds
 from bakerygw.core.problem import Problem, Refused
-from bakerygw.core.routing import Match
+from bakerygw.core.routing import Match, Route
 from bakerygw.core.stacks import UNROUTED, LimitPolicy, tier_in
 from bakerygw.edge.healthpages import iso_time
 from bakerygw.edge.policies import Policies
@@ -44,6 +44,17 @@ def buckets_of(
         if stack is not None:
             buckets = (*buckets, *_stacked(head, stack, known, tenant_id))
     return buckets
+
+
+def tenant_buckets(route: Route, known: Claims, policies: Policies, tenant_id: str) -> tuple[Bucket, ...]:
+    """The buckets that all users of a tenant have in common on this route; it is certain that `known` opens it."""
+    stack = policies.stacks.get(route.prefix, ()) if policies.stacks else ()
+    tier = tier_in(known, tenant_id)
+    return tuple(
+        Bucket(key=f"{policy.rule.name}:{tenant_subject(tenant_id, demo=known.is_demo)}", rule=policy.rule)
+        for policy in stack
+        if policy.rule.by == "tenant" and policy.tier in (None, tier)
+    )
 
 
 def _subject(head: RequestHead, known: Claims | None) -> str:

@@ -213,8 +213,8 @@ def _subject(claims: Claims, name: str) -> str:
 
 
 def _bearer(about: Inquiry) -> bytes | None:
-    """The access token of the user who asks; machines have none."""
-    return about.caller.secret if about.caller.scheme == "bearer" else None
+    """The access token of the user who asks, of a session the one behind it; machines have none."""
+    return about.caller.secret if about.caller.scheme == "bearer" else about.claims.forwarded
 
 
 def _headers(about: Inquiry, view: TenantView) -> Pairs:
@@ -232,18 +232,20 @@ def _not_looked_up(failed: LookupFailed, *, bearer: bool) -> Refused:
         return refuse("subscription-inactive", detail, reason="no-subscription-known")
     if bearer and failed.kind in ("unauthorized", "forbidden"):
         return _turned_down(failed)
-    return _unavailable(
-        failed,
-        "The access token does not tell the tenant's subscription, and it can't be looked up at the moment; "
-        "try again shortly, or sign in again for another token.",
-        RETRY_AFTER_LOOKUP_S,
-    )
+    if not bearer:
+        detail = "The tenant's subscription can't be looked up at the moment; try again shortly."
+    else:
+        detail = (
+            "The access token does not tell the tenant's subscription, and it can't be looked up at the moment; "
+            "try again shortly, or sign in again for another token."
+        )
+    return _unavailable(failed, detail, RETRY_AFTER_LOOKUP_S)
 
 
 def _not_confirmed(failed: LookupFailed, *, bearer: bool) -> Refused:
     """The answer to a critical operation that was not confirmed."""
     if failed.kind == "unknown":
-        return refuse("not-found", "The tenant service knows no such tenant; nothing was changed.", reason="no-tenant")
+        return refuse("not-found", "The tenant service does not know it; look at the id.", reason="no-tenant")
     if bearer and failed.kind in ("unauthorized", "forbidden"):
         return _turned_down(failed)
     return _unavailable(

@@ -10,6 +10,7 @@ from bakerygw.core.limits import LimitRule
 from bakerygw.core.problem import refuse
 from bakerygw.core.routing import Router
 from bakerygw.core.stacks import Stacks
+from bakerygw.edge.credentials import SessionCookies
 from bakerygw.ports import Credentials, Scheme, Upstreams
 
 HSTS: Final = ((b"Strict-Transport-Security", b"max-age=31536000; includeSubDomains"),)
@@ -28,6 +29,8 @@ class Policies:
     auth_limit: LimitRule
     grace_days: int
     max_body_bytes: int
+    sessions: SessionCookies | None = None
+    """Where the sessions of browsers are found; `None`: cookies are not looked at."""
     https_only: bool = False
     """Refuse what did not come over TLS, and say HSTS (RFC 6797)."""
     stacks: Stacks = field(default_factory=dict)

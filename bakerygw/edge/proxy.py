@@ -6,14 +6,16 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 
 from bakerygw.core.forwarding import forward_headers, reply_headers
-from bakerygw.core.http import Pairs, Reply
+from bakerygw.core.http import Pairs, Reply, RequestHead
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.routing import Route
+from bakerygw.core.sessions import private_headers
 from bakerygw.core.tenancy import identity_headers
 from bakerygw.edge.admission import Grant
 from bakerygw.edge.body import RequestBody, too_large
 from bakerygw.edge.exchange import Exchange
+from bakerygw.edge.held import HeldBody
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
 
@@ -61,6 +63,32 @@ class Proxy:
         finally:
             if not spared:  # nothing was sent then, and nobody waited for an answer
                 trace.upstream_s = self._clock.seconds() - asked
+        reply = _reply(head.method, response, policies.upstreams.all_authorities())
+        return reply if grant.claims is None or grant.claims.forwarded is None else _private(reply)
+
+    async def send(
+        self, head: RequestHead, body: bytes, *, route: Route, grant: Grant, policies: Policies, trace: Trace
+    ) -> Reply:
+        """The service's answer to a request whose body is in memory, and may be another than the client's.
+
+        Raises `Refused` where there is none.
+        """
+        service = self._service(route, grant, policies)
+        trace.service = service
+        request = UpstreamRequest(
+            method=head.method,
+            target=head.target,
+            headers=forward_headers(head, _owed(grant, trace), via=VIA),
+            body=HeldBody(body) if body else None,
+            first_byte_timeout_s=route.first_byte_timeout_s,
+        )
+        asked = self._clock.seconds()
+        try:
+            response = await policies.upstreams.request(service, request)
+        except UpstreamFailed as failed:
+            raise _refusal(failed, trace) from None
+        finally:
+            trace.upstream_s = self._clock.seconds() - asked
         return _reply(head.method, response, policies.upstreams.all_authorities())
 
     def _service(self, route: Route, grant: Grant, policies: Policies) -> str:
@@ -83,7 +111,9 @@ def _owed(grant: Grant, trace: Trace) -> Pairs:
     told = ((b"X-Request-ID", trace.request_id.encode("ascii")), (b"traceparent", trace.traceparent))
     if grant.claims is None:
         return told
-    return (*identity_headers(grant.claims, grant.view), *told)
+    identity = (*identity_headers(grant.claims, grant.view), *told)
+    forwarded = grant.claims.forwarded
+    return identity if forwarded is None else ((b"Authorization", b"Bearer " + forwarded), *identity)
 
 
 def _reply(method: str, response: UpstreamResponse, authorities: Collection[str]) -> Reply:
@@ -96,6 +126,12 @@ def _reply(method: str, response: UpstreamResponse, authorities: Collection[str]
         body=response.body,
         length=length,
     )
+
+
+def _private(reply: Reply) -> Reply:
+    """The reply for its caller alone."""
+    headers = private_headers(reply.headers)
+    return Reply(status=reply.status, headers=headers, body=reply.body, length=reply.length, close=reply.close)
 
 
 def _announced(headers: Pairs) -> int | None:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from math import ceil
 from typing import ClassVar, Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -60,7 +61,7 @@ class Turns:
         self._line: deque[Deferred[None]] = deque()
         self._busy = False
         """Somebody of this instance has the turn, or is first in its line."""
-        self._began = self._not_before = 0.0
+        self._began = self._not_before = self._paused_until = 0.0
         self._mine = b""
         self._pace_s = _USUAL_S
 
@@ -78,24 +79,36 @@ class Turns:
         self._mine = self._token().encode("ascii")
         try:
             await self._claim(give_up_at)
+        except NoTurn:
+            self._next()
+            raise
         except BaseException:
             # Whether it was claimed all the same is not known if the answer was not waited for, or did not come.
             Deferred.fromCoroutine(self._release(None, None)).addErrback(self._failed)
             self._next()
             raise
 
-    async def give_back(self, *, pause_s: float | None = None, used: bool = True) -> None:
-        """End the turn: the next one begins in `REST_S`, at once if this one was not `used`, or after a pause."""
-        rest_s = pause_s if pause_s is not None else REST_S if used else 0.0
-        self._not_before = self._clock.seconds() + (rest_s + COURTESY_S if rest_s else 0.0)
-        value = b"rest" if pause_s is None else b"%b%d" % (_PAUSE, int(self._now() + pause_s + 0.999))
+    async def give_back(self, *, used: bool = True, pause_s: float = 0.0, for_all: bool = False) -> None:
+        """End the turn: the next one begins in `REST_S`, or at once if this one was not `used`.
+
+        After a pause, if one is asked for: of this instance, or of all.
+        """
+        now = self._clock.seconds()
+        self._not_before = now + REST_S + COURTESY_S if used else now
+        self._paused_until = now + pause_s
         try:
-            await self._release(value if rest_s else None, rest_s)
+            if not used:
+                await self._release(None, None)
+            elif not for_all:
+                await self._release(b"rest", REST_S)
+            elif await self._release(b"%b%d" % (_PAUSE, ceil(self._now() + pause_s)), pause_s):
+                self._paused_until = now  # it is told by the record, which operators may delete
         finally:
             self._next()
 
     async def _queue(self) -> None:
         """Wait until nobody of this instance is before."""
+        self._check_pause()
         if not self._busy:
             self._busy, self._began = True, self._clock.seconds()
             return
@@ -115,10 +128,9 @@ class Turns:
 
     async def _claim(self, give_up_at: float) -> None:
         """Wait until it is this instance's turn."""
+        self._check_pause()
         while True:
             wait_s = self._not_before - self._clock.seconds()
-            if self._not_before > give_up_at:
-                raise NoTurn("paused", wait_s)
             if wait_s > 0:
                 await deferLater(self._clock, wait_s, _nothing)
             if await self._records.claim(self._key, self._mine, ttl_s=HOLD_S):
@@ -130,17 +142,24 @@ class Turns:
                 raise NoTurn("busy", self._pace_s * (len(self._line) + 1))
             await deferLater(self._clock, LOOK_EVERY_S, _nothing)
 
+    def _check_pause(self) -> None:
+        left_s = self._paused_until - self._clock.seconds()
+        if left_s > 0:
+            raise NoTurn("paused", left_s)
+
     def _pause_in(self, value: bytes | None) -> float:
         """Seconds that a pause will last, 0 if the value is none. Others can write there, so little is believed."""
         digits = value[len(_PAUSE) :] if value is not None and value.startswith(_PAUSE) else b""
         return float(digits) - self._now() if digits.isdigit() and len(digits) <= 12 else 0.0
 
-    async def _release(self, value: bytes | None, ttl_s: float | None) -> None:
-        """Let go of the turn, if it is ours still; without the store it ends by itself."""
+    async def _release(self, value: bytes | None, ttl_s: float | None) -> bool:
+        """Let go of the turn, leaving `value` for so long; `False` without the store, where it ends by itself."""
         try:
-            await self._records.replace(self._key, self._mine, value, ttl_s=ttl_s)
+            if not await self._records.replace(self._key, self._mine, value, ttl_s=ttl_s) and value is not None:
+                await self._records.claim(self._key, value, ttl_s=ttl_s)  # somebody has deleted the record
         except StoreUnavailable:
-            return
+            return False
+        return True
 
     def _next(self) -> None:
         """Let the next in the line go on."""

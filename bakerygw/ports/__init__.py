@@ -2,7 +2,15 @@
 
 from bakerygw.ports.audit import AuditStore, Ledger, SignalKind, Signals
 from bakerygw.ports.geocoding import Geocoder
-from bakerygw.ports.identity import Credentials, CredentialsUnavailable, KeyStore, KeyUnreadable, Scheme, TokenRefused
+from bakerygw.ports.identity import (
+    Credentials,
+    CredentialsUnavailable,
+    KeyStore,
+    KeyUnreadable,
+    Scheme,
+    SessionSealer,
+    TokenRefused,
+)
 from bakerygw.ports.lookups import Enquiries, LookupFailed, LookupFailure, LookupTelemetry, SharedFacts
 from bakerygw.ports.state import (
     AdmissionAsk,
@@ -49,6 +57,7 @@ __all__ = [
     "RevocationStore",
     "Scheme",
     "ServiceHealth",
+    "SessionSealer",
     "SharedFacts",
     "SignalKind",
     "Signals",

@@ -12,5 +12,6 @@ class Geocoder(Protocol):
     async def search(self, question: Question) -> tuple[Place, ...]:
         """The places that fit, the best first; none is an answer too. Ends within its own deadline.
 
-        Raises `UpstreamFailed`; with `retry_after_s` nobody should ask before that time is over.
+        Raises `UpstreamFailed`; with `retry_after_s` this instance should not ask before that time is over, and with
+        `service-unavailable` no other either.
         """

@@ -65,3 +65,19 @@ class KeyStore(Protocol):
 
     async def last_used(self, key_id: str) -> float | None:
         """The moment that was remembered last."""
+
+
+class SessionSealer(Protocol):
+    """Keeps what must lie in the shared state from whoever can read or write that, and pages of other sites out."""
+
+    def seal(self, digest: str, text: bytes) -> bytes:
+        """`text` for the session of this digest, unreadable and unchangeable, and good for no other session."""
+
+    def opened(self, digest: str, sealed: bytes) -> bytes | None:
+        """The text; `None` for whatever was not sealed here for this session."""
+
+    def csrf_token(self, session_id: bytes) -> str:
+        """The token that writes of this session have to show."""
+
+    def csrf_good(self, session_id: bytes, token: bytes) -> bool:
+        """Whether it is this session's."""

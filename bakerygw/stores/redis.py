@@ -227,6 +227,9 @@ def _names(asks: list[AdmissionAsk]) -> _Names:
 
 def _keys(asks: Iterable[AdmissionAsk], names: _Names, places: _Places) -> list[str]:
     """The keys as admission.lua wants them. The braces put all that one subject has on one node of a cluster."""
+    if not places:
+        keys = ["bakerygw:limit:{" + bucket.key + "}" for ask in asks for bucket in ask.buckets]
+        return keys + [REVOKED_PREFIX + digest for digest in names[1]]
     keys = []
     for tenant_id in names[0]:
         stem = TENANT_PREFIX + tenant_id + ":"

@@ -26,8 +26,6 @@ from bakerygw.telemetry.token_metrics import TokenMetrics
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NO_ROUTE: Final = "(none)"
 AUTH_STATUSES: Final = ("ok", *sorted(code for code in PROBLEMS if code.startswith("token-")))
-KEY_REFUSALS: Final = ("tenant-forbidden", "demo-isolation")
-"""What becomes of API keys that are good."""
 HEALTH_STATES: Final = ("healthy", "unhealthy", "unknown")
 BREAKER_STATES: Final = ("closed", "half-open", "open")
 POOL_STATES: Final = ("idle", "active")
@@ -118,7 +116,7 @@ class Metrics:
         registry = self._registry
         self._auth_status = Label(AUTH_STATUSES)
         self.auth_attempts = Counters(registry, "gateway_auth_attempts", "Access tokens presented.", ("status",))
-        self._key_status = Label((*AUTH_STATUSES, *KEY_REFUSALS))
+        self._key_status = Label(("ok", *PROBLEMS))
         self.key_attempts = Counters(registry, "gateway_api_key_attempts", "API keys presented.", ("status",))
         self.auth_cache_hits = Counters(
             registry, "gateway_auth_cache_hits", "Tokens found in the cache of verified tokens."

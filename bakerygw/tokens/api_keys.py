@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from bakerygw.core.api_keys import claims_of, digest_of, id_of
 from bakerygw.core.claims import Claims, ClaimsError
@@ -12,8 +12,9 @@ FRESH_S: Final = 30.0
 """How long a record is taken for true without being read again. That a key was revoked is told of at once."""
 LAST_KNOWN_S: Final = 60.0
 """How long it stands in for one that cannot be read."""
-RETRY_S: Final = 1.0
-"""Between two tries to read it while the shared state is away."""
+RETRY_S: Final = 2.5
+"""Between two tries to read one that could not be read: so seldom that one which never can, as it is of another type or
+huge, does not make the shared state look broken to everybody."""
 BAD_S: Final = 10.0
 """How long a bad key is refused without asking again: no key that was bad becomes good."""
 MAX_KEYS: Final = 10_000
@@ -35,15 +36,25 @@ class _Known:
 class ApiKeys:
     """`Credentials` over a `KeyStore`. What it remembers is found by SHA-256, so it holds no usable key.
 
-    `now` is Unix seconds, and `clock` seconds that are never set back.
+    `pepper` is what the records are sealed with besides. `now` is Unix seconds, and `clock` seconds that are never set
+    back.
     """
 
     def __init__(
-        self, store: KeyStore, *, now: Callable[[], float], clock: Callable[[], float], max_keys: int = MAX_KEYS
+        self,
+        store: KeyStore,
+        *,
+        pepper: bytes,
+        now: Callable[[], float],
+        clock: Callable[[], float],
+        max_keys: int = MAX_KEYS,
     ) -> None:
+        self._pepper = pepper
         self._store, self._now, self._clock, self._max = store, now, clock, max_keys
         self._good: OrderedDict[str, _Known] = OrderedDict()
         self._bad: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._failed: OrderedDict[str, float] = OrderedDict()
+        """By id, when to try again."""
 
     def known(self, secret: bytes) -> Claims | None:
         """Claims of a key whose record was read not long ago."""
@@ -55,7 +66,7 @@ class ApiKeys:
         return entry.claims
 
     def peek(self, secret: bytes) -> Claims | None:
-        """What was read of it last, were it long ago: a key itself tells nothing."""
+        """What was read of it last, were it long ago, if it was good then: a key itself tells nothing."""
         entry = self._good.get(digest_of(secret))
         return entry.claims if entry is not None else None
 
@@ -70,9 +81,13 @@ class ApiKeys:
         digest = digest_of(secret)
         self._check_not_bad(digest)
         began = self._clock()
+        if began < self._failed.get(key_id, 0.0):
+            return self._last_known(digest)
         try:
             claims = await self._read(key_id, secret, digest)
         except StoreUnavailable:
+            self._failed[key_id] = self._clock() + RETRY_S
+            _bound(self._failed, self._max)
             return self._last_known(digest)
         except ClaimsError as error:
             self._good.pop(digest, None)
@@ -91,7 +106,7 @@ class ApiKeys:
             raise ClaimsError("record") from error
         if record is None:
             raise ClaimsError("unknown")
-        return claims_of(record, secret, digest, self._now())
+        return claims_of(record, secret, digest, self._pepper, self._now())
 
     def _check_not_bad(self, digest: str) -> None:
         until, reason = self._bad.get(digest, (0.0, ""))
@@ -111,6 +126,6 @@ def _refused(reason: str) -> TokenRefused:
     return TokenRefused(CODES.get(reason, "token-invalid"), "key-" + reason)
 
 
-def _bound(held: "OrderedDict[str, _Known] | OrderedDict[str, tuple[float, str]]", size: int) -> None:
+def _bound(held: "OrderedDict[str, Any]", size: int) -> None:
     while len(held) > size:
         held.popitem(last=False)

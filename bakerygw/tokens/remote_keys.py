@@ -43,7 +43,9 @@ class RemoteKeys:
         telemetry: TokenTelemetry,
     ) -> None:
         """`random` gives numbers from 0 to 1. `fetch` has a deadline of its own and raises `FetchFailed`."""
-        self._fetch, self._algorithm = fetch, algorithm
+        self.fetch = fetch
+        """Assign another way to the same document; what was fetched stays."""
+        self._algorithm = algorithm
         self._clock, self._random, self._telemetry = clock, random, telemetry
         self.changed: Callable[[frozenset[bytes]], None] | None = None
         """Called with the thumbprints of all keys when they are others than before."""
@@ -110,7 +112,7 @@ class RemoteKeys:
     async def _renew(self) -> float:
         """Fetch once; the seconds until it should be done again."""
         try:
-            fetched = await self._fetch()
+            fetched = await self.fetch()
             found = parse_key_set(fetched.body, self._algorithm)
         except FetchFailed as failure:
             return self._failed(failure.result, str(failure))

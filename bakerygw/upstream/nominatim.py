@@ -116,8 +116,8 @@ class Nominatim:
     def _refused(self, response: Any) -> UpstreamFailed:
         """The failure for an answer without places."""
         usual_s = _REFUSALS.get(response.code)
-        if usual_s is None:
-            return _invalid(f"answered {response.code}")
+        if usual_s is None:  # below 500 this question alone was the reason
+            return _invalid(f"answered {response.code}", FAILED_WAIT_S if response.code >= 500 else None)
         wait_s = _retry_after(response.headers.getRawHeaders("Retry-After", []), self._now())
         wait_s = usual_s if wait_s is None else min(max(wait_s, FAILED_WAIT_S), MAX_WAIT_S)
         cause = f"geocoder: answered {response.code}"
@@ -147,8 +147,8 @@ def _retry_after(values: list[str], now: float) -> int | None:
         return None
 
 
-def _invalid(why: str) -> UpstreamFailed:
-    return UpstreamFailed("upstream-invalid", "http_protocol_error", f"geocoder: {why}", retry_after_s=FAILED_WAIT_S)
+def _invalid(why: str, wait_s: int | None = FAILED_WAIT_S) -> UpstreamFailed:
+    return UpstreamFailed("upstream-invalid", "http_protocol_error", f"geocoder: {why}", retry_after_s=wait_s)
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from bakerygw.admin.keys import KeyCalls
 from bakerygw.admin.limits import Standing, TenantLimitCalls
@@ -24,6 +25,7 @@ from bakerygw.stores.records import MemoryRecords
 from tests.deferreds import success_of
 from tests.heads import make_head
 
+PEPPER = b"pepper"
 NOW = 1_700_000_000.5
 NOW_TEXT = "2023-11-14T22:13:20.500Z"
 TOKEN = "s3cret-admin-token"
@@ -168,6 +170,7 @@ class Admin:
         self.sections = {}
         self.audited: list[tuple[str, dict[str, object]]] = []
         self.records, self.revocations, self.now = FrailRecords(), FakeRevocations(), NOW
+        self.clock = Clock()
         self.keys = StoredKeys(self.records, lambda: self.now)
 
         def audit(event, **fields):
@@ -206,6 +209,8 @@ class Admin:
                     revocations=self.revocations,
                     tenants=self.tenants,
                     router=lambda: ROUTER,
+                    pepper=lambda: PEPPER,
+                    clock=self.clock,
                     now=lambda: self.now,
                     audit=audit,
                 ).table(),

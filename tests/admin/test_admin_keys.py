@@ -3,12 +3,13 @@
 import json
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from bakerygw.core.api_keys import claims_of, digest_of, id_of, record_json
 from bakerygw.core.tenancy import TenantFlags
-from tests.admin.admin_fakes import NOW, NOW_TEXT, Admin, FakeTenants
-from tests.deferreds import success_of
+from tests.admin.admin_fakes import NOW, NOW_TEXT, PEPPER, TOKEN, Admin, FakeTenants
+from tests.deferreds import failure_of, success_of
+from tests.heads import make_head
 
 KEYS = b"/api/keys"
 WANTED = {"tenant_id": "bakery-1", "name": "Till 1", "role": "pos"}
@@ -45,7 +46,7 @@ def opens(admin, made, key=None):
     """What is wrong with the key now; nothing if it is good."""
     key = (key or made["key"]).encode()
     try:
-        claims_of(held(admin, made), key, digest_of(key), admin.now)
+        claims_of(held(admin, made), key, digest_of(key), PEPPER, admin.now)
     except Exception as error:
         return str(error)
     return ""
@@ -203,7 +204,9 @@ def test_the_list_has_pages_and_can_be_one_tenants():
         (b"?limit=0", "limit"),
         (b"?limit=101", "limit"),
         (b"?limit=%b2", "limit"),
-        (b"?limit=1&limit=2", "limit"),
+        (b"?limit=1&limit=2", "query"),
+        (b"?" + b"a=&" * 5000, "query"),
+        (b"?" + b"&".join(b"a%d=1" % number for number in range(1000)), "a0"),
     ],
 )
 def test_a_bad_question_for_the_list_is_refused(query, field):
@@ -262,6 +265,22 @@ def test_a_rotation_with_overlap_lets_the_old_secret_hold_until_then():
     admin.now += 60
     assert (opens(admin, made), opens(admin, made, again["key"])) == ("replaced", "")
     assert admin.revocations.revoked == {}
+
+
+def test_a_short_overlap_ends_on_instances_that_have_not_read_the_record_again():
+    admin = Admin()
+    made = make(admin)
+    again = rotate(admin, made, overlap_seconds=60)
+    admin.clock.advance(59.9)
+    assert admin.revocations.revoked == {}
+    admin.clock.advance(0.1)
+    assert set(admin.revocations.revoked) == {digest_of(made["key"].encode())}
+    rotate(admin, made, overlap_seconds=61)
+    admin.clock.advance(100)
+    assert digest_of(again["key"].encode()) not in admin.revocations.revoked
+    admin.revocations.fail = True
+    rotate(admin, made, overlap_seconds=1)
+    admin.clock.advance(1)
 
 
 def test_no_rotation_prolongs_an_older_secret_and_one_without_overlap_ends_all():
@@ -355,6 +374,29 @@ def test_revoking_wins_over_whoever_changes_the_key_meanwhile():
     admin.call("DELETE", at(made))
     admin.keys.find = found
     assert opens(admin, made) == "revoked"
+
+
+@pytest.mark.parametrize("act", ["rotate", "revoke"])
+def test_an_operator_who_hangs_up_leaves_nothing_half_done(act):
+    admin = Admin()
+    made = make(admin)
+    change, waiting = admin.keys.change, Deferred()
+
+    async def slowly(before, after):
+        await waiting
+        return await change(before, after)
+
+    admin.keys.change = slowly
+    method, end = ("DELETE", b"") if act == "revoke" else ("POST", b"/rotate")
+    head = make_head(method, at(made, end), [(b"Host", b"localhost"), (b"Authorization", b"Bearer " + TOKEN.encode())])
+    calling = Deferred.fromCoroutine(admin.app.reply_to(head, b""))
+    calling.cancel()
+    failure_of(calling, CancelledError)
+    assert opens(admin, made) == ""
+    waiting.callback(None)
+    assert opens(admin, made) in ("revoked", "replaced")
+    assert set(admin.revocations.revoked) == {digest_of(made["key"].encode())}
+    assert admin.audited[-1][1]["outcome"] == "done"
 
 
 @pytest.mark.parametrize("failing", ["replace", "revoke"])

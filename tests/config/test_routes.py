@@ -58,7 +58,10 @@ def test_every_known_service_has_its_path() -> None:
 def test_sign_in_is_public_and_limited_by_exact_path_and_method(name: str) -> None:
     route = at(f"/api/v1/auth/{name}")
     assert (route.auth, route.tenant, route.auth_limit, route.methods) == (False, False, True, {"POST"})
-    for path in (f"/api/v1/auth/{name}/", f"/api/v1/auth/{name}.json", f"/api/v1/auth/{name}/x"):
+    slashed = at(f"/api/v1/auth/{name}/")
+    assert (slashed.auth, slashed.auth_limit, slashed.action) == (True, True, route.action)
+    assert route.action is not None
+    for path in (f"/api/v1/auth/{name}.json", f"/api/v1/auth/{name}/x"):
         assert (at(path).auth, at(path).auth_limit) == (True, False)
 
 

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bakerygw.config.settings import ConfigError, Settings, load_settings, masked
+from bakerygw.config.values import session_secrets
 
 ETC = Path(__file__).parents[2] / "etc"
 
@@ -239,6 +240,7 @@ def test_a_wrong_field_raises_no_further_problem_that_follows_from_it() -> None:
 
 def test_secrets_are_never_shown(tmp_path: Path) -> None:
     secrets = {"ADMIN_TOKEN": "hush-a", "REDIS_PASSWORD": "hush-b", "TOKEN_CACHE_SECRET": "hush-c"}
+    secrets["API_KEY_SECRET"] = "hush-d" * 6
     settings = load(**secrets)
     for text in (repr(settings), str(settings), json.dumps(masked(settings))):
         assert "hush" not in text
@@ -362,6 +364,12 @@ def test_a_short_secret_may_not_seal_what_others_can_read() -> None:
     assert load(TOKEN_CACHE_SECRET="s").token_cache_secret is not None
 
 
+def test_what_api_keys_are_sealed_with_must_be_long_enough() -> None:
+    assert load(API_KEY_SECRET="x" * 32).api_key_secret is not None
+    (problem,) = problems(API_KEY_SECRET="x" * 31)
+    assert problem.startswith("API_KEY_SECRET: got ***; at least 32")
+
+
 def test_the_demo_stays_on_loopback_and_out_of_prod() -> None:
     assert load_settings({}, demo=True).host == "127.0.0.1"
     assert load_settings({"HOST": "::1"}, demo=True).host == "::1"
@@ -433,3 +441,23 @@ def test_the_defaults_that_the_example_shows_are_true() -> None:
     defaults = {name: value for name, value in shown.items() if fields[name.lower()].default not in (None, ())}
     assert load(**defaults) == load()
     assert len(defaults) > 30
+
+
+def test_sessions_need_a_secret() -> None:
+    assert problems(SESSION_COOKIES="true") == [
+        "SESSION_SECRET: not set; SESSION_COOKIES=true needs it, the same on all instances"
+    ]
+    assert load(SESSION_COOKIES="true", SESSION_SECRET="s" * 32).session_cookies
+
+
+@pytest.mark.parametrize("secret", ["s" * 31, "s" * 32 + "," + "t" * 31, "s" * 32 + ",", "s" * 16 + " " * 40])
+def test_each_secret_of_sessions_is_long(secret: str) -> None:
+    (problem,) = problems(SESSION_SECRET=secret)
+    assert problem.startswith("SESSION_SECRET: got ***; allowed: one text or more")
+
+
+def test_secrets_of_sessions_come_apart_and_are_never_shown() -> None:
+    settings = load(SESSION_SECRET=f"{'n' * 32} , {'o' * 40}")
+    assert settings.session_secret is not None
+    assert session_secrets(settings.session_secret) == ("n" * 32, "o" * 40)
+    assert masked(settings)["session_secret"] == "***"

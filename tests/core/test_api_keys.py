@@ -21,6 +21,7 @@ from bakerygw.core.api_keys import (
 from bakerygw.core.claims import MAX_UNIX_S, ClaimsError
 from bakerygw.core.tenancy import check_fresh, effective_tenant
 
+PEPPER = b"pepper"
 NOW = 1_700_000_000.0
 KEY_ID = key_id_from(b"0123456789")
 KEY = spelt(KEY_ID, bytes(range(32)))
@@ -40,11 +41,11 @@ BARE = ApiKey(
     revoked_at=None,
     secrets=(),
 )
-RECORD = replace(BARE, secrets=(sealed(BARE, KEY, NOW),))
+RECORD = replace(BARE, secrets=(sealed(BARE, KEY, PEPPER, NOW),))
 
 
 def said(record: ApiKey, key: bytes = KEY, now: float = NOW):
-    return claims_of(record, key, digest_of(key), now)
+    return claims_of(record, key, digest_of(key), PEPPER, now)
 
 
 def refused(record: ApiKey, key: bytes = KEY, now: float = NOW) -> str:
@@ -92,7 +93,7 @@ def test_a_good_key_says_what_its_record_says_and_nothing_of_people():
 
 def test_a_key_without_bounds_has_none_and_no_end():
     bare = replace(BARE, routes=None, methods=None, addresses=None, limit=None, expires_at=None)
-    claims = said(replace(bare, secrets=(sealed(bare, KEY, NOW),)))
+    claims = said(replace(bare, secrets=(sealed(bare, KEY, PEPPER, NOW),)))
     assert claims.exp == MAX_UNIX_S
     assert claims.key is not None
     assert (claims.key.paths, claims.key.methods, claims.key.networks, claims.key.limit) == (None, None, None, None)
@@ -134,8 +135,13 @@ def test_a_fact_that_somebody_has_changed_in_the_record_opens_nothing(change):
 
 
 def test_a_secret_put_in_by_who_does_not_have_the_key_opens_nothing():
-    forged = replace(sealed(BARE, OTHER, NOW), digest=digest_of(KEY))
+    forged = replace(sealed(BARE, OTHER, PEPPER, NOW), digest=digest_of(KEY))
     assert refused(replace(RECORD, secrets=(forged,))) == "seal"
+
+
+@pytest.mark.parametrize("pepper", [b"", b"other", PEPPER + b"x"])
+def test_a_record_sealed_without_what_the_gateways_know_opens_nothing(pepper):
+    assert refused(replace(RECORD, secrets=(sealed(BARE, KEY, pepper, NOW),))) == "seal"
 
 
 def test_an_expired_key_ends_at_its_moment():
@@ -145,7 +151,7 @@ def test_an_expired_key_ends_at_its_moment():
 
 def test_an_old_secret_holds_until_its_end_and_the_new_one_beyond():
     old = replace(RECORD.secrets[0], until=NOW + 10)
-    rotated = replace(RECORD, secrets=(sealed(BARE, OTHER, NOW), old))
+    rotated = replace(RECORD, secrets=(sealed(BARE, OTHER, PEPPER, NOW), old))
     assert said(rotated, now=NOW + 9.9).exp == NOW + 10
     assert refused(rotated, now=NOW + 10) == "replaced"
     assert said(rotated, OTHER, now=NOW + 10).exp == NOW + 100

@@ -52,6 +52,17 @@ def test_a_name_with_an_underscore_never_passes(name: bytes) -> None:
     assert values(forwarded((name, b"1")), name) == []
 
 
+@pytest.mark.parametrize("value", [b"ApiKey k", b"apikey k", b"APIKEY  k", b"ApiKey", b"ApiKey,k"])
+def test_an_api_key_never_passes(value: bytes) -> None:
+    assert values(forwarded((b"Authorization", value)), b"Authorization") == []
+    assert values(forwarded((b"Authorization", b"Bearer t"), (b"authorization", value)), b"Authorization") == []
+
+
+@pytest.mark.parametrize("value", [b"Bearer t", b"Basic dTpw", b"Bearer apikey", b""])
+def test_other_authorization_passes(value: bytes) -> None:
+    assert values(forwarded((b"Authorization", value)), b"Authorization") == [value]
+
+
 @pytest.mark.parametrize("name", [b"X-Userid", b"X-Forward", b"Viable", b"X-Usage", b"Hosts", b"Te2"])
 def test_names_that_only_look_alike_pass(name: bytes) -> None:
     assert values(forwarded((name, b"1")), name) == [b"1"]

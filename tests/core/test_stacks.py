@@ -52,7 +52,7 @@ def test_a_prefix_covers_whole_segments(prefix: str | None, path: str, covered: 
     assert holds_below(prefix, path) is covered
 
 
-def test_the_tier_is_that_of_the_tenant_asked_for_and_the_lowest_where_none_is_told() -> None:
+def test_the_tier_is_that_of_the_tenant_asked_for_if_it_is_told() -> None:
     entries = [
         TenantAccess(tenant_id=name, role=None, tier=tier, status=None, valid_until=None, include_children=False)
         for name, tier in (("other", "professional"), ("silent", None))
@@ -63,5 +63,5 @@ def test_the_tier_is_that_of_the_tenant_asked_for_and_the_lowest_where_none_is_t
         exp=2.0, iat=1.0, nbf=None, is_demo=False, demo_session_id=None, jti=None,
     )  # fmt: skip
     tiers = [tier_in(claims, name) for name in ("own", "other", "silent", "unknown")]
-    assert tiers == ["enterprise", "professional", "starter", "starter"]
-    assert tier_in(replace(claims, subscription=None), "own") == "starter"
+    assert tiers == ["enterprise", "professional", None, None]
+    assert tier_in(replace(claims, subscription=None), "own") is None

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 STOCK_AGENTS = ("python", "curl", "treq", "twisted", "mozilla")
 """The usage policy wants an agent that identifies the application, none of a library."""
 
+PACKED = gzip.compress(b" " * 2_000_000 + b"[]")
 Behaviour = Callable[["Handler"], None]
 
 
@@ -179,4 +180,4 @@ def floods(handler: Handler) -> None:
 
 def packs(handler: Handler) -> None:
     """A little gzip of much, which was not asked for."""
-    handler.send(200, gzip.compress(b" " * 20_000_000 + b"[]"), Content_Encoding="gzip")
+    handler.send(200, PACKED, Content_Encoding="gzip")

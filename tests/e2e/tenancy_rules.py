@@ -5,6 +5,7 @@ what the row says, and returns the `Ask` that has to be answered as the row says
 comes after Redis has gone.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,9 +22,10 @@ from redis_server import RedisServer
 from tests.e2e.calling import until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.recording import plain
-from tests.minting import Issuer, iso
+from tests.minting import ABSENT, Issuer, iso
 
 DAY_S = 86_400
+STATUS = b"/subscription/status"
 WITHIN_S = 1.0
 """How soon what is set at one instance has to be in force on the other."""
 ROUTES = """
@@ -44,6 +46,7 @@ class Ask:
     fields: tuple[tuple[str, str], ...] = ()
     """In place of `headers`, where a name is to be there twice."""
     token: str
+    scheme: str = "Bearer"
     sent: Mapping[str, str] = field(default_factory=dict)
     """Header fields that the service receives."""
     answered: Mapping[str, str] = field(default_factory=dict)
@@ -64,6 +67,8 @@ class World:
         self.admin = running.enter_context(here.admin())
         self.other_admin = running.enter_context(there.admin())
         self.services: dict[str, RecordingUpstream] = {}
+        self.plans: dict[str, Answer] = {}
+        """What the tenant service says of a tenant, where it does not say what nearly all tokens say."""
 
     @property
     def trusted(self) -> bool:
@@ -81,18 +86,25 @@ class World:
 
     def ask(self, number: int, ask: Ask) -> httpx.Response:
         """The answer of the first (0) or second (1) instance."""
-        headers = [*ask.headers.items(), *ask.fields, ("Authorization", f"Bearer {ask.token}")]
+        headers = [*ask.headers.items(), *ask.fields, ("Authorization", f"{ask.scheme} {ask.token}")]
         return self.clients[number].request(ask.method, ask.path, headers=headers)
 
     def received(self, response: httpx.Response) -> list[tuple[str, Recorded]]:
-        """What reached any service of the request that was answered so, with the service's name."""
+        """What reached any service of the request that was answered so, with the service's name; not what the gateway
+        itself asked."""
         wanted = response.headers["x-request-id"].encode()
         return [
             (name, request)
             for name, service in self.services.items()
             for request in service.requests
-            if dict(request.headers).get(b"X-Request-ID") == wanted
+            if dict(request.headers).get(b"X-Request-ID") == wanted and not request.target.endswith(STATUS)
         ]
+
+    def tenant_service(self, request: Recorded) -> Answer:
+        """How the tenant service answers."""
+        tenant = request.target.removesuffix(STATUS).rpartition(b"/")[2].decode()
+        its = self.plans.get(tenant) if request.target.endswith(STATUS) else None
+        return its or subscription_as_in_the_token(request)
 
     @staticmethod
     def _status(client: httpx.Client) -> str:
@@ -135,6 +147,20 @@ class Case:
         path = f"/api/tenants/{tenant_id or self.tenant}/subscription-changed"
         assert self.world.admin.post(path).status_code == 200
 
+    def plan(self, status: int = 200, **members: str) -> None:
+        """What the tenant service says of the own tenant."""
+        document = {**subscription(), **members}
+        self.world.plans[self.tenant] = answer(status, json.dumps(document).encode())
+
+    def key(self, **terms: Any) -> dict[str, str]:
+        """A new API key for the own tenant."""
+        made = self.world.admin.post(
+            "/api/keys", json={"tenant_id": self.tenant, "name": "Till", "role": "pos", **terms}
+        )
+        assert made.is_success, made.text
+        document: dict[str, str] = made.json()
+        return document
+
     def known(self, ask: Ask) -> None:
         """Have both instances know caller and tenant, so that they answer from what they remember."""
         for number in (0, 1):
@@ -166,7 +192,6 @@ def two_instances(server: RedisServer, issuer: Issuer, folder: Path) -> Iterator
     routes.write_text(ROUTES)
     with ExitStack() as running:
         recorders = {name: running.enter_context(RecordingUpstream()) for name in (*SERVICES, "DEMO_SALES")}
-        recorders["TENANT"].always(subscription_as_in_the_token)
         settings = {
             "JWT_PUBLIC_KEY": issuer.public_pem,
             "ROUTES_FILE": str(routes),
@@ -178,13 +203,14 @@ def two_instances(server: RedisServer, issuer: Issuer, folder: Path) -> Iterator
         here, there = (running.enter_context(Gateway(settings)) for _ in range(2))
         world = World(server, here, there, issuer, running)
         world.services = recorders
+        recorders["TENANT"].always(world.tenant_service)
         until(lambda: world.trusted)
         yield world
 
 
 def subscription_as_in_the_token(request: Recorded) -> Answer:
     """The tenant service: a subscription as nearly all tokens here tell it; elsewhere any answer."""
-    if not request.target.endswith(b"/subscription/status"):
+    if not request.target.endswith(STATUS):
         return plain(request)
     valid_until = iso(time.time() + 30 * DAY_S)
     return answer(200, f'{{"tier":"professional","status":"active","valid_until":"{valid_until}"}}'.encode())
@@ -345,6 +371,16 @@ def _(case: Case) -> Ask:
     return ask
 
 
+@scenario("child-limit")
+def _(case: Case) -> Ask:
+    case.parents(case.other, f"chain.{case.rule}")
+    ask = below(case)
+    case.known(ask)
+    limit = {"requests": 1, "window_seconds": 3600, "for_seconds": 60}
+    assert case.world.admin.put(f"/api/tenants/{case.other}/limits", json=limit).status_code == 200
+    return Ask(headers=ask.headers, token=ask.token, members={"policy": "tenant", "scope": "tenant"})
+
+
 # Freshness
 
 
@@ -449,6 +485,102 @@ def _(case: Case) -> Ask:
     token = case.token(subscription=subscription(tier="enterprise"), tenant_access=[case.entry(tier="professional")])
     assert case.world.ask(0, Ask(path="/api/v1/forecasting/gold/x", token=token)).is_success
     return Ask(path="/api/v1/forecasting/gold/x", headers={"X-Tenant-ID": case.other}, token=token)
+
+
+@scenario("subscription-looked-up")
+def _(case: Case) -> Ask:
+    case.plan(tier="enterprise")
+    return Ask(token=case.token(subscription=ABSENT), sent={"X-Subscription-Tier": "enterprise"})
+
+
+@scenario("subscription-unknown")
+def _(case: Case) -> Ask:
+    case.plan(404)
+    return Ask(token=case.token(subscription=ABSENT))
+
+
+@scenario("subscription-written")
+def _(case: Case) -> Ask:
+    ask = Ask(token=case.token())
+    case.known(ask)
+    write = Ask(method="POST", path=f"/api/v1/tenants/{case.tenant}/subscription/upgrade", token=ask.token)
+    assert case.world.ask(0, write).is_success
+    return ask
+
+
+# Critical operations
+
+
+def removal(case: Case) -> Ask:
+    return Ask(method="DELETE", path=f"/api/v1/tenants/{case.tenant}", token=case.token())
+
+
+@scenario("critical-confirmed")
+def _(case: Case) -> Ask:
+    return removal(case)
+
+
+@scenario("critical-changed")
+def _(case: Case) -> Ask:
+    case.plan(tier="starter")
+    return removal(case)
+
+
+@scenario("critical-unconfirmed")
+def _(case: Case) -> Ask:
+    case.plan(500)
+    return removal(case)
+
+
+@scenario("critical-on-hold")
+def _(case: Case) -> Ask:
+    case.hold()
+    return removal(case)
+
+
+@scenario("away-critical", away=True)
+def _(case: Case) -> Ask:
+    case.known(Ask(method="POST", token=case.token()))
+    return removal(case)
+
+
+# API keys
+
+
+def with_key(case: Case, key: dict[str, str], **members: Any) -> Ask:
+    return Ask(**{"scheme": "ApiKey", "token": key["key"], **members})
+
+
+@scenario("key-at-home")
+def _(case: Case) -> Ask:
+    return with_key(case, case.key(), sent={"X-Tenant-Id": case.tenant, "X-User-Role": "pos", "X-Is-Demo": "false"})
+
+
+@scenario("key-elsewhere")
+def _(case: Case) -> Ask:
+    case.parents(case.other, case.tenant)
+    return with_key(case, case.key(), headers={"X-Tenant-ID": case.other})
+
+
+@scenario("key-critical")
+def _(case: Case) -> Ask:
+    return with_key(case, case.key(), method="DELETE", path=f"/api/v1/tenants/{case.tenant}")
+
+
+@scenario("key-on-hold")
+def _(case: Case) -> Ask:
+    key = case.key()
+    case.known(with_key(case, key))
+    case.hold()
+    return with_key(case, key, method="POST")
+
+
+@scenario("key-revoked")
+def _(case: Case) -> Ask:
+    key = case.key()
+    case.known(with_key(case, key))
+    assert case.world.admin.delete(f"/api/keys/{key['id']}").is_success
+    return with_key(case, key)
 
 
 # Read-only

@@ -81,7 +81,6 @@ async def test_no_cookie_comes_back(server: NominatimServer) -> None:
         (osm.packs, "upstream-invalid"),
         (osm.cuts, "upstream-invalid"),
         (osm.refuses(500), "upstream-invalid"),
-        (osm.refuses(400), "upstream-invalid"),
         (osm.hangs, "upstream-timeout"),
     ],
 )
@@ -91,12 +90,21 @@ async def test_misbehaviour_is_a_failure_with_a_wait(
 ) -> None:
     server.behave = behaviour
     with pytest.raises(UpstreamFailed) as failed:
-        await at(server.url, timeout_s=0.3).search(question())
+        await at(server.url, timeout_s=0.6).search(question())
 
     assert failed.value.code == code
     assert failed.value.retry_after_s == 5
     assert "Forn" not in failed.value.cause
     assert len(server.asked) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_question_that_it_does_not_take_says_nothing_of_others(server: NominatimServer) -> None:
+    server.behave = osm.refuses(400)
+    with pytest.raises(UpstreamFailed) as failed:
+        await at(server.url).search(question())
+
+    assert (failed.value.code, failed.value.retry_after_s) == ("upstream-invalid", None)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,6 @@ LATER = [
     (b"GET", b"/api/v1/alerts/stream"),
     (b"POST", b"/api/v1/alerts/ticket"),
     (b"GET", b"/api/v1/training/ws"),
-    (b"POST", b"/api/v1/geocode"),
 ]
 ANONYMOUS = b"Host: gateway.example\r\nContent-Length: 0\r\n\r\n"
 

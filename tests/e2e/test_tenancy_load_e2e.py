@@ -199,6 +199,18 @@ def test_a_parent_taken_away_is_in_force_on_both_busy_instances_within_a_second(
             in_force_soon(pair, loads, lambda pair: pair.program.set(key("parent", OTHER_TENANT_ID), "chain"), OK)
 
 
+def test_a_known_chain_of_parents_costs_a_request_no_round_trip(pair: Pair) -> None:
+    def evaluated() -> int:
+        return int(pair.program.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+    headers = {"X-Tenant-ID": OTHER_TENANT_ID}
+    with pair.gateways[0].client(pair.token, headers=headers) as client:
+        assert [client.post(SALES).status_code for _ in range(3)] == [200] * 3
+        before = evaluated()
+        assert {client.post(SALES).status_code for _ in range(50)} == {200}
+        assert evaluated() - before == 50
+
+
 def test_with_invalidation_connections_killed_nothing_stale_is_trusted_and_it_heals(pair: Pair) -> None:
     with pair.busy() as loads:
         for _ in range(3):

@@ -321,22 +321,26 @@ class Notes:
         self.cache.append(hit)
 
 
-class Desk(KeyDesk):
-    """A `KeyDesk` that keeps what it tells."""
+class Desk:
+    """A `KeyDesk`, and what it tells."""
 
     def __init__(self) -> None:
         self.audited: list[tuple[str, dict[str, object]]] = []
         self.attempts: list[str] = []
         self.uses: list[tuple[str, float]] = []
         self.now = NOW
+        self.deaf = False
+        """Uses cannot be noted."""
 
         def audit(event: str, **fields: object) -> None:
             self.audited.append((event, fields))
 
         async def used(key_id: str, at: float) -> None:
+            if self.deaf:
+                raise StoreUnavailable("gone")
             self.uses.append((key_id, at))
 
-        super().__init__(audit=audit, attempted=self.attempts.append, used=used, now=lambda: self.now)
+        self.desk = KeyDesk(audit=audit, attempted=self.attempts.append, used=used, now=lambda: self.now)
 
 
 class Stage:
@@ -368,7 +372,7 @@ class Stage:
         self.lookups = Lookups(self.answers, self.tenants, shared=None, telemetry=self.answers, now=lambda: self.now)
         self.gateway = Gateway(
             self.policies,
-            admission=Admission(self.store, self.notes, self.desk),
+            admission=Admission(self.store, self.notes, self.desk.desk),
             proxy=Proxy(self.clock),
             pages=self.pages,
             handlers={},

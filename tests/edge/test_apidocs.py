@@ -84,7 +84,7 @@ def test_a_service_prefix_is_a_pass_through_path_for_its_methods(document):
     assert set(item) == {"parameters", "get", "post", "put", "patch", "delete"}
     assert [parameter["name"] for parameter in item["parameters"]] == ["path"]
     assert item["get"]["summary"] == "Passed through to the service sales"
-    assert item["get"]["security"] == [{"bearer": []}]
+    assert item["get"]["security"] == [{"bearer": []}, {"apiKey": []}]
     assert "requestBody" in item["post"]
     assert "requestBody" not in item["get"]
     assert {"2XX", "401", "402", "502", "504"} <= set(item["get"]["responses"])

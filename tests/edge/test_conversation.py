@@ -22,7 +22,17 @@ def test_an_acceptable_request_id_is_kept(offered):
 
 @pytest.mark.parametrize(
     "offered",
-    [(), (b"short",), (b"a" * 129,), (b"spaced out id",), (b"quote\"'quote",), (b"x" * 8, b"y" * 8), (b"\xe9" * 9,)],
+    [
+        (),
+        (b"short",),
+        (b"a" * 129,),
+        (b"spaced out id",),
+        (b"quote\"'quote",),
+        (b"x" * 8, b"y" * 8),
+        (b"\xe9" * 9,),
+        (b"bkry_key",),
+        (b"x-bkry_key",),
+    ],
 )
 def test_any_other_request_id_is_replaced_by_a_uuid(offered):
     head = make_head(headers=[(b"X-Request-ID", value) for value in offered])

@@ -3,10 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from edge_fakes import request
 from port_fakes import DAY_S, DEMO, NOW, PRO, USER, Stage
+from twisted.internet.defer import Deferred
 
 from bakerygw.core.claims import TenantAccess
+from bakerygw.core.limits import LimitRule
+from bakerygw.core.stacks import LimitPolicy
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
+from bakerygw.edge.inheritance import MAX_AUDITED
 from bakerygw.ports import AdmissionAsk, StoreUnavailable
 
 CHAIN = TenantAccess(
@@ -17,9 +22,9 @@ SALES = b"/api/v1/sales/today"
 NAMED = b"X-Tenant-ID: shop"
 
 
-def stage(entry=CHAIN, chain=("region", "chain"), **claims):
-    built = Stage()
-    built.tokens.claims[b"good"] = replace(USER, tenant_access=(entry,), **claims)
+def stage(entry=CHAIN, chain=("region", "chain"), **policies):
+    built = Stage(**policies)
+    built.tokens.claims[b"good"] = replace(USER, tenant_access=(entry,))
     built.tree.chains["shop"] = chain
     built.answers.subscriptions["shop"] = PRO
     return built
@@ -83,7 +88,7 @@ def test_flags_are_read_only_of_a_tenant_that_is_open():
     assert all("shop" not in ask.tenants for ask in built.store.asked)
     open_to_it = stage()
     open_to_it.ask(SHOP, token=b"good")
-    assert open_to_it.store.asked[-1] == AdmissionAsk(tenants=("shop",), verified=True)
+    assert open_to_it.store.asked[-1] == AdmissionAsk(tenants=("shop",), verified=True, limit_of="shop")
 
 
 @pytest.mark.parametrize(
@@ -172,3 +177,72 @@ def test_a_store_that_fails_for_the_childs_flags_grants_nothing():
     built.store.admit = failing
     assert problem(built.ask(SHOP, token=b"good")) == (503, "state-unavailable")
     assert built.services.requests == []
+
+
+PER_TENANT = LimitRule(name="together", requests=100, window_s=60, by="tenant")
+
+
+def limited(tier=None):
+    policies = LimitPolicy(rule=PER_TENANT, tier=tier), LimitPolicy(rule=replace(PER_TENANT, name="each", by="user"))
+    return stage(stacks={"/api/v1/tenants": policies})
+
+
+def test_a_request_by_inheritance_spends_what_all_users_of_that_tenant_have_in_common():
+    built = limited()
+    answer = built.ask(SHOP, token=b"good")
+    assert answer.status == 200
+    ask = built.store.asked[-1]
+    assert ([bucket.key for bucket in ask.buckets], ask.limit_of, ask.peek) == (["together:tenant:shop"], "shop", False)
+    assert b'"together"' in answer.headers[b"ratelimit-policy"][0]
+
+
+def test_where_that_is_spent_it_is_refused():
+    built = limited()
+    built.store.empty.add("together")
+    answer = built.ask(SHOP, token=b"good")
+    assert problem(answer) == (429, "rate-limited")
+    assert answer.problem()["scope"] == "tenant"
+    assert built.services.requests == []
+
+
+def test_a_limit_for_another_tier_than_the_entrys_is_not_spent():
+    built = limited(tier="starter")
+    assert built.ask(SHOP, token=b"good").status == 200
+    assert built.store.asked[-1].buckets == ()
+    assert limited(tier="enterprise").ask(SHOP, token=b"good").status == 200
+
+
+def test_nobody_spends_anything_of_a_tenant_that_is_not_open_to_them():
+    built = limited()
+    built.tree.chains["shop"] = ("other-chain",)
+    assert built.ask(SHOP, token=b"good").status == 403
+    assert not [key for key in built.store.spent if "shop" in key]
+
+
+def test_a_client_that_leaves_while_parents_are_asked_ends_the_question_and_nothing_else():
+    built = stage()
+    waiting, cancelled = [], []
+
+    async def slow(tenant_id):
+        question = Deferred(lambda _: cancelled.append(tenant_id))
+        waiting.append(question)
+        return await question
+
+    built.tree.ancestors = slow
+    client = built.client(request(b"GET", SHOP, b"Authorization: Bearer good"))
+    assert len(waiting) == 1
+    client.leave()
+    assert cancelled == ["shop"]
+    assert (built.outcome.status, built.services.requests, built.audited) == (499, [], [])
+
+
+def test_what_was_told_is_remembered_in_a_bounded_room():
+    built = stage()
+    inheritance = built.gateway._inheritance
+    for number in range(MAX_AUDITED + 1):
+        inheritance._tell(USER, f"shop-{number}", "chain", "192.0.2.1")
+    inheritance._tell(USER, f"shop-{MAX_AUDITED}", "chain", "192.0.2.1")
+    assert len(built.audited) == MAX_AUDITED + 1
+    inheritance._tell(USER, "shop-0", "chain", "192.0.2.1")
+    assert len(built.audited) == MAX_AUDITED + 2
+    assert len(inheritance._told) == MAX_AUDITED

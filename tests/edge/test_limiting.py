@@ -100,6 +100,12 @@ def test_a_tiers_limit_by_address_needs_to_know_the_tier():
     assert spent(stage)[1:] == ["pro:addr:192.0.2.1"]
 
 
+def test_who_tells_no_tier_is_not_taken_for_one_that_has_paid_less():
+    stage = stacked(policy("small", "tenant", tier="starter"))
+    stage.tokens.claims[b"good"] = replace(USER, subscription=None)
+    assert spent(stage)[1:] == []
+
+
 def test_a_limit_with_a_prefix_holds_there_alone():
     stage = stacked(policy("r", "user", prefix="/api/v1/reports"))
     assert spent(stage)[1:] == []

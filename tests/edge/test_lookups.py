@@ -163,6 +163,13 @@ def test_without_an_answer_nothing_passes_and_a_failing_service_is_not_hammered(
     assert stage.services.requests != []
 
 
+def test_a_tenant_service_that_fails_for_one_tenant_is_asked_about_the_others():
+    stage = staged(**{"t-own": failed("timeout"), "t-two": PRO})
+    stage.tokens.claims[b"two"] = replace(OLD, tenant_id="t-two", digest="d2")
+    assert stage.ask(SALES, token=b"good").status == 503
+    assert stage.ask(SALES, token=b"two").status == 200
+
+
 def test_what_one_user_may_not_ask_is_asked_for_the_next():
     stage = staged(**{"t-own": failed("forbidden")})
     stage.tokens.claims[b"chef"] = replace(OLD, user_id="chef", digest="d2")
@@ -244,6 +251,19 @@ def test_a_question_from_before_the_change_does_not_answer_a_later_request():
     stage.answers.waiting[0].callback(PRO)
     assert early.only().status == 200
     assert code(late.only()) == (402, "subscription-inactive")
+
+
+def test_right_after_a_change_many_share_a_question_that_was_asked_since_they_came():
+    stage = staged(replace(OLD, iat=NOW + 60), **{"t-own": None})
+    stage.store.flags = {"t-own": TenantFlags(changed_at=NOW)}
+    first = stage.client(request(b"GET", SALES, b"Authorization: Bearer good"))
+    stage.now += 0.1
+    others = [stage.client(request(b"GET", SALES, b"Authorization: Bearer good")) for _ in range(20)]
+    stage.answers.waiting[0].callback(PRO)
+    assert first.only().status == 200
+    assert len(stage.answers.asked) == 2
+    stage.answers.waiting[1].callback(PRO)
+    assert [client.only().status for client in others] == [200] * 20
 
 
 # e-mail
@@ -407,6 +427,21 @@ def test_what_the_shared_state_says_just_then_counts(flags, expected):
     stage.tenants.flags = fresh
     assert code(stage.ask(TENANT, method=b"DELETE", token=b"good")) == expected
     assert stage.answers.asked == []
+
+
+def test_a_hold_does_not_keep_anybody_from_paying():
+    stage = staged(USER)
+    stage.store.flags = {"t-own": TenantFlags(read_only=ReadOnly(reason="unpaid"))}
+    assert stage.ask(PLAN, method=b"POST", token=b"good").status == 200
+
+
+def test_a_lower_tier_that_was_found_only_now_is_too_low():
+    stage = staged(OLD, **{"t-own": replace(PRO, tier="starter")})
+    about, view = machine(stage)
+    about = replace(about, route=replace(about.route, min_tier="professional"))
+    with pytest.raises(Refused) as caught:
+        success_of(Deferred.fromCoroutine(stage.lookups.confirm(about, view)))
+    assert caught.value.problem.code == "tier-required"
 
 
 def test_read_only_comes_first_and_the_service_last():

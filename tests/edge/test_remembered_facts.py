@@ -4,11 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from bakerygw.core.claims import Subscription, subscription_from
 from bakerygw.core.facts import write_fact
 from bakerygw.edge.facts import CLOCKS_S, TTL_S, Facts
+from bakerygw.ports import LookupFailed
 from tests.deferreds import failure_of, success_of
 
 NOW = 1_800_000_000.0
@@ -160,9 +161,18 @@ def test_a_defect_reaches_all_who_wait_and_the_next_asks_anew():
     assert success_of(one.about()) == PRO
 
 
-def test_a_clock_that_was_set_back_makes_no_pause_endless_and_no_answer_eternal():
+def test_a_clock_that_was_set_back_makes_no_answer_eternal():
     one = Instance()
     success_of(one.about())
     one.now -= 3600
     success_of(one.about())
     assert one.asked == 2
+
+
+def test_nor_a_pause():
+    one = Instance()
+    one.answer = fail(LookupFailed("timeout", "test"))
+    failure_of(one.about(), LookupFailed)
+    one.now -= 3600
+    one.answer = PRO
+    assert success_of(one.about()) == PRO

@@ -154,16 +154,64 @@ def test_a_long_line_is_refused_without_a_wait(house: House) -> None:
         each.cancel()
 
 
+def test_a_pause_of_one_instance_is_no_others() -> None:
+    house = House(instances=2)
+    success_of(house.take(0))
+    waiting = house.take(0)
+    house.give(0, pause_s=5)
+    failure_of(waiting, NoTurn)
+    failure_of(house.take(0), NoTurn)
+    house.run(REST_S + 0.1)
+    success_of(house.take(1))
+    house.give(1)
+    house.run(5)
+
+    success_of(house.take(0))
+
+
+def test_a_rest_is_kept_though_somebody_deletes_the_record() -> None:
+    house = House(instances=2)
+    success_of(house.take(0))
+    success_of(Deferred.fromCoroutine(house.records.delete(KEY)))
+    house.give(0)
+    waiting = house.take(1)
+    house.run(REST_S - 0.1)
+    assert not waiting.called
+    house.run(0.2)
+
+    success_of(waiting)
+
+
+def test_a_pause_that_is_deleted_is_over(house: House) -> None:
+    success_of(house.take())
+    house.give(pause_s=600, for_all=True)
+    success_of(Deferred.fromCoroutine(house.records.delete(KEY)))
+    house.run(2)
+
+    success_of(house.take())
+
+
+def test_a_pause_that_the_store_did_not_take_is_kept_here(house: House) -> None:
+    success_of(house.take())
+    house.records.down = True
+    house.give(pause_s=600, for_all=True)
+    house.records.down = False
+    house.run(HOLD_S)
+
+    failure_of(house.take(), NoTurn)
+
+
 def test_a_pause_is_kept_by_all_instances_and_ends() -> None:
     house = House(instances=2)
     success_of(house.take(0))
-    house.give(0, pause_s=60)
+    house.give(0, pause_s=60, for_all=True)
+    house.run(2)
     for at in range(2):
         error = failure_of(house.take(at), NoTurn)
         assert isinstance(error, NoTurn)
         assert error.why == "paused"
-        assert 59 < error.wait_s < 62
-    house.run(61.5)
+        assert 57 < error.wait_s < 60
+    house.run(60)
 
     success_of(house.take(1))
 
@@ -171,7 +219,8 @@ def test_a_pause_is_kept_by_all_instances_and_ends() -> None:
 def test_whoever_waits_hears_of_a_pause_too(house: House) -> None:
     success_of(house.take())
     waiting = [house.take() for _ in range(3)]
-    house.give(pause_s=60)
+    house.give(pause_s=60, for_all=True)
+    house.run(2)
 
     for each in waiting:
         failure_of(each, NoTurn)

@@ -21,7 +21,7 @@ def made(number: int = 0, **facts) -> ApiKey:
         "addresses": None, "limit": None, "created_at": time.time(), "created_by": "admin", "expires_at": None,
         "revoked_at": None, "secrets": (), **facts,
     })  # fmt: skip
-    return replace(bare, secrets=(sealed(bare, spelt(key_id, bytes(32)), bare.created_at),))
+    return replace(bare, secrets=(sealed(bare, spelt(key_id, bytes(32)), b"", bare.created_at),))
 
 
 @pytest_twisted.async_yield_fixture(params=["memory", "redis"])

@@ -15,6 +15,7 @@ from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, StoreUnavailable
 from bakerygw.stores.audit_stream import RedisAudit
 from bakerygw.stores.mirror import Mirror
+from bakerygw.stores.records import RedisRecords
 from bakerygw.stores.signals import SIGNALS, RedisSignals
 
 OPERATORS = Path(__file__).parents[2] / "docs" / "operators.md"
@@ -302,6 +303,15 @@ async def test_the_documented_user_of_redis_may_do_all_that_is_needed():
         await instance.store.revoke("d", time.time() + 60)
         state = await instance.ask("t", digests=("d", "e"))
         assert (state.flags["t"], dict(state.revoked)) == (TenantFlags(changed_at=5.0), {"d": True, "e": False})
+        records = RedisRecords(instance.store._link)
+        assert await records.claim("apikey:x", b"1", ttl_s=60)
+        assert await records.replace("apikey:x", b"1", b"2", ttl_s=None)
+        await records.put("apikey-used:x", await records.get("apikey:x") or b"", ttl_s=60)
+        for listing in ("apikeys", "apikeys:t"):
+            await records.add(listing, "x")
+            assert await records.members(listing) == {"x"}
+            await records.remove(listing, "x")
+        await records.delete("apikey:x")
         audit = RedisAudit(instance.link, RedisSignals(instance.link), days=1)
         await audit.append("events", [b"1"])
         assert await audit.latest("events", 1) == [b"1"]

@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bakerygw.core.outcome import Outcome, Trace
 from bakerygw.ports import StoreTelemetry
-from bakerygw.telemetry.metrics import Metrics, StoreMetrics
+from bakerygw.telemetry.metrics import AUTH_STATUSES, Metrics, StoreMetrics
+from bakerygw.telemetry.series import OTHER
 
 ROUTES = ("/api/v1/sales/**", "/api/v1/auth/login")
 
@@ -49,6 +50,20 @@ def test_a_request_is_counted_and_measured_by_method_route_and_status(metrics: M
     assert value(metrics, "gateway_response_size_bytes_sum", **by) == 10_000
     assert value(metrics, "gateway_internal_duration_seconds_sum", path=ROUTES[0]) == pytest.approx(0.01)
     assert value(metrics, "gateway_upstream_duration_seconds_sum", service="sales") == pytest.approx(0.03)
+
+
+def test_api_keys_are_counted_by_how_it_ended(metrics: Metrics) -> None:
+    name = "gateway_api_key_attempts_total"
+    assert value(metrics, name, status="ok") == 0
+    for status in ("ok", "token-revoked", "tenant-forbidden", "tenant-forbidden", "bkry_x", "y"):
+        metrics.key_attempt(status)
+    assert value(metrics, name, status="tenant-forbidden") == 2
+    assert value(metrics, name, status="token-revoked") == 1
+    assert {dict(labels)["status"] for its, labels in series(metrics) if its == name} == {
+        *AUTH_STATUSES,
+        "tenant-forbidden",
+        OTHER,
+    }
 
 
 def test_buckets_are_cumulative_and_their_bounds_inclusive(metrics: Metrics) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from bakerygw.telemetry.redaction import MAX_TEXT, Redactor, secret_key
 
+KEY = "bkry_xnlgr7i4ux47h5vd_0yBdWpTyZNkFCP8FMLPNO97HR4dk5q4EbsnzaHtZEFY_96e42215"
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ1c2VyLTEifQ.c2lnbmF0dXJl"
 
 
@@ -19,6 +20,16 @@ JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ1c2VyLTEifQ.c2lnbmF0dXJl"
         ("b'Authorization': [b'Basic abcdef']", "abcdef"),
         (f"bad token {JWT} seen", "eyJzdWIi"),
         (f"cut short: {JWT[:30]}", "hbGciOi"),
+        (f"no such key {KEY}", "0yBdWpTyZ"),
+        (f"cut short: {KEY[:40]}", "0yBdWpTyZ"),
+        (f"GET /x/{KEY}/y", "0yBdWpTyZ"),
+        (f"x%2F{KEY.replace('_', '%5F')}", "0yBdWpTyZ"),
+        (f"x%2F{KEY.replace('_', '%255f')}", "0yBdWpTyZ"),
+        ("%62kry_" + KEY[5:], "0yBdWpTyZ"),
+        (KEY.upper(), "0YBDWPTYZ"),
+        (f"X-Till: {KEY}", "0yBdWpTyZ"),
+        ("ApiKey opaque-value", "opaque-value"),
+        ("apikey%20opaque-value", "opaque-value"),
         ("GET /s?token=abcdef&x=1 HTTP/1.1", "abcdef"),
         ("/s?x=1&ticket=abcdef", "abcdef"),
         ("/s?access_token=abcdef", "abcdef"),

@@ -121,6 +121,13 @@ def test_a_path_with_a_secret_is_masked(rig: Rig, path: str) -> None:
     assert len(rig.records()) == 2
 
 
+@pytest.mark.parametrize("path", ["/till/bkry_secret", "/bkry_secret/x", "/BKRY_secret", "/%62kry_secret"])
+def test_a_path_with_an_api_key_is_masked(rig: Rig, path: str) -> None:
+    rig.telemetry.began(trace(path=path))
+    rig.telemetry.ended(outcome(path=path))
+    assert "secret" not in rig.text()
+
+
 @pytest.mark.parametrize("text", ["/a\u2028b", "/a\ud800", '/a"\n{}', "/" + "x" * 9000, "/\x1b[2J"])
 def test_hostile_fields_stay_within_their_record(rig: Rig, text: str) -> None:
     rig.telemetry.began(trace(path=text, client=text))

@@ -7,9 +7,10 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from bakerygw.core.api_keys import ApiKey, digest_of, key_id_from, sealed, spelt
 from bakerygw.ports import KeyUnreadable, StoreUnavailable, TokenRefused
-from bakerygw.tokens.api_keys import ApiKeys
+from bakerygw.tokens.api_keys import RETRY_S, ApiKeys
 from tests.deferreds import failure_of, success_of
 
+PEPPER = b"pepper"
 NOW = 1_700_000_000.0
 KEY_ID = key_id_from(b"0123456789")
 KEY = spelt(KEY_ID, bytes(range(32)))
@@ -18,7 +19,7 @@ BARE = ApiKey(
     key_id=KEY_ID, tenant_id="bakery-1", name="Till", role="pos", routes=None, methods=None, addresses=None, limit=None,
     created_at=NOW, created_by="admin", expires_at=NOW + 1000, revoked_at=None, secrets=(),
 )  # fmt: skip
-RECORD = replace(BARE, secrets=(sealed(BARE, KEY, NOW),))
+RECORD = replace(BARE, secrets=(sealed(BARE, KEY, PEPPER, NOW),))
 
 
 class Keys:
@@ -30,7 +31,7 @@ class Keys:
         self.failure: Exception | None = None
         self.waiting: Deferred[None] | None = None
         self.passed = 0.0
-        self.keys = ApiKeys(self, now=lambda: NOW + self.passed, clock=lambda: self.passed, **options)
+        self.keys = ApiKeys(self, pepper=PEPPER, now=lambda: NOW + self.passed, clock=lambda: self.passed, **options)
 
     async def find(self, key_id: str) -> ApiKey | None:
         self.asked += 1
@@ -82,7 +83,7 @@ def test_a_record_is_read_again_after_half_a_minute():
 
 def test_an_expiry_holds_for_a_key_that_is_remembered():
     expiring = replace(BARE, expires_at=NOW + 10)
-    keys = Keys(replace(expiring, secrets=(sealed(expiring, KEY, NOW),)))
+    keys = Keys(replace(expiring, secrets=(sealed(expiring, KEY, PEPPER, NOW),)))
     keys.verify()
     keys.passed = 9.9
     assert keys.keys.known(KEY) is not None
@@ -91,7 +92,7 @@ def test_an_expiry_holds_for_a_key_that_is_remembered():
     assert keys.refusal() == ("token-expired", "key-expired")
 
 
-def test_while_the_state_is_away_a_key_read_a_minute_ago_holds_and_is_asked_for_once_a_second():
+def test_while_the_state_is_away_a_key_read_a_minute_ago_holds_and_is_seldom_asked_for():
     keys = Keys()
     claims = keys.verify()
     keys.failure = StoreUnavailable("gone")
@@ -99,21 +100,22 @@ def test_while_the_state_is_away_a_key_read_a_minute_ago_holds_and_is_asked_for_
     assert keys.verify() is claims
     assert keys.keys.known(KEY) is claims
     assert keys.asked == 2
-    keys.passed = 41
+    keys.passed = 42.5
     assert keys.keys.known(KEY) is None
     assert keys.verify() is claims
+    assert keys.asked == 3
     keys.passed = 59.9
     assert keys.verify() is claims
     keys.passed = 60
     assert keys.keys.known(KEY) is None
     failure_of(Deferred.fromCoroutine(keys.keys.verify(KEY)), StoreUnavailable)
-    keys.failure = None
+    keys.failure, keys.passed = None, 62.4
     assert keys.verify() == claims
 
 
 def test_an_expired_key_does_not_hold_because_the_state_is_away():
     expiring = replace(BARE, expires_at=NOW + 10)
-    keys = Keys(replace(expiring, secrets=(sealed(expiring, KEY, NOW),)))
+    keys = Keys(replace(expiring, secrets=(sealed(expiring, KEY, PEPPER, NOW),)))
     keys.verify()
     keys.failure, keys.passed = StoreUnavailable("gone"), 10
     failure_of(Deferred.fromCoroutine(keys.keys.verify(KEY)), StoreUnavailable)
@@ -123,8 +125,22 @@ def test_an_unknown_key_is_not_taken_for_bad_because_the_state_is_away():
     keys = Keys()
     keys.failure = StoreUnavailable("gone")
     failure_of(Deferred.fromCoroutine(keys.keys.verify(KEY)), StoreUnavailable)
-    keys.failure = None
+    keys.failure, keys.passed = None, RETRY_S
     assert keys.verify()
+
+
+def test_a_record_that_can_never_be_read_is_asked_for_seldom_whatever_secret_comes_with_its_id():
+    keys = Keys(max_keys=2)
+    keys.failure = StoreUnavailable("wrong type")
+    for number in range(100):
+        keys.passed = number / 10
+        for key in (KEY, spelt(KEY_ID, bytes([number]) * 32)):
+            failure_of(Deferred.fromCoroutine(keys.keys.verify(key)), StoreUnavailable)
+    assert keys.asked == 4
+    for number in range(5):
+        key = spelt(key_id_from(b"%010d" % number), bytes(32))
+        failure_of(Deferred.fromCoroutine(keys.keys.verify(key)), StoreUnavailable)
+    assert len(keys.keys._failed) == 2
 
 
 @pytest.mark.parametrize(
@@ -174,7 +190,7 @@ def test_bad_keys_are_remembered_apart_and_push_out_no_good_one():
 def test_of_too_many_good_keys_the_one_used_longest_ago_is_forgotten():
     keys = Keys(max_keys=2)
     made = [spelt(KEY_ID, bytes([number]) * 32) for number in range(3)]
-    keys.record = replace(BARE, secrets=tuple(sealed(BARE, key, NOW) for key in made))
+    keys.record = replace(BARE, secrets=tuple(sealed(BARE, key, PEPPER, NOW) for key in made))
     keys.verify(made[0])
     keys.verify(made[1])
     keys.keys.known(made[0])

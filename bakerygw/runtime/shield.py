@@ -1,0 +1,25 @@
+"""Work that goes on when whoever waits for it gives up."""
+
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from bakerygw.runtime.task import Task
+
+T = TypeVar("T")
+
+
+def shielded(work: Coroutine[Deferred[Any], Any, T]) -> "Deferred[T]":
+    """The result of `work`, which runs to its end even if the Deferred is cancelled; a failure is nobody's then."""
+    result: Deferred[T] = Deferred()
+
+    async def run() -> None:
+        result.callback(await work)
+
+    def failed(failure: Failure) -> None:
+        result.errback(failure)
+
+    Task(run(), failed)
+    return result
