@@ -184,7 +184,7 @@ class House:
             assets=self._assets,
             telemetry=self.metrics.tokens,
             handlers=self._make_handlers(settings),
-            audit=self.logs.logger("bakerygw.audit").info,
+            audit=self.auditing.trail,
             older=older,
         )
 
