@@ -10,10 +10,11 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from bakerygw.core.outcome import Outcome
+from bakerygw.core.privacy import truncated
 from bakerygw.ports import AuditStore, Ledger, StoreUnavailable
 from bakerygw.telemetry.entries import Entry, entry_of, sealed
 from bakerygw.telemetry.redaction import Redactor
-from bakerygw.telemetry.repeats import Repeats
+from bakerygw.telemetry.repeats import Key, Repeats
 from bakerygw.telemetry.subjects import Subjects, name_of
 
 TICK_S: Final = 1.0
@@ -21,6 +22,8 @@ TICK_S: Final = 1.0
 BATCH: Final = 200
 MAX_QUEUED: Final = 5_000
 """Of each ledger, about 5 MB, while the store is away; further entries are dropped and counted."""
+MAX_ADDRESSES: Final = 10_000
+"""Of which the network is remembered, for working it out takes some microseconds."""
 RETRY_S: Final = 2.0
 TRIM_S: Final = 3600.0
 """How often what is too old is let go of; for the first time after a minute, for a process may be young for ever."""
@@ -60,6 +63,7 @@ class AuditTrail:
         self._repeats = Repeats(clock.seconds)
         self._queues: dict[Ledger, deque[Entry]] = {ledger: deque() for ledger in LEDGERS}
         self._writing: list[Entry] = []
+        self._networks: dict[str, str] = {}
         self._work: Deferred[None] | None = None
         self._retry_at = self._trim_at = 0.0
         self._failing = self._closing = False
@@ -82,20 +86,30 @@ class AuditTrail:
             event = "login.failed"
         else:
             return
-        self._note(
-            event,
-            {
-                "user_id": trace.user_id,
-                "tenant_id": trace.tenant_id,
-                "client": trace.client,
-                "request_id": trace.request_id,
-                "method": trace.method,
-                "route": trace.route,
-                "code": trace.reason,
-                "status": outcome.status,
-                "cause": trace.cause,
-            },
+        code, user_id, tenant_id, method, route = (
+            trace.reason,
+            trace.user_id,
+            trace.tenant_id,
+            trace.method,
+            trace.route,
         )
+        client = trace.client if user_id is not None else self._network(trace.client)
+        key = event, user_id, tenant_id, client, method, route, code, outcome.status, trace.cause
+        # A flood must not cost more than it has to: what follows takes a hundred times as long.
+        if self._repeats.again(key, code=code, route=route, known=user_id is not None, stamp=self._stamp):
+            return
+        fields: dict[str, object] = {
+            "user_id": user_id,
+            "tenant_id": tenant_id,
+            "client": client,
+            "request_id": trace.request_id,
+            "method": method,
+            "route": route,
+            "code": code,
+            "status": outcome.status,
+            "cause": trace.cause,
+        }
+        self._note(event, fields, key)
 
     def forget(self, name: str) -> None:
         """The key with this name was erased: what is not written yet is about nobody, too."""
@@ -127,10 +141,18 @@ class AuditTrail:
             self._drop(len(queue))
             queue.clear()
 
-    def _note(self, event: str, fields: Mapping[str, object]) -> None:
+    def _network(self, address: str) -> str:
+        found = self._networks.get(address)
+        if found is None:
+            if len(self._networks) >= MAX_ADDRESSES:
+                self._networks.clear()
+            found = self._networks[address] = truncated(address)
+        return found
+
+    def _note(self, event: str, fields: Mapping[str, object], key: Key | None = None) -> None:
         try:
             entry = entry_of(event, fields, when=self._stamp(), redactor=self._redactor)
-            if "after" in fields or self._repeats.first(entry):
+            if "after" in fields or self._repeats.first(entry, key):
                 self._put(entry)
         except Exception:
             self._log.failure("audit.entry_failed")

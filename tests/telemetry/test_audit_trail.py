@@ -185,6 +185,22 @@ def test_a_flood_from_everywhere_becomes_few_entries(rig):
     assert "client" not in last
 
 
+@pytest.mark.parametrize("clients", [1, 3 * MAX_GROUPS])
+def test_of_a_flood_hardly_any_entry_is_made(rig, clients):
+    made = []
+
+    class Counting(Redactor):
+        def record(self, fields):
+            made.append(fields)
+            return super().record(fields)
+
+    rig.trail._redactor = Counting()
+    for number in range(10 * MAX_GROUPS):
+        address = f"10.{number % clients >> 8}.{number % clients & 255}.1"
+        rig.trail.refused(outcome(401, user_id=None, client=address, reason="token-missing"))
+    assert len(made) <= min(clients, MAX_GROUPS + 1)
+
+
 def test_a_flood_of_strangers_takes_no_known_users_room(rig):
     for number in range(2 * MAX_GROUPS):
         rig.trail.refused(outcome(401, user_id=None, client=f"10.{number >> 8}.{number & 255}.1"))
