@@ -13,6 +13,7 @@ from bakerygw.config.settings import Settings
 from bakerygw.core.claims import is_id
 from bakerygw.ports import AuditStore, Ledger, StoreUnavailable
 from bakerygw.telemetry.entries import document_of, opened
+from bakerygw.telemetry.logs import escape_breaks
 from bakerygw.telemetry.subjects import Subject, name_of
 
 TIMEOUT_S: Final = 10.0
@@ -113,7 +114,7 @@ def _run(work: Callable[[Any], Coroutine[Any, Any, int]]) -> int:
 
 
 def _line(document: Mapping[str, object]) -> str:
-    return orjson.dumps(document).decode()
+    return escape_breaks(orjson.dumps(document)).decode()
 
 
 def _id(text: str) -> str:

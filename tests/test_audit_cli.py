@@ -29,6 +29,9 @@ def store():
         entry = entry_of("request.refused", fields, when=f"2030-01-0{9 - number}", redactor=Redactor())
         made.kept[ledger].append(sealed(entry, Subject(user, KEYS[user])))
     made.kept["refusals"].append(made.kept["refusals"][0])  # written twice, for its answer was lost
+    made.kept["events"].append(
+        json.dumps({"id": "odd", "user": Subject("eva", KEYS["eva"]).pseudonym, "when": "\x1b[2J\x9b\u2028"}).encode()
+    )
     made.kept["events"] += [b"nonsense", b"[]", b"\xff", b'{"user": null}']
     return made
 
@@ -62,6 +65,12 @@ def test_an_erased_user_is_found_no_more_and_all_others_are(store):
     assert call(audit_cli.erase, store, "ana") == (1, [], "nothing is kept about ana, or it was erased before\n")
     assert call(audit_cli.export, store, "eva")[0] == 0
     assert store.kept["refusals"] == before
+
+
+def test_what_others_put_into_the_trail_cannot_steer_a_terminal(store):
+    status, lines, _ = call(audit_cli.export, store, "eva")
+    assert (status, len(lines)) == (0, 3)
+    assert all(line.isprintable() for line in lines)
 
 
 def test_a_store_that_is_away_is_not_taken_for_one_that_knows_nothing(store):

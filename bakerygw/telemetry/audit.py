@@ -10,17 +10,20 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from bakerygw.core.outcome import Outcome
+from bakerygw.core.privacy import truncated
 from bakerygw.ports import AuditStore, Ledger, StoreUnavailable
 from bakerygw.telemetry.entries import Entry, entry_of, sealed
 from bakerygw.telemetry.redaction import Redactor
-from bakerygw.telemetry.repeats import Repeats
+from bakerygw.telemetry.repeats import Key, Repeats
 from bakerygw.telemetry.subjects import Subjects, name_of
 
 TICK_S: Final = 1.0
 """How often what is queued is written."""
 BATCH: Final = 200
-MAX_QUEUED: Final = 10_000
-"""About 10 MB while the store is away; further entries are dropped and counted."""
+MAX_QUEUED: Final = 5_000
+"""Of each ledger, about 5 MB, while the store is away; further entries are dropped and counted."""
+MAX_ADDRESSES: Final = 10_000
+"""Of which the network is remembered, for working it out takes some microseconds."""
 RETRY_S: Final = 2.0
 TRIM_S: Final = 3600.0
 """How often what is too old is let go of; for the first time after a minute, for a process may be young for ever."""
@@ -58,8 +61,9 @@ class AuditTrail:
         self._store, self._subjects, self._clock = store, subjects, clock
         self._stamp, self._redactor, self._line, self._told = stamp, redactor, line, told
         self._repeats = Repeats(clock.seconds)
-        self._queue: deque[Entry] = deque()
+        self._queues: dict[Ledger, deque[Entry]] = {ledger: deque() for ledger in LEDGERS}
         self._writing: list[Entry] = []
+        self._networks: dict[str, str] = {}
         self._work: Deferred[None] | None = None
         self._retry_at = self._trim_at = 0.0
         self._failing = self._closing = False
@@ -82,27 +86,37 @@ class AuditTrail:
             event = "login.failed"
         else:
             return
-        self._note(
-            event,
-            {
-                "user_id": trace.user_id,
-                "tenant_id": trace.tenant_id,
-                "client": trace.client,
-                "request_id": trace.request_id,
-                "method": trace.method,
-                "route": trace.route,
-                "code": trace.reason,
-                "status": outcome.status,
-                "cause": trace.cause,
-            },
+        code, user_id, tenant_id, method, route = (
+            trace.reason,
+            trace.user_id,
+            trace.tenant_id,
+            trace.method,
+            trace.route,
         )
+        client = trace.client if user_id is not None else self._network(trace.client)
+        key = event, user_id, tenant_id, client, method, route, code, outcome.status, trace.cause
+        # A flood must not cost more than it has to: what follows takes a hundred times as long.
+        if self._repeats.again(key, code=code, route=route, known=user_id is not None, stamp=self._stamp):
+            return
+        fields: dict[str, object] = {
+            "user_id": user_id,
+            "tenant_id": tenant_id,
+            "client": client,
+            "request_id": trace.request_id,
+            "method": method,
+            "route": route,
+            "code": code,
+            "status": outcome.status,
+            "cause": trace.cause,
+        }
+        self._note(event, fields, key)
 
     def forget(self, name: str) -> None:
         """The key with this name was erased: what is not written yet is about nobody, too."""
         self._subjects.forget(name)
         for entry in self._repeats.of(name):
             self._put(entry)
-        for entry in (*self._queue, *self._writing):
+        for entry in (*self._queues["events"], *self._queues["refusals"], *self._writing):
             if entry.user_id is not None and name_of(entry.user_id) == name:
                 entry.forget()
 
@@ -123,23 +137,32 @@ class AuditTrail:
             await self._work
         self._retry_at, self._closing = 0.0, True
         await self._write_safely()
-        if self._queue:
-            self._drop(len(self._queue))
-            self._queue.clear()
+        for queue in self._queues.values():
+            self._drop(len(queue))
+            queue.clear()
 
-    def _note(self, event: str, fields: Mapping[str, object]) -> None:
+    def _network(self, address: str) -> str:
+        found = self._networks.get(address)
+        if found is None:
+            if len(self._networks) >= MAX_ADDRESSES:
+                self._networks.clear()
+            found = self._networks[address] = truncated(address)
+        return found
+
+    def _note(self, event: str, fields: Mapping[str, object], key: Key | None = None) -> None:
         try:
             entry = entry_of(event, fields, when=self._stamp(), redactor=self._redactor)
-            if "after" in fields or self._repeats.first(entry):
+            if "after" in fields or self._repeats.first(entry, key):
                 self._put(entry)
         except Exception:
             self._log.failure("audit.entry_failed")
 
     def _put(self, entry: Entry) -> None:
-        if len(self._queue) >= MAX_QUEUED:
+        queue = self._queues[entry.ledger]
+        if len(queue) >= MAX_QUEUED:
             self._drop(1)
         else:
-            self._queue.append(entry)
+            queue.append(entry)
 
     def _tick(self) -> None:
         for entry in self._repeats.over():
@@ -155,43 +178,44 @@ class AuditTrail:
         self._work = None
 
     async def _write_safely(self) -> None:
-        """Write all there is, unless the store has failed just now."""
+        """Write all there is, unless the store has failed just now. A ledger that fails does not hold up the other."""
         now = self._clock.seconds()
         if now < self._retry_at:
             return
+        failed: StoreUnavailable | None = None
         try:
-            while self._queue:
-                await self._write_batch()
-                if self._queue and not self._closing:
-                    await deferLater(self._clock, 0)  # a batch takes some milliseconds, and others wait for their turn
+            for ledger in LEDGERS:
+                try:
+                    await self._write_all(ledger)
+                    if now >= self._trim_at:
+                        await self._store.trim(ledger)
+                except StoreUnavailable as error:
+                    failed, self._retry_at = error, self._clock.seconds() + RETRY_S
             if now >= self._trim_at:
                 self._trim_at = now + TRIM_S
-                for ledger in LEDGERS:
-                    await self._store.trim(ledger)
-            self._report(None)
-        except StoreUnavailable as error:
-            self._retry_at = self._clock.seconds() + RETRY_S
-            self._report(error)
+            self._report(failed)
         except CancelledError:
             raise
         except Exception:
             self._log.failure("audit.failed")
 
-    async def _write_batch(self) -> None:
+    async def _write_all(self, ledger: Ledger) -> None:
+        queue = self._queues[ledger]
+        while queue:
+            await self._write_batch(ledger, queue)
+            if queue and not self._closing:
+                await deferLater(self._clock, 0)  # a batch takes some milliseconds, and others wait for their turn
+
+    async def _write_batch(self, ledger: Ledger, queue: deque[Entry]) -> None:
         """One batch; if the store is away it waits at its place again. Raises `StoreUnavailable`."""
-        queue = self._queue
         self._writing = batch = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
         try:
-            users = {entry.user_id for entry in batch if entry.user_id is not None}
-            subjects = await self._subjects.of(users)
-            for ledger in LEDGERS:
-                entries = [entry for entry in batch if entry.ledger == ledger]
-                # whom it is about is looked at now: they may have been erased while the keys were read
-                lines = [sealed(entry, subjects.get(entry.user_id or "")) for entry in entries]
-                if lines:
-                    await self._store.append(ledger, lines)
-                    self._told("written", len(lines))
-                batch = [entry for entry in batch if entry.ledger != ledger]
+            subjects = await self._subjects.of({entry.user_id for entry in batch if entry.user_id is not None})
+            # whom it is about is looked at now: they may have been erased while the keys were read
+            lines = [sealed(entry, subjects.get(entry.user_id or "")) for entry in batch]
+            await self._store.append(ledger, lines)
+            self._told("written", len(lines))
+            batch = []
         except StoreUnavailable:
             queue.extendleft(reversed(batch))
             batch = []

@@ -32,19 +32,39 @@ class Repeats:
         self._seconds, self._max = seconds, max_groups
         self._groups: dict[Key, _Group] = {}
 
-    def first(self, entry: Entry) -> bool:
-        """Whether this event is to be told of now; else it is counted."""
-        key = _key(entry)
+    def again(self, key: Key, *, code: str | None, route: str, known: bool, stamp: Callable[[], str]) -> bool:
+        """Whether an event with this key is being counted, and so is this one. Takes 1 us, however many there are.
+
+        The key tells all in which events may differ and begins with the event; `known`: of a user who is known.
+        """
         group = self._groups.get(key)
-        # callers who are known keep room of their own: nobody else can provoke refusals of theirs
-        if group is None and len(self._groups) >= (self._max if entry.user_id is None else 2 * self._max):
-            entry = _anybody(entry)
-            key = _key(entry)
+        if group is None and self._full(known):
+            group = self._groups.get((key[0], code, route, ANYBODY))
+        if group is None:
+            return False
+        group.count += 1
+        group.when = stamp()
+        return True
+
+    def first(self, entry: Entry, key: Key | None = None) -> bool:
+        """Whether this event is to be told of now; else it is counted. `key`: as for `again`."""
+        key = key or _key(entry)
+        group = self._groups.get(key)
+        if group is None and self._full(entry.user_id is not None):
+            key = entry.event, entry.fields.get("code"), entry.fields.get("route"), ANYBODY
             group = self._groups.get(key)
+            if group is None:
+                group = self._groups[key] = _Group(_anybody(entry), self._seconds() + WINDOW_S)
         if group is None:
             self._groups[key] = _Group(entry, self._seconds() + WINDOW_S)
-            return key[-1] != ANYBODY or not self._count(self._groups[key], entry.when)
-        return not self._count(group, entry.when)
+            return True
+        group.count += 1
+        group.when = entry.when
+        return False
+
+    def _full(self, known: bool) -> bool:
+        """Callers who are known keep room of their own: nobody else can provoke refusals of theirs."""
+        return len(self._groups) >= (2 * self._max if known else self._max)
 
     def over(self) -> Iterator[Entry]:
         """What was counted in windows that are over, each group as one entry with `count` and `since`."""
@@ -67,11 +87,6 @@ class Repeats:
             if group.count:
                 fields = {**group.entry.fields, "count": group.count, "since": group.since}
                 yield replace(group.entry, id=fresh_id(), when=group.when, fields=fields)
-
-    def _count(self, group: _Group, when: str) -> bool:
-        group.count += 1
-        group.when = when
-        return True
 
 
 ANYBODY: Final = "anybody"

@@ -5,6 +5,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from bakerygw.ports import StoreUnavailable
 from bakerygw.telemetry.audit import BATCH, LOGIN_ROUTE, MAX_QUEUED, RETRY_S, TICK_S, AuditTrail
 from bakerygw.telemetry.entries import opened
 from bakerygw.telemetry.redaction import Redactor
@@ -184,6 +185,22 @@ def test_a_flood_from_everywhere_becomes_few_entries(rig):
     assert "client" not in last
 
 
+@pytest.mark.parametrize("clients", [1, 3 * MAX_GROUPS])
+def test_of_a_flood_hardly_any_entry_is_made(rig, clients):
+    made = []
+
+    class Counting(Redactor):
+        def record(self, fields):
+            made.append(fields)
+            return super().record(fields)
+
+    rig.trail._redactor = Counting()
+    for number in range(10 * MAX_GROUPS):
+        address = f"10.{number % clients >> 8}.{number % clients & 255}.1"
+        rig.trail.refused(outcome(401, user_id=None, client=address, reason="token-missing"))
+    assert len(made) <= min(clients, MAX_GROUPS + 1)
+
+
 def test_a_flood_of_strangers_takes_no_known_users_room(rig):
     for number in range(2 * MAX_GROUPS):
         rig.trail.refused(outcome(401, user_id=None, client=f"10.{number >> 8}.{number & 255}.1"))
@@ -208,10 +225,43 @@ def test_what_does_not_fit_while_the_store_is_away_is_dropped_and_counted(rig):
     rig.store.away = True
     for number in range(MAX_QUEUED + 7):
         rig.trail("admin.change", after=number)
+    rig.trail.refused(outcome())
     assert rig.counted["dropped"] == 7
     rig.store.away = False
     rig.pass_time(MAX_QUEUED / BATCH)
     assert len(rig.kept("events")) == MAX_QUEUED
+
+
+def test_a_flood_of_refusals_while_the_store_is_away_takes_no_events_place(rig):
+    rig.store.away = True
+    for _ in range(MAX_QUEUED // MAX_GROUPS + 2):
+        for number in range(MAX_GROUPS):
+            rig.trail.refused(outcome(401, user_id=None, client=f"10.{number >> 8}.{number & 255}.1"))
+            rig.trail.refused(outcome(401, user_id=None, client=f"10.{number >> 8}.{number & 255}.1"))
+        rig.pass_time(WINDOW_S)
+    assert rig.counted["dropped"] > 0
+    rig.trail("admin.change", after=1)
+    rig.store.away = False
+    rig.pass_time(RETRY_S + TICK_S)
+    assert len(rig.kept("events")) == 1
+
+
+def test_a_ledger_that_cannot_be_written_does_not_hold_up_the_other(rig):
+    append = rig.store.append
+
+    async def one_only(ledger, entries):
+        if ledger == "events":
+            raise StoreUnavailable("WRONGTYPE")
+        await append(ledger, entries)
+
+    rig.store.append = one_only
+    rig.trail("admin.change", after=1)
+    rig.trail.refused(outcome())
+    rig.pass_time(5)
+    assert (len(rig.kept("events")), len(rig.kept())) == (0, 1)
+    rig.store.append = append
+    rig.pass_time(RETRY_S + TICK_S)
+    assert len(rig.kept("events")) == 1
 
 
 def test_between_batches_others_have_their_turn(rig):
