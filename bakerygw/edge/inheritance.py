@@ -30,7 +30,7 @@ class Inheritance:
 
     def child_of(self, head: RequestHead, match: Match, claims: Claims) -> str | None:
         """The tenant that the request names, if it is open by inheritance or not at all; `None` costs 0.3 µs."""
-        if not match.route.tenant:
+        if not claims.tenant_access or not match.route.tenant:
             return None
         return possible_child(claims, match.tenant_id, head.fields.get(b"x-tenant-id", ()))
 

@@ -1,9 +1,9 @@
 """What a token leaves out, looked up before it is judged; and what a critical operation has to have confirmed."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from twisted.logger import Logger
 
@@ -25,7 +25,7 @@ from bakerygw.core.tenancy import (
     with_subscription,
 )
 from bakerygw.core.values import value
-from bakerygw.edge.admission import Caller, state_unavailable
+from bakerygw.edge.admission import Caller, Confirmed, state_unavailable
 from bakerygw.edge.facts import Facts
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import (
@@ -107,8 +107,8 @@ class Lookups:
             view = await self._with_email(about, view)
         return view
 
-    async def confirm(self, about: Inquiry, view: TenantView) -> tuple[TenantView, Subscription]:
-        """What holds for a critical operation, as the shared state and the tenant service say at this moment.
+    async def confirm(self, about: Inquiry, view: TenantView) -> tuple[TenantView, Confirmed]:
+        """The view of a critical operation's tenant as the shared state and the tenant service have it at this moment.
 
         Nothing remembered is good enough. Raises `Refused`, also where either of them can't be asked.
         """
@@ -126,11 +126,7 @@ class Lookups:
         if not about.route.subscription_exempt:
             check_subscription(found, self._now(), about.policies.grace_days)
             check_tier(view.subscription.tier if view.subscription else None, about.route.min_tier)
-        return view, found
-
-    def asking(self, about: Inquiry, view: TenantView) -> Callable[[], Coroutine[Any, Any, Subscription]]:
-        """The question of `confirm`, to be asked again; it raises `LookupFailed`."""
-        return partial(self._ask_subscription, about, view)
+        return view, Confirmed(subscription=found, again=partial(self._ask_subscription, about, view))
 
     async def _with_subscription(self, about: Inquiry, view: TenantView, state: AdmissionState) -> TenantView:
         self._count("subscription" if view.own else "entry", about)
