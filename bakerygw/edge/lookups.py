@@ -1,6 +1,5 @@
 """What a token leaves out, looked up before it is judged; and what a critical operation has to have confirmed."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Final
@@ -11,6 +10,7 @@ from bakerygw.core.claims import Claims, Subscription, email_from, subscription_
 from bakerygw.core.http import Pairs, RequestHead
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
+from bakerygw.core.recent import Recent
 from bakerygw.core.routing import Route
 from bakerygw.core.tenancy import (
     TenantView,
@@ -76,7 +76,7 @@ class Lookups:
     ) -> None:
         """Without `shared` each instance asks for itself. `now` gives Unix seconds."""
         self._enquiries, self._tenants, self._telemetry, self._now = enquiries, tenants, telemetry, now
-        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._seen: Recent[tuple[str, str], bool] = Recent(MAX_SEEN)
         self._subscriptions: Facts[Subscription] = Facts(
             "subscription",
             read=subscription_from,
@@ -185,12 +185,9 @@ class Lookups:
     def _count(self, lacks: str, about: Inquiry) -> None:
         """Count a token once; keys of machines are no tokens."""
         seen = lacks, about.claims.digest
-        if _bearer(about) is None or seen in self._seen:
-            return
-        self._seen[seen] = None
-        if len(self._seen) > MAX_SEEN:
-            self._seen.popitem(last=False)
-        self._telemetry.incomplete_token(lacks)
+        if _bearer(about) is not None and not self._seen.use(seen):
+            self._seen.put(seen, True)
+            self._telemetry.incomplete_token(lacks)
 
     def _tell(self, what: str, failed: LookupFailed, about: Inquiry) -> None:
         self._log.warn(
