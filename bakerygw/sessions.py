@@ -18,7 +18,7 @@ from bakerygw.edge.sessions import Sessions
 from bakerygw.edge.spending import Spending
 from bakerygw.ports import Audit
 from bakerygw.state import SharedState
-from bakerygw.tokens.seal import SessionSeal
+from bakerygw.tokens.session_seal import SessionSeal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from bakerygw.edge.sessions import Sessions
 from bakerygw.edge.spending import Spending
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.records import MemoryRecords
-from bakerygw.tokens.seal import SessionSeal
+from bakerygw.tokens.session_seal import SessionSeal
 
 JSON = b"Content-Type: application/json"
 REFRESH = b"/api/v1/auth/refresh"
