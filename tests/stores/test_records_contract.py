@@ -1,24 +1,11 @@
 """One contract for records in Redis and in this process."""
 
-import time
-
 import pytest_twisted
 from redis import Redis
 from store_fakes import RecordingTelemetry, link_to, pause
 from twisted.internet.defer import Deferred, gatherResults
 
 from bakerygw.stores.records import MemoryRecords, RedisRecords
-
-
-@pytest_twisted.async_yield_fixture(params=["memory", "redis"])
-async def records(request):
-    if request.param == "memory":
-        yield MemoryRecords(time.time)
-        return
-    link = link_to(request.getfixturevalue("redis_server"), RecordingTelemetry())
-    await link.start()
-    yield RedisRecords(link)
-    await link.stop()
 
 
 @pytest_twisted.ensureDeferred
