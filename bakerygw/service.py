@@ -36,6 +36,7 @@ from bakerygw.edge.site import EdgeSite
 from bakerygw.edition import Edition, limit_names, make_edition, pepper, service_names, templates
 from bakerygw.handlers import make_handlers
 from bakerygw.lifecycle import GatewayService
+from bakerygw.ports import SharedFacts
 from bakerygw.state import make_state
 from bakerygw.stores.sealed import SealedRecords
 from bakerygw.telemetry.logs import LogSystem
@@ -83,6 +84,13 @@ class House:
         )
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.changes = SubscriptionChanges(self.state.tenants, self.metrics.lookups, clock=reactor, now=time.time)
+        self.lookups = Lookups(
+            ServiceEnquiries(reactor),
+            self.state.tenants,
+            shared=self._shared_facts(settings),
+            telemetry=self.metrics.lookups,
+            now=time.time,
+        )
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(
@@ -95,7 +103,7 @@ class House:
             clock=reactor,
             now=time.time,
             inheritance=self._make_inheritance(),
-            lookups=self._make_lookups(settings),
+            lookups=self.lookups,
         )
         self.state.signals.on("disconnect", self.gateway.crowd.cut)
         self.public_site = EdgeSite(
@@ -168,6 +176,7 @@ class House:
         self.metrics.allow(routes=templates(settings), services=service_names(settings), limits=limit_names(settings))
         self.gateway.pages, self.gateway.handlers = edition.pages, edition.handlers
         self.gateway.policies = edition.policies
+        self.lookups.share(self._shared_facts(settings))
         self.public_site.proxies = TrustedProxies(settings.trusted_proxies)
         edition.signing.begin(old.signing)
         edition.health.start()
@@ -219,18 +228,12 @@ class House:
             geocoded=self.metrics.geocoded,
         )
 
-    def _make_lookups(self, settings: Settings) -> Lookups:
-        """Shared with other instances only under a seal."""
-        secret, shared = settings.token_cache_secret, None
-        if secret is not None and self.state.embedded is None:
-            shared = SealedRecords(self.state.records, secret.get_secret_value(), self.metrics.lookups.forged)
-        return Lookups(
-            ServiceEnquiries(self._reactor),
-            self.state.tenants,
-            shared=shared,
-            telemetry=self.metrics.lookups,
-            now=time.time,
-        )
+    def _shared_facts(self, settings: Settings) -> SharedFacts | None:
+        """What is looked up is shared with other instances only under a seal."""
+        secret = settings.token_cache_secret
+        if secret is None or self.state.embedded is not None:
+            return None
+        return SealedRecords(self.state.records, secret.get_secret_value(), self.metrics.lookups.forged)
 
     def _admin_app(self, lifecycle: LifecycleView, token: str) -> AdminApp:
         standing = self._standing()

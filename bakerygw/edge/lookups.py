@@ -95,6 +95,10 @@ class Lookups:
             now=now,
         )
 
+    def share(self, shared: SharedFacts | None) -> None:
+        """From here on have other instances know what is learnt, and learn from them, by this alone."""
+        self._subscriptions.shared = self._emails.shared = shared
+
     async def complete(self, about: Inquiry, view: TenantView, state: AdmissionState) -> TenantView:
         """The view with what this route needs and the token leaves out.
 
