@@ -12,10 +12,11 @@ from twisted.python.failure import Failure
 from bakerygw.core.claims import Claims
 from bakerygw.core.problem import Problem, Refused
 from bakerygw.core.sessions import MAX_ANSWER_BYTES, Session, Tokens, ended, object_in, tokens_in
-from bakerygw.edge.held import HeldBody, gather
+from bakerygw.edge.held import HeldBody
 from bakerygw.edge.proxy import RETRY_AFTER_SERVICE_S, VIA
 from bakerygw.edge.spending import UNKNOWN_S, Spending, Use
 from bakerygw.ports import CredentialsUnavailable, StoreUnavailable, UpstreamFailed, UpstreamRequest, Upstreams
+from bakerygw.runtime.gathering import NotWhole, gather
 from bakerygw.runtime.task import Task
 
 SERVICE: Final = "auth"
@@ -178,7 +179,8 @@ class Renewal:
                 first_byte_timeout_s=EXCHANGE_S,
             ),
         )
-        return response.status, await gather(response.body, MAX_ANSWER_BYTES)
+        text = await gather(response.body, MAX_ANSWER_BYTES)
+        return response.status, None if isinstance(text, NotWhole) else text
 
     async def _kept(self, digest: str, sealed: bytes, tokens: Tokens, claims: Claims, *, book: Book) -> Claims | None:
         for pause_s in WRITE_AGAIN_S:
