@@ -11,6 +11,8 @@ from bakerygw.stores.redis_wire import Argument, Script
 
 PREFIX: Final = "bakerygw:"
 """Of every key that is the gateway's own."""
+MAX_BYTES: Final = 256 * 1024
+"""Beyond this a value was not written by a gateway, and is not read."""
 MAX_RECORDS: Final = 200_000
 """In this process; beyond it the record that ends first goes first."""
 
@@ -39,10 +41,10 @@ class RedisRecords:
 
     async def get(self, key: str) -> bytes | None:
         """What is there now."""
-        value = await self._link.call("GET", PREFIX + key)
-        if value is not None and not isinstance(value, bytes):
-            raise StoreUnavailable("no text")
-        return value
+        value = cast("bytes", await self._link.call("GETRANGE", PREFIX + key, 0, MAX_BYTES))
+        if len(value) > MAX_BYTES:
+            raise StoreUnavailable("too long")
+        return value or None
 
     async def put(self, key: str, value: bytes, *, ttl_s: float | None) -> None:
         """Put it there, whatever was there before."""
