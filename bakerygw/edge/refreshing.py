@@ -72,8 +72,10 @@ class Refreshing:
         head = exchange.head
         body = await collect(exchange.body, MAX_BODY_BYTES)
         token = token_of_request(head, body)
-        if token is None:
+        if token is None and (body or b"authorization" in head.fields or b"cookie" in head.fields):
             return await self._without_token(exchange, policies, trace)
+        if token is None:  # there is nothing that the service could take for one
+            return await self._proxy.send(head, body, route=route, grant=grant, policies=policies, trace=trace)
         use = await self._begin(token, route, trace)
         try:
             reply = await self._proxy.send(head, body, route=route, grant=grant, policies=policies, trace=trace)

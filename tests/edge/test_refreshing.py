@@ -227,7 +227,8 @@ def test_a_token_that_was_revoked_elsewhere_is_refused():
 @pytest.mark.parametrize(
     ("lines", "body", "status"),
     [
-        ((JSON,), b"", 400),
+        ((JSON, b"Authorization: Bearer abc"), b"", 400),
+        ((JSON, b"Cookie: token=abc"), b"", 400),
         ((JSON,), b"{}", 400),
         ((JSON,), b'{"refresh_token": "a", "refresh_token": "b"}', 400),
         ((b"Content-Type: application/x-www-form-urlencoded",), b"refresh_token=abc", 400),
@@ -241,6 +242,11 @@ def test_what_can_not_be_read_is_not_sent(lines, body, status):
     answer = stage.ask(REFRESH, *lines, method=b"POST", body=body)
     assert answer.status == status
     assert stage.services.requests == []
+
+
+def test_a_request_that_can_hold_no_token_is_for_the_service_to_refuse():
+    stage = SigningStage()
+    assert [stage.ask(REFRESH, JSON, method=b"POST").status for _ in range(2)] == [200, 200]
 
 
 def test_a_cookie_serves_as_well():
