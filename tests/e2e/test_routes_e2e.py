@@ -96,9 +96,9 @@ class TestServices:
 
     def test_refreshing_needs_no_access_token(self, stage: Stage) -> None:
         body = b'{"refresh_token": "opaque"}'
-        lines = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+        lines = b"Content-Type: application/json\r\n" + ANONYMOUS.replace(b": 0", b": %d" % len(body))
 
-        received = stage.ask(b"POST /api/v1/auth/refresh HTTP/1.1\r\n" + lines + ANONYMOUS + body)
+        received = stage.ask(b"POST /api/v1/auth/refresh HTTP/1.1\r\n" + lines + body)
 
         assert received.status == 200
         assert asked_of(stage) == {"auth": [b"/api/v1/auth/refresh"]}
