@@ -1,7 +1,6 @@
 """Sessions of browsers: a cookie that says nothing, and the tokens behind it, sealed in the shared state."""
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from secrets import token_urlsafe
@@ -13,6 +12,7 @@ from bakerygw.core.forwarding import SESSION_COOKIE
 from bakerygw.core.http import WRITING_METHODS, RequestHead
 from bakerygw.core.origins import check_origin
 from bakerygw.core.problem import refuse
+from bakerygw.core.recent import Recent
 from bakerygw.core.refresh_tokens import OPAQUE_S, RefreshToken, refresh_token
 from bakerygw.core.sessions import Session, Tokens, digest_of, ended, session_from
 from bakerygw.edge.renewal import Renewal
@@ -51,8 +51,8 @@ class Sessions:
         self._bearer, self._sealer, self._records = bearer, sealer, records
         self._revocations, self._spending, self._renewal = revocations, spending, renewal
         self._origins = frozenset(origins) - {b"*"}
-        self._now, self._leeway_s, self._ttl_s, self._size = now, leeway_s, cache_ttl_s, cache_size
-        self._good: OrderedDict[str, tuple[float, Claims]] = OrderedDict()
+        self._now, self._leeway_s, self._ttl_s = now, leeway_s, cache_ttl_s
+        self._good: Recent[str, tuple[float, Claims]] = Recent(cache_size)
 
     # what a request presents
 
@@ -92,13 +92,12 @@ class Sessions:
     def known(self, secret: bytes) -> Claims | None:
         """Claims of a session whose access token this instance has verified, while that lasts."""
         digest = digest_of(secret)
-        entry = self._good.get(digest)
+        entry = self._good.use(digest)
         if entry is None:
             return None
         if self._now() >= entry[0]:
-            del self._good[digest]
+            self._good.drop(digest)
             return None
-        self._good.move_to_end(digest)
         return entry[1]
 
     def peek(self, secret: bytes) -> Claims | None:
@@ -150,7 +149,7 @@ class Sessions:
     async def end(self, session_id: bytes) -> None:
         """Have it, and its tokens, work no more on any instance. Raises `StoreUnavailable`."""
         digest = digest_of(session_id)
-        was_known = self._good.pop(digest, None) is not None
+        was_known = self._good.drop(digest) is not None
         session = await self._read(digest)
         if session is None:
             if was_known:  # its record is lost, but other instances may know it too
@@ -190,7 +189,7 @@ class Sessions:
 
     async def drop(self, digest: str, sealed: bytes) -> None:
         """Its tokens can't be renewed any more."""
-        self._good.pop(digest, None)
+        self._good.drop(digest)
         await self._records.replace(_key(digest), sealed, None, ttl_s=None)
 
     # parts
@@ -209,10 +208,7 @@ class Sessions:
 
     def _remember(self, digest: str, session: Session, claims: Claims) -> Claims:
         claims = replace(claims, digest=digest, forwarded=session.access.encode())
-        self._good[digest] = (min(self._now() + self._ttl_s, claims.exp), claims)
-        self._good.move_to_end(digest)
-        if len(self._good) > self._size:
-            self._good.popitem(last=False)
+        self._good.put(digest, (min(self._now() + self._ttl_s, claims.exp), claims))
         return claims
 
     def _session(self, tokens: Tokens, claims: Claims) -> Session:

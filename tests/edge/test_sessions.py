@@ -604,3 +604,12 @@ def test_no_service_can_set_the_session_cookie():
     values = (b"__Host-bakery-session=evil; Path=/; Secure", b" __host-Bakery-Session=x", b"kept=1")
     stage.services.response = response(200, [(b"Set-Cookie", value) for value in values])
     assert stage.ask(SALES, token=b"good").headers[b"set-cookie"] == [b"kept=1"]
+
+
+def test_what_a_service_says_to_a_session_that_signs_out_is_for_nobody_else():
+    stage = stage_of()
+    browser = stage.sign_in()
+    stage.services.response = response(200, [(b"Cache-Control", b"public, max-age=60")])
+    answer = browser.write(LOGOUT)
+    assert answer.status == 200
+    assert answer.headers[b"cache-control"] == [b"max-age=60, private"]
