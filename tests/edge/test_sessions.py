@@ -11,6 +11,7 @@ from signing_fakes import CONTENT, JSON, LEEWAY_S, LOGIN, LOGOUT, REFRESH, SESSI
 
 from bakerygw.core.refresh_tokens import OPAQUE_S, refresh_token
 from bakerygw.core.sessions import Session, Tokens
+from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.sessions import IDLE_S
 from bakerygw.ports import UpstreamFailed
 
@@ -527,6 +528,24 @@ def test_a_page_may_have_its_session_renewed_at_any_time():
     assert dict(sent_headers(stage))[b"authorization"] == b"Bearer next"
     assert code(browser.ask(REFRESH, method=b"POST")) == (403, "csrf")
     assert code(browser.write(REFRESH, token=b"good")) == (400, "bad-request")  # with a token it is not looked at
+
+
+def test_what_one_instance_has_renewed_holds_on_the_others_as_soon_as_it_matters():
+    here = stage_of()
+    there = stage_of(here)
+    browser = here.sign_in()
+    assert browser.ask(SALES, stage=there).status == 200
+    there.store.flags["t-own"] = TenantFlags(changed_at=NOW + 500)
+    assert code(browser.ask(SALES, stage=there)) == (401, "token-stale")
+    here.services.response = response(200, (CONTENT,), RENEWED)
+    assert browser.write(REFRESH).status == 200
+    assert browser.ask(SALES, stage=there).status == 200
+    assert dict(sent_headers(here))[b"authorization"] == b"Bearer next"
+    there.store.flags["t-own"] = TenantFlags(changed_at=NOW + 850)
+    assert code(browser.ask(SALES, stage=there)) == (401, "token-stale")
+    here.records.left = 0
+    assert code(browser.ask(SALES, stage=there)) == (401, "token-stale")
+    assert len(there.notes.begun) == len(there.notes.outcomes) == 5
 
 
 # signing out
