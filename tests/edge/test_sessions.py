@@ -435,10 +435,11 @@ def test_a_failure_of_the_service_ends_no_session(failure):
     assert browser.ask(SALES).status == 200
 
 
-def test_while_nobody_knows_what_became_of_a_renewal_the_service_is_left_in_peace():
+@pytest.mark.parametrize("status", [500, 408, 425, 429])
+def test_while_a_renewal_has_no_clear_answer_the_service_is_left_in_peace(status):
     stage = stage_of()
     browser = expired(stage)
-    stage.services.response = response(500)
+    stage.services.response = response(status)
     browser.ask(SALES)
     answer = browser.ask(SALES)
     assert (code(answer), answer.headers[b"retry-after"]) == ((503, "service-unavailable"), [b"10"])
@@ -455,6 +456,55 @@ def test_a_renewal_does_not_wait_for_ever():
     assert stage.services.cancelled == 1
 
 
+def pass_slowly(stage, seconds):
+    for _ in range(10 * seconds):
+        stage.background.advance(0.1)
+
+
+def test_it_waits_for_another_instance_as_long_as_the_service_may_take():
+    here = stage_of()
+    there = stage_of(here)
+    browser = here.sign_in()
+    for stage in (here, there):
+        stage.pass_s(901)
+    here.services.response = None
+    first, second = (stage.client(request(b"GET", SALES, b"Cookie: " + browser.cookie)) for stage in (here, there))
+    pass_slowly(there, 9)
+    (waiting,) = here.services.waiting
+    here.services.response = response(200)
+    waiting.callback(response(200, (CONTENT,), RENEWED))
+    pass_slowly(there, 1)
+    assert [first.only().status, second.only().status] == [200, 200]
+    assert len(refreshes(here)) == 1
+
+
+def test_a_token_that_was_used_a_moment_before_its_record_is_replaced_ends_no_session():
+    here = stage_of()
+    there = stage_of(here)
+    browser = here.sign_in()
+    for stage in (here, there):
+        stage.pass_s(901)
+    here.services.response = None
+    first, second = (stage.client(request(b"GET", SALES, b"Cookie: " + browser.cookie)) for stage in (here, there))
+    pass_slowly(there, 9)
+    here.records._put("refresh:" + refresh_token("r-1").digest, b"spent", None)
+    pass_slowly(there, 1)
+    (waiting,) = here.services.waiting
+    here.services.response = response(200)
+    waiting.callback(response(200, (CONTENT,), RENEWED))
+    pass_slowly(there, 1)
+    assert [first.only().status, second.only().status] == [200, 200]
+
+
+def test_a_session_whose_new_tokens_were_lost_has_ended():
+    stage = stage_of()
+    browser = expired(stage)
+    stage.records._put("refresh:" + refresh_token("r-1").digest, b"spent", None)
+    client = stage.client(request(b"GET", SALES, b"Cookie: " + browser.cookie))
+    pass_slowly(stage, 4)
+    assert code(client.only()) == (401, "token-expired")
+
+
 def test_nor_for_another_instance_which_is_replaced_when_it_has_died():
     here = stage_of()
     there = stage_of(here)
@@ -464,8 +514,7 @@ def test_nor_for_another_instance_which_is_replaced_when_it_has_died():
     here.services.response = None
     here.client(request(b"GET", SALES, b"Cookie: " + browser.cookie))  # and the instance dies
     waiting = there.client(request(b"GET", SALES, b"Cookie: " + browser.cookie))
-    for _ in range(60):
-        there.background.advance(0.1)
+    pass_slowly(there, 14)
     assert code(waiting.only()) == (503, "service-unavailable")
     here.pass_s(20.1)
     here.services.response = response(200, (CONTENT,), RENEWED)
