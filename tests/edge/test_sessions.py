@@ -117,6 +117,16 @@ def test_an_answer_that_is_cut_makes_no_session():
     assert stage.records._values == {}
 
 
+@pytest.mark.parametrize("length", [70_000, None])
+def test_tokens_in_an_answer_that_is_too_long_do_not_reach_the_page(length):
+    stage = stage_of()
+    source = Source(length=length)
+    stage.services.response = response(200, (CONTENT,), source)
+    client = stage.client(request(b"POST", LOGIN, JSON, body=b"{}"))
+    source.sink.write(SIGNED_IN[:-1] + b', "x": "' + b"x" * (70_000 - len(SIGNED_IN) - 8) + b'"}')
+    assert code(client.only()) == (502, "upstream-invalid")
+
+
 def test_the_service_is_asked_for_an_answer_that_can_be_read():
     stage = stage_of()
     stage.sign_in(b"Accept-Encoding: gzip, br")
