@@ -98,16 +98,20 @@ class Sessions:
     # Credentials
 
     def known(self, secret: bytes) -> Claims | None:
-        """Claims of a session whose access token this instance has verified, while that lasts."""
+        """Claims of a session whose access token this instance has verified, while that lasts.
+
+        The token must be known, too: whatever made it be forgotten, such as a key that was taken away, ends this.
+        """
         digest = digest_of(secret)
         entry = self._good.get(digest)
         if entry is None:
             return None
-        if self._now() >= entry[0]:
+        until, claims = entry
+        if self._now() >= until or self._bearer.known(claims.forwarded or b"") is None:
             del self._good[digest]
             return None
         self._good.move_to_end(digest)
-        return entry[1]
+        return claims
 
     def peek(self, secret: bytes) -> Claims | None:
         """A cookie says nothing of itself."""

@@ -225,6 +225,16 @@ def test_a_known_session_costs_no_look_up():
     assert stage.store.asked[-1].digests == (digest_of(browser),)
 
 
+def test_a_session_is_not_known_longer_than_the_token_behind_it():
+    stage = stage_of()
+    browser = stage.sign_in()
+    assert browser.ask(SALES).status == 200
+    stage.tokens.verified.discard(b"good")  # as when its key was taken away
+    del stage.tokens.claims[b"good"]
+    stage.services.response = response(401)
+    assert code(browser.ask(SALES)) == (401, "token-expired")
+
+
 def test_an_authorization_header_hides_the_cookie():
     stage = stage_of()
     browser = stage.sign_in()
