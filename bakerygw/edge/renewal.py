@@ -148,7 +148,8 @@ class Renewal:
         except (UpstreamFailed, TimeoutError) as failed:
             spared = isinstance(failed, UpstreamFailed) and failed.code == "service-unavailable"
             await (use.released() if spared else use.unknown())
-            raise _unavailable(RETRY_AFTER_SERVICE_S, "session-renewal-failed") from None
+            pause_s = RETRY_AFTER_SERVICE_S if spared else int(UNKNOWN_S)
+            raise _unavailable(pause_s, "session-renewal-failed") from None
         if 400 <= status < 500:
             if status in _NOT_NOW:
                 await use.unknown()  # the token is good, but who asks to be left in peace is
@@ -162,7 +163,7 @@ class Renewal:
             claims = None
         if tokens is None or claims is None or claims.user_id != session.user_id:
             await use.unknown()
-            raise _unavailable(RETRY_AFTER_SERVICE_S, f"session-renewal-{status}")
+            raise _unavailable(int(UNKNOWN_S), f"session-renewal-{status}")
         try:
             kept = await self._kept(digest, sealed, tokens, claims, book=book)
         finally:
