@@ -172,6 +172,28 @@ def test_who_leaves_before_the_answer_may_try_again_in_ten_seconds():
     assert stage.refresh().status == 200
 
 
+def test_who_leaves_while_the_token_is_claimed_may_try_again_at_once():
+    stage = SigningStage()
+    stage.records.slow = Deferred()
+    stage.client(request(b"POST", REFRESH, JSON, body=b'{"refresh_token": "abc"}')).leave()
+    assert stage.services.requests == []
+    stage.records.slow = None
+    stage.background.advance(0.1)
+    assert stage.refresh().status == 200
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_who_leaves_before_it_is_kept_what_became_of_the_token_leaves_no_answer_behind(status):
+    stage = SigningStage()
+    source = Source()
+    stage.services.response = None
+    client = stage.client(request(b"POST", REFRESH, JSON, body=b'{"refresh_token": "abc"}'))
+    stage.records.slow = Deferred()
+    stage.services.waiting[0].callback(response(status, body=source))
+    client.leave()
+    assert source.calls == ["stop"]
+
+
 @pytest.mark.parametrize("down", ["records", "revocations"])
 def test_without_the_shared_state_nothing_is_sent(down):
     stage = SigningStage()
@@ -291,6 +313,19 @@ def test_signing_out_ends_both_tokens():
     assert stage.audited[0] == (
         "auth.logout", {"user_id": "user-1", "tenant_id": "t-own", "client": "192.0.2.1"},
     )  # fmt: skip
+
+
+def test_who_leaves_while_signing_out_is_signed_out():
+    stage = SigningStage()
+    source = Source()
+    stage.services.response = None
+    body = b'{"refresh_token": "abc"}'
+    client = stage.client(request(b"POST", LOGOUT, JSON, b"Authorization: Bearer good", body=body))
+    client.leave()
+    assert stage.services.cancelled == 0
+    stage.services.waiting[0].callback(response(200, body=source))
+    assert set(stage.revocations.until) == {USER.digest, TOKEN.digest}
+    assert source.calls == ["stop"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"rubbish", b'{"refresh_token": ["x"]}'])
