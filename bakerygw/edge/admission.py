@@ -19,6 +19,7 @@ from bakerygw.core.tenancy import (
     check_tier,
     check_writable,
     effective_tenant,
+    is_stale,
 )
 from bakerygw.core.values import value
 from bakerygw.edge.credentials import presented
@@ -190,6 +191,30 @@ class Admission:
             raise
         trace.user_id, trace.tenant_id = claims.user_id, claims.tenant_id
         return claims, state if caller.said is not None else await self._about(head, match, claims, state)
+
+    def may_be_outdated(
+        self, head: RequestHead, match: Match, caller: Caller, claims: Claims, state: AdmissionState
+    ) -> bool:
+        """Whether a session should be read again: its access token may have been renewed on another instance.
+
+        It matters once the one known here is stale, and for critical operations: nothing remembered will do for them.
+        """
+        stale = any(flags is not None and is_stale(claims.iat, flags.changed_at) for flags in state.flags.values())
+        return caller.known is not None and (stale or head.method in match.route.critical)
+
+    async def again(
+        self,
+        head: RequestHead,
+        match: Match,
+        caller: Caller,
+        state: AdmissionState,
+        *,
+        policies: Policies,
+        trace: Trace,
+    ) -> tuple[Claims, AdmissionState]:
+        """What holds of a known session now, and the state with all that is to be known about it."""
+        claims, state = await self.authenticate(head, match, caller, state, policies=policies, trace=trace)
+        return claims, await self._about(head, match, claims, state)
 
     async def _about(self, head: RequestHead, match: Match, claims: Claims, state: AdmissionState) -> AdmissionState:
         """The state with what could not be asked for before it was known who asks."""

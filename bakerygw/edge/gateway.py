@@ -4,13 +4,14 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from twisted.internet.interfaces import IReactorTime
 
+from bakerygw.core.claims import Claims
 from bakerygw.core.heads import ALLOW
 from bakerygw.core.http import Pairs, Reply, RequestHead
 from bakerygw.core.limits import limit_headers
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Refused, refuse
 from bakerygw.core.routing import Action, Match, Route
-from bakerygw.edge.admission import PUBLIC, Admission, Confirmed, Grant, state_unavailable
+from bakerygw.edge.admission import PUBLIC, Admission, Caller, Confirmed, Grant, state_unavailable
 from bakerygw.edge.conversation import Conversation, standing_headers
 from bakerygw.edge.crowd import Crowd
 from bakerygw.edge.exchange import Exchange
@@ -18,7 +19,7 @@ from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.lookups import Inquiry, Lookups
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
-from bakerygw.ports import Telemetry
+from bakerygw.ports import AdmissionState, Telemetry
 
 LocalPage = Callable[[RequestHead], Reply]
 Handler = Callable[[Exchange, Route, Grant, Policies, Trace], Awaitable[Reply]]
@@ -91,6 +92,8 @@ class Gateway(Conversation):
                         )
                         owed = limit_headers(state.levels)
                         admission.check_limit(state.levels[asked:], caller, trace)
+                if caller.scheme == "session" and admission.may_be_outdated(head, match, caller, claims, state):
+                    claims, state = await self._again(head, match, caller, state, policies=policies, trace=trace)
                 view = admission.tenant_of(head, match, claims, state, trace)
                 if self._lookups is not None and (view.subscription is None or claims.email is None):
                     about = Inquiry(
@@ -106,6 +109,28 @@ class Gateway(Conversation):
         except Refused as refusal:
             reply = self.refused(refusal, trace)
         return reply.with_headers(owed)
+
+    async def _again(
+        self,
+        head: RequestHead,
+        match: Match,
+        caller: Caller,
+        state: AdmissionState,
+        *,
+        policies: Policies,
+        trace: Trace,
+    ) -> tuple[Claims, AdmissionState]:
+        """The claims of a known session as they are now, and the state with all that is to be known about them."""
+        claims, state = await self._admission.again(head, match, caller, state, policies=policies, trace=trace)
+        if claims.tenant_access and self._inheritance is not None:
+            child = self._inheritance.child_of(head, match, claims)
+            if child is not None:
+                asked = len(state.levels)
+                claims, state = await self._inheritance.extend(
+                    child, head, match, claims, state=state, policies=policies
+                )
+                self._admission.check_limit(state.levels[asked:], caller, trace)
+        return claims, state
 
     async def _confirmed(
         self, head: RequestHead, route: Route, grant: Grant, policies: Policies, trace: Trace
