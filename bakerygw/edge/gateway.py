@@ -104,7 +104,7 @@ class Gateway(Conversation):
                 admission.check_writable(head, match.route, view, state)
                 grant = Grant(claims=claims, view=view, levels=state.levels, caller=caller)
                 if head.method in match.route.critical:
-                    grant = await self._confirmed(head, match.route, grant, policies, trace)
+                    grant = await self._confirmed(exchange, match.route, grant, policies, trace)
             reply = await self._handle(exchange, match.route, grant, policies, trace)
         except Refused as refusal:
             reply = self.refused(refusal, trace)
@@ -133,12 +133,17 @@ class Gateway(Conversation):
         return claims, state
 
     async def _confirmed(
-        self, head: RequestHead, route: Route, grant: Grant, policies: Policies, trace: Trace
+        self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace
     ) -> Grant:
-        """The grant for a critical operation, once the tenant service has been asked."""
+        """The grant for a critical operation, once the tenant service has been asked.
+
+        The request is under way from here on, so that no tenant has that service answer its questions alone.
+        """
+        head = exchange.head
         lookups, claims, view, caller = self._lookups, grant.claims, grant.view, grant.caller
         if lookups is None or claims is None or view is None or caller is None:
             raise state_unavailable("no-lookups")
+        self.crowd.enter(exchange, grant, policies.max_concurrent, trace)
         about = Inquiry(head=head, route=route, claims=claims, caller=caller, policies=policies, trace=trace)
         view, found = await lookups.confirm(about, view)
         return Grant(
@@ -170,7 +175,7 @@ class Gateway(Conversation):
 
     async def _handle(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
         """The route's handler; among all that are under way the request is counted here."""
-        if route.auth or route.kind == "proxy":
+        if exchange.party is None and (route.auth or route.kind == "proxy"):
             self.crowd.enter(exchange, grant, policies.max_concurrent, trace)
         handler = self.handlers.get(route.action) if route.action is not None else None
         if handler is not None:
