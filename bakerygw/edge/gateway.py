@@ -108,6 +108,8 @@ class Gateway(Conversation):
                 admission.check_writable(head, match.route, view, state)
                 confirmed = None
                 if head.method in match.route.critical:
+                    # Under way from here on, so that no tenant has that service answer its questions alone.
+                    self.crowd.enter(exchange, Grant(claims=claims, view=view), policies.max_concurrent, trace)
                     about = _inquiry(head, match, claims, caller, policies=policies, trace=trace)
                     view, confirmed = await self._lookups.confirm(about, view)
                 grant = Grant(claims=claims, view=view, levels=state.levels, caller=caller, confirmed=confirmed)

@@ -9,6 +9,7 @@ from edge_fakes import Source, request
 from port_fakes import NOW, USER, response
 from signing_fakes import CONTENT, JSON, LEEWAY_S, LOGIN, LOGOUT, REFRESH, SESSION, SIGNED_IN, SigningStage
 
+from bakerygw.core.claims import TenantAccess
 from bakerygw.core.refresh_tokens import OPAQUE_S, refresh_token
 from bakerygw.core.sessions import Session, Tokens
 from bakerygw.core.tenancy import TenantFlags
@@ -406,6 +407,44 @@ def test_many_requests_at_once_on_two_instances_renew_once():
     assert [client.only().status for client in clients] == [200] * 4
     assert len(refreshes(here)) == 1
     assert [sent.target for _, sent in here.services.requests].count(SALES) == 4
+
+
+def renewed_elsewhere(here, **claims):
+    """A browser known on two instances, whose session `here` has then renewed."""
+    there = stage_of(here)
+    there.tokens = here.tokens
+    there.with_sessions(here)
+    browser = here.sign_in()
+    assert [browser.ask(SALES, stage=stage).status for stage in (here, there)] == [200, 200]
+    here.tokens.claims[b"next"] = replace(LATER, iat=NOW, **claims)
+    here.services.response = response(200, (CONTENT,), RENEWED)
+    assert browser.write(REFRESH).status == 200
+    here.services.response = response(200)
+    return browser, there
+
+
+@pytest.mark.parametrize("tenant", [USER.tenant_id, "t-other", "t-child"])
+def test_a_session_renewed_after_its_subscription_changed_is_good_on_every_instance(tenant):
+    parent = TenantAccess(
+        tenant_id="t-chain", role="admin", tier="starter", status="active", valid_until=NOW + 9, include_children=True
+    )
+    here = stage_of()
+    entries = (*USER.tenant_access, parent)
+    here.tokens.claims[b"good"] = replace(USER, tenant_access=entries)
+    browser, there = renewed_elsewhere(here, tenant_access=entries)
+    there.tree.chains["t-child"] = ("t-chain",)
+    there.store.flags[tenant] = TenantFlags(changed_at=NOW - 1)
+    asked = b"X-Tenant-ID: " + tenant.encode()
+    assert [browser.ask(SALES, asked, stage=there).status for _ in range(2)] == [200, 200]
+    assert dict(sent_headers(there))[b"authorization"] == b"Bearer next"
+
+
+def test_a_session_that_nobody_has_renewed_stays_stale():
+    stage = stage_of()
+    browser = stage.sign_in()
+    browser.ask(SALES)
+    stage.store.flags[USER.tenant_id] = TenantFlags(changed_at=NOW - 1)
+    assert [code(browser.ask(SALES)) for _ in range(2)] == [(401, "token-stale")] * 2
 
 
 def test_a_request_that_is_given_up_ends_no_renewal():
