@@ -70,3 +70,14 @@ def test_every_record_in_redis_is_in_the_operators_table() -> None:
     found = {match for path in stored for match in name.findall(path.read_text(encoding="utf-8"))}
     assert found >= {"session", "refresh", "apikey", "geocode:answer"}
     assert [prefix for prefix in sorted(found) if f"`bakerygw:{prefix}:" not in section] == []
+
+
+def test_maintainers_are_told_of_every_module_and_of_no_other_file() -> None:
+    text = page("docs/architecture.md")
+    table = text.partition("\n## Files\n")[2].partition("\n## ")[0]
+    for package in sorted(path.parent for path in (ROOT / "bakerygw").glob("*/__init__.py")):
+        (row,) = re.findall(rf"^\| `bakerygw/{package.name}` \|.*\|(.*)\|$", table, re.MULTILINE)
+        modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+        assert set(re.findall(r"`([a-z_]+)`", row)) == modules, package.name
+    for name in re.findall(r"`([a-z_/]+\.(?:py|lua))`", text):
+        assert any(path.as_posix().endswith(f"/{name}") for path in ROOT.rglob(name.rpartition("/")[2])), name
