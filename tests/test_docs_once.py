@@ -80,4 +80,11 @@ def test_maintainers_are_told_of_every_module_and_of_no_other_file() -> None:
         modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
         assert set(re.findall(r"`([a-z_]+)`", row)) == modules, package.name
     for name in re.findall(r"`([a-z_/]+\.(?:py|lua))`", text):
-        assert any(path.as_posix().endswith(f"/{name}") for path in ROOT.rglob(name.rpartition("/")[2])), name
+        places = [path for top in ("bakerygw", "tests", "bench") for path in (ROOT / top).rglob(Path(name).name)]
+        assert any(path.as_posix().endswith(f"/{name}") for path in [*places, *ROOT.glob(name)]), name
+
+
+def test_the_unit_keeps_the_audit_trail_where_a_restart_does_not_end_it() -> None:
+    unit = page("etc/bakerygw.service")
+    assert "\nStateDirectory=bakerygw\n" in unit
+    assert "\nEnvironment=XDG_STATE_HOME=%S/bakerygw\n" in unit

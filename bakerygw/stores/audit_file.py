@@ -12,7 +12,7 @@ import time
 from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from math import inf
 from pathlib import Path
@@ -207,6 +207,9 @@ class FileAudit:
         new = self._keys_path.with_name(self._keys_path.name + ".new")
         new.unlink(missing_ok=True)
         _append(new, b"".join(_line(name, key, used) for name, (key, used) in self._keys.items()))
+        with suppress(OSError):  # who erases as root must not take the file from the gateway's own user
+            about = self._keys_path.stat()
+            os.chown(new, about.st_uid, about.st_gid)
         os.replace(new, self._keys_path)
         self._lines, self._seen = len(self._keys), _state(self._keys_path)
 
