@@ -123,7 +123,7 @@ class RedisLink:
         connection = self._current
         if connection is None:
             self._telemetry.failure("disconnected")
-            raise StoreUnavailable("not connected")
+            raise StoreUnavailable(f"not connected: {self._told[1]}" if self._told is not None else "not connected")
         begun = self._clock.seconds()
         if not self._breaker.allow(begun):
             self._telemetry.failure("open")

@@ -483,3 +483,19 @@ def test_stopping_what_never_started_is_no_trouble():
     bench = Bench()
     success_of(bench.link.stop())
     success_of(bench.link.stop())
+
+
+@pytest.mark.parametrize(
+    ("credentials", "answer", "why"),
+    [
+        ({}, None, "GoneError: Lost connection"),
+        ({"password": "no"}, b"-WRONGPASS no such user\r\n", "WRONGPASS no such user"),
+    ],
+)
+def test_who_calls_without_a_connection_is_told_why_there_is_none(credentials, answer, why):
+    bench = Bench(ready=False, **credentials)
+    if answer is None:
+        bench.endpoint.protocols[-1].transport.abortConnection()
+    else:
+        bench.answer(answer)
+    assert why in str(failure_of(bench.call("GET", "k"), StoreUnavailable))
