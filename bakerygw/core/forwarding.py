@@ -103,7 +103,7 @@ def forward_headers(head: RequestHead, owed: Pairs, *, via: bytes) -> Pairs:
     if b"connection" in fields:
         dropped = dropped | _options(fields[b"connection"])
     for value in fields.get(b"authorization", ()):
-        if value[:6].lower() == b"apikey" or value[7:12] == b"bkry_":
+        if value[7:12] == b"bkry_" or (value[:1] in (b"A", b"a") and value[:6].lower() == b"apikey"):
             dropped = dropped | {b"authorization"}
     kept = []
     for pair in head.headers:
