@@ -8,15 +8,17 @@ from typing import Any, Final, TextIO
 import orjson
 from twisted.internet.task import react
 
-from bakerygw.auditing import KeptTrail, kept_trail
+from bakerygw.auditing import KeptTrail, audit_path, kept_trail
 from bakerygw.config.settings import Settings
 from bakerygw.core.claims import is_id
 from bakerygw.ports import AuditStore, Ledger, StoreUnavailable
+from bakerygw.stores.audit_file import is_there
 from bakerygw.telemetry.entries import document_of, opened
 from bakerygw.telemetry.logs import escape_breaks
 from bakerygw.telemetry.subjects import Subject, name_of
 
 TIMEOUT_S: Final = 10.0
+WHOSE: Final = "run it with the gateway's own settings: its environment or --config, and its working directory"
 LEDGERS: Final[tuple[Ledger, ...]] = ("events", "refusals")
 
 
@@ -30,7 +32,7 @@ def add_audit(command: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         action.add_argument("--user", metavar="ID", type=_id, required=True, help="user id")
         action.add_argument("--config", metavar="FILE", help="TOML file; the environment wins over it")
-        action.set_defaults(demo=False)
+        action.add_argument("--demo", action="store_true", help="the trail of the demo, started in this folder")
 
 
 def run_audit(
@@ -38,6 +40,11 @@ def run_audit(
 ) -> int:
     """Carry out one action; the exit status: 0 done, 1 not (nothing known, or the store did not answer)."""
     act = {"export": export, "erase": erase}[options.action]
+    place = _place(settings, environ)
+    if settings.redis_host is None and not is_there(audit_path(settings, environ)):
+        # With the settings of another process "nothing is kept" would be no answer.
+        print(f"bakerygw audit {options.action}: {place} is not there, or may not be read; {WHOSE}", file=err)
+        return 1
 
     async def work(reactor: Any) -> int:
         kept = _kept(settings, reactor, environ)
@@ -45,7 +52,7 @@ def run_audit(
             await kept.open()
             return await act(kept.store, options.user, out=out, err=err)
         except StoreUnavailable as error:
-            print(f"bakerygw audit {options.action}: the store did not answer: {error}", file=err)
+            print(f"bakerygw audit {options.action}: {place} did not answer: {error}", file=err)
             return 1
         finally:
             await kept.close()
@@ -96,6 +103,12 @@ async def _all(store: AuditStore) -> AsyncIterator[bytes]:
     for ledger in LEDGERS:
         async for data in store.entries(ledger):
             yield data
+
+
+def _place(settings: Settings, environ: Mapping[str, str]) -> str:
+    if settings.redis_host is None:
+        return f"the trail in {audit_path(settings, environ)}"
+    return f"the trail in Redis at {settings.redis_host}:{settings.redis_port}"
 
 
 def _kept(settings: Settings, reactor: Any, environ: Mapping[str, str]) -> KeptTrail:

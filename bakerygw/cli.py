@@ -172,7 +172,10 @@ def _signed(claims: dict[str, object], path: str, algorithm: str) -> str:
 
 
 def _summary(settings: Settings) -> str:
-    summary = f"configuration ok: {len(settings.routes)} routes, {len(settings.services)} services"
+    number = len(settings.services)
+    services = "1 service" if number == 1 else f"{number} services"
+    others = " and the demo's" if settings.demo else ""
+    summary = f"configuration ok: {len(settings.routes)} routes, {services}{others}"
     if "nominatim_url" in settings.model_fields_set and not may_geocode(settings):
         return f"{summary}\nnote: addresses are not looked up: {settings.nominatim_url} needs NOMINATIM_USER_AGENT"
     return summary
@@ -200,6 +203,8 @@ def _row(route: Route, settings: Settings) -> tuple[str, str, str, str, str]:
     if route.auth_limit:
         limit += f", {settings.auth_rate_limit_requests}/{settings.rate_limit_window_seconds}s by address"
     for policy in stacks_of(settings.limit_policies, (route,)).get(route.prefix, ()):
+        if not route.auth and (policy.rule.by != "address" or policy.tier):
+            continue  # no token is read there
         its, tier = policy.rule, f" ({policy.tier})" if policy.tier else ""
         limit += f", {its.requests}/{its.window_s}s by {its.by}{tier}{' (shadow)' if its.shadow else ''}"
     if route.unlimited:

@@ -102,3 +102,17 @@ def test_wrong_settings_are_told_before_anything_is_done():
     environ = {"AUDIT_DAYS": "0"}
     assert run(["audit", "erase", "--user", "a"], environ=environ, out=io.StringIO(), err=err) == 1
     assert "AUDIT_DAYS: got '0'; allowed: whole days from 1 to 3650" in err.getvalue()
+
+
+def call_for(user, *options, **environ):
+    out, err = io.StringIO(), io.StringIO()
+    status = run(["audit", "erase", "--user", user, "--demo", *options], environ=environ, out=out, err=err)
+    return status, out.getvalue(), err.getvalue()
+
+
+def test_a_trail_that_is_not_there_is_not_taken_for_one_that_knows_nothing(tmp_path):
+    status, out, err = call_for("ana", XDG_STATE_HOME=str(tmp_path))
+    assert (status, out) == (1, "")
+    assert f"{tmp_path}/bakerygw-audit.jsonl is not there" in err
+    assert "the gateway's own settings" in err
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from bakerygw.core.forwarding import SESSION_COOKIE
 from bakerygw.core.openapi_components import (
     codes_by_status,
     headers,
@@ -51,10 +52,15 @@ ANSWERED: Final[Mapping[str, tuple[str, str]]] = {
 }
 """What the gateway answers to callers with a token: summary, schema."""
 GEOCODE: Final = "/api/v1/geocode"
+SESSION: Final = "/api/v1/auth/session"
 
-SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}]
+SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}, {"session": []}]
 """One of these, where a token is needed."""
 
+SESSION_SCHEME: Final = (
+    "Where operators have turned sessions on: the cookie of a sign-in. Everything but reading needs the session's "
+    "`csrf_token` as `X-CSRF-Token`."
+)
 INTRODUCTION: Final = (
     "One origin for the REST services of Bakery-IA. Paths under a service's prefix reach that service byte for byte, "
     "and its own answers pass unchanged. What the gateway itself refuses is a problem document (RFC 9457) whose `code` "
@@ -82,6 +88,12 @@ def build_document(routes: Iterable[Route], *, version: str) -> Json:
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
                 "apiKey": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "`ApiKey <key>`"},
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": SESSION_COOKIE.decode(),
+                    "description": SESSION_SCHEME,
+                },
             },
             "parameters": parameters(),
             "headers": headers(),
@@ -160,6 +172,8 @@ def _operation(route: Route, method: str) -> Json:
 
 
 def _summary(route: Route) -> str:
+    if route.prefix == GEOCODE:
+        return "The coordinates of an address"
     if route.kind == "proxy":
         return f"Passed through to the service {(route.service or '').replace('_', '-')}"
     if route.prefix in ANSWERED:
@@ -171,6 +185,8 @@ def _rules(route: Route, method: str) -> str:
     rules = []
     if route.kind == "later" and route.prefix != GEOCODE:
         rules.append("For the time being this answers 503 with the code `service-unavailable`.")
+    if route.prefix == SESSION and method == "GET":
+        rules.append("To a session's cookie the gateway answers itself: `csrf_token`, `user_id` and `tenant_id`.")
     if route.min_tier is not None:
         rules.append(f"Needs the subscription tier `{route.min_tier}` or a higher one.")
     if method in route.critical:

@@ -59,7 +59,8 @@ class Facts(Generic[T]):
         """`what` names the kind, in metrics and keys. `read` makes a value of parsed JSON or raises `ClaimsError`.
 
         After a failure nothing is asked about the subject for `pause_s`; with `pause_all`, after a service that did not
-        answer, about no subject. Without `shared` each instance asks for itself. `now`: Unix seconds.
+        answer, about no subject on the same side of the demo's border (what stands before its colon). Without `shared`
+        each instance asks for itself. `now`: Unix seconds.
         """
         self._what, self._read, self._pause_s, self._pause_all = what, read, pause_s, pause_all
         self._telemetry, self._now = telemetry, now
@@ -157,14 +158,14 @@ class Facts(Generic[T]):
         if _depends_on_caller(failed):
             scope = subject, who
         elif self._pause_all and failed.kind in ("timeout", "unreachable"):
-            scope = "", ""
+            scope = _side(subject), ""
         else:
             scope = subject, ""
         self._pauses.put(scope, (self._now() + self._pause_s, failed))
 
     def _check_pause(self, subject: str, who: str) -> None:
-        """Ask nothing that has just failed: for anything, for anybody, or for this user."""
-        for scope in (("", ""), (subject, ""), (subject, who)):
+        """Ask nothing that has just failed: for anything on its side, for anybody, or for this user."""
+        for scope in ((_side(subject), ""), (subject, ""), (subject, who)):
             pause = self._pauses.get(scope)
             if pause is None:
                 continue
@@ -217,6 +218,11 @@ class Facts(Generic[T]):
     def _broken(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
             self._log.failure("lookup.crashed", failure)
+
+
+def _side(subject: str) -> str:
+    """The services behind it: those of the demo may fail for themselves."""
+    return subject.partition(":")[0]
 
 
 def _depends_on_caller(failed: LookupFailed) -> bool:

@@ -1,6 +1,7 @@
 """The public port: the order of every decision about a request, in one function."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -24,6 +25,11 @@ from bakerygw.ports import Telemetry
 LocalPage = Callable[[RequestHead], Reply]
 Handler = Callable[[Exchange, Route, Grant, Policies, Trace], Awaitable[Reply]]
 """Answers a request that was let pass; may raise `Refused`."""
+
+_BY_TOKEN: Final = frozenset(
+    {"token-stale", "tenant-forbidden", "tier-required", "subscription-expired", "subscription-inactive"}
+)
+"""Refusals, all of them before any handler, that another access token of the same user may not meet."""
 
 
 class Gateway(Conversation):
@@ -56,13 +62,17 @@ class Gateway(Conversation):
         self._inheritance = inheritance
         self._lookups = lookups
 
-    async def reply_to(self, exchange: Exchange, trace: Trace) -> Reply:
-        """The whole life of a request, in order; a `Refused` at any step is its answer."""
+    async def reply_to(self, exchange: Exchange, trace: Trace, *, again: bool = False) -> Reply:
+        """The whole life of a request, in order; a `Refused` at any step is its answer.
+
+        `again`: the request of a session whose tokens were renewed on another instance, judged by the new ones.
+        """
         head, policies, admission = exchange.head, self.policies, self._admission
         match, unroutable = self._match(head, policies)
         if match is not None:
             trace.route = match.route.template
-        self._telemetry.began(trace)
+        if not again:
+            self._telemetry.began(trace)
         policies.require_secure(head)
         unlimited = self._unlimited(head, match, policies)
         if unlimited is not None:
@@ -98,13 +108,23 @@ class Gateway(Conversation):
                 admission.check_writable(head, match.route, view, state)
                 confirmed = None
                 if head.method in match.route.critical:
+                    # Under way from here on, so that no tenant has that service answer its questions alone.
+                    self.crowd.enter(exchange, Grant(claims=claims, view=view), policies.max_concurrent, trace)
                     about = _inquiry(head, match, claims, caller, policies=policies, trace=trace)
                     view, confirmed = await self._lookups.confirm(about, view)
                 grant = Grant(claims=claims, view=view, levels=state.levels, caller=caller, confirmed=confirmed)
             reply = await self._handle(exchange, match.route, grant, policies, trace)
         except Refused as refusal:
+            if not again and refusal.problem.code in _BY_TOKEN and await self._outdated(caller, policies):
+                return await self.reply_to(exchange, trace, again=True)
             reply = self.refused(refusal, trace)
         return reply.with_headers(owed)
+
+    async def _outdated(self, caller: Caller, policies: Policies) -> bool:
+        """Whether the caller was judged by a token in whose place its session has another one, by now known here."""
+        if caller.scheme != "session" or caller.known is None or policies.sessions is None:
+            return False
+        return await policies.sessions.renewed_elsewhere(caller.known)
 
     def _match(self, head: RequestHead, policies: Policies) -> tuple[Match | None, Refused | None]:
         """The route; or why the path can't be routed, to be told once somebody's budget has paid for it."""

@@ -102,14 +102,9 @@ class KeyDesk:
 
     def _tell_refusal(self, key_id: str | None, tenant_id: str | None, head: RequestHead, problem: Problem) -> None:
         self._attempted(problem.code)
-        self._audit(
-            "key.refused",
-            key_id=key_id,
-            tenant_id=tenant_id,
-            client=head.client,
-            code=problem.code,
-            reason=problem.reason,
-        )
+        told = {"key_id": key_id, "tenant_id": tenant_id, "reason": problem.reason}
+        known = {name: text for name, text in told.items() if text}
+        self._audit("key.refused", client=head.client, code=problem.code, **known)
 
     async def _note(self, key_id: str, at: float) -> None:
         try:

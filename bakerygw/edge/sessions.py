@@ -17,7 +17,15 @@ from bakerygw.core.refresh_tokens import OPAQUE_S, RefreshToken, refresh_token
 from bakerygw.core.sessions import Session, Tokens, digest_of, ended, session_from
 from bakerygw.edge.renewal import Renewal
 from bakerygw.edge.spending import Spending
-from bakerygw.ports import Credentials, Records, RevocationStore, SessionSealer, TokenRefused
+from bakerygw.ports import (
+    Credentials,
+    CredentialsUnavailable,
+    Records,
+    RevocationStore,
+    SessionSealer,
+    StoreUnavailable,
+    TokenRefused,
+)
 
 IDLE_S: Final = 7 * 86_400.0
 """A session that was not renewed for so long has ended; one in use is with each access token."""
@@ -90,15 +98,19 @@ class Sessions:
     # Credentials
 
     def known(self, secret: bytes) -> Claims | None:
-        """Claims of a session whose access token this instance has verified, while that lasts."""
+        """Claims of a session whose access token this instance has verified, while that lasts.
+
+        The token must be known, too: whatever made it be forgotten, such as a key that was taken away, ends this.
+        """
         digest = digest_of(secret)
         entry = self._good.use(digest)
         if entry is None:
             return None
-        if self._now() >= entry[0]:
+        until, claims = entry
+        if self._now() >= until or self._bearer.known(claims.forwarded or b"") is None:
             self._good.drop(digest)
             return None
-        return entry[1]
+        return claims
 
     def peek(self, secret: bytes) -> Claims | None:
         """A cookie says nothing of itself."""
@@ -117,6 +129,16 @@ class Sessions:
         if claims is None:
             return await self._renewal.of(digest, self)
         return self._remember(digest, session, claims)
+
+    async def renewed_elsewhere(self, claims: Claims) -> bool:
+        """Whether its tokens are others than those of `claims`, known here; the others are known from here on."""
+        try:
+            session = await self._read(claims.digest)
+            if session is None or session.access.encode() == claims.forwarded:
+                return False
+            return await self.fresh(claims.digest, session) is not None
+        except (StoreUnavailable, CredentialsUnavailable):
+            return False
 
     # the life of a session
 

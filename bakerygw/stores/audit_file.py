@@ -12,7 +12,7 @@ import time
 from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from math import inf
 from pathlib import Path
@@ -27,6 +27,7 @@ from bakerygw.ports import Ledger, StoreUnavailable
 SEGMENTS: Final = 8
 SEGMENT_BYTES: Final[Mapping[Ledger, int]] = {"events": 8 * 1024 * 1024, "refusals": 2 * 1024 * 1024}
 SUFFIX: Final[Mapping[Ledger, str]] = {"events": "", "refusals": ".refusals"}
+KEYS_SUFFIX: Final = ".keys"
 LOOK_S: Final = 1.0
 """How often it is looked whether keys were erased."""
 DAY_S: Final = 86_400.0
@@ -34,6 +35,11 @@ SPARE_LINES: Final = 1000
 """A key's line is written anew on each day that it is used; with so many old ones besides the file is written anew."""
 READ_BYTES: Final = 512 * 1024
 """Of the end of a file, for its latest entries."""
+
+
+def is_there(path: Path) -> bool:
+    """Whether a trail at `path` was begun and can be seen from here."""
+    return any(os.path.exists(f"{path}{suffix}") for suffix in ("", SUFFIX["refusals"], KEYS_SUFFIX))
 
 
 class FileAudit:
@@ -52,7 +58,7 @@ class FileAudit:
     ) -> None:
         """`erased` is told the names of keys that another process has erased, while `open`; `now` is Unix seconds."""
         self._path, self._days, self._erased, self._now = path, days, erased, now
-        self._keys_path = path.with_name(path.name + ".keys")
+        self._keys_path = path.with_name(path.name + KEYS_SUFFIX)
         self._keys: dict[str, tuple[bytes, float]] = {}
         self._seen: tuple[int, int, int] | None = None
         self._lines = 0
@@ -201,6 +207,9 @@ class FileAudit:
         new = self._keys_path.with_name(self._keys_path.name + ".new")
         new.unlink(missing_ok=True)
         _append(new, b"".join(_line(name, key, used) for name, (key, used) in self._keys.items()))
+        with suppress(OSError):  # who erases as root must not take the file from the gateway's own user
+            about = self._keys_path.stat()
+            os.chown(new, about.st_uid, about.st_gid)
         os.replace(new, self._keys_path)
         self._lines, self._seen = len(self._keys), _state(self._keys_path)
 

@@ -123,7 +123,7 @@ class RedisLink:
         connection = self._current
         if connection is None:
             self._telemetry.failure("disconnected")
-            raise StoreUnavailable("not connected")
+            raise StoreUnavailable(f"not connected: {self._told[1]}" if self._told is not None else "not connected")
         begun = self._clock.seconds()
         if not self._breaker.allow(begun):
             self._telemetry.failure("open")
@@ -145,8 +145,15 @@ class RedisLink:
         return reply
 
     def _refused(self, error: ReplyError) -> StoreUnavailable:
-        """Count an error reply. If such replies open the breaker and another server may be meant, look for it."""
+        """Count an error reply. If such replies open the breaker and another server may be meant, look for it.
+
+        That one key holds a value of another kind says nothing about the server, and keeps nobody else waiting.
+        """
         reason = str(error)[:200]
+        if reason.startswith("WRONGTYPE"):
+            self._telemetry.failure("error")
+            self._breaker.success()
+            return StoreUnavailable(reason)
         unfit = _is_unfit(error)
         self._unfit |= unfit
         if self._failed("error", reason) and unfit and self._current is not None:

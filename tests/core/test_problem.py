@@ -95,3 +95,8 @@ def test_refuse_makes_a_refusal():
     assert refusal.problem == Problem(
         code="tier-required", detail="Upgrade.", members={"required_tier": "enterprise"}, close=True, reason="why"
     )
+
+
+@pytest.mark.parametrize("code", ["token-missing", "token-invalid", "token-expired", "token-revoked"])
+def test_titles_are_true_of_refresh_tokens_and_api_keys_too(code: str) -> None:
+    assert "token or key" in PROBLEMS[code][1].lower()

@@ -4,6 +4,7 @@ import re
 import pytest
 from openapi_spec_validator import validate
 
+from bakerygw.config.routes import builtin_routes
 from bakerygw.core.geocoding import MEMBERS
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.openapi import build_document
@@ -84,7 +85,7 @@ def test_a_service_prefix_is_a_pass_through_path_for_its_methods(document):
     assert set(item) == {"parameters", "get", "post", "put", "patch", "delete"}
     assert [parameter["name"] for parameter in item["parameters"]] == ["path"]
     assert item["get"]["summary"] == "Passed through to the service sales"
-    assert item["get"]["security"] == [{"bearer": []}, {"apiKey": []}]
+    assert item["get"]["security"] == [{"bearer": []}, {"apiKey": []}, {"session": []}]
     assert "requestBody" in item["post"]
     assert "requestBody" not in item["get"]
     assert {"2XX", "401", "402", "502", "504"} <= set(item["get"]["responses"])
@@ -132,6 +133,20 @@ def test_geocoding_describes_its_question_and_its_answer(document):
     assert answer == {"$ref": "#/components/schemas/Places"}
     assert set(document["components"]["schemas"]["Places"]["properties"]) == {"results", "attribution", "cached"}
     assert {"400", "413", "502", "503", "504"} <= set(operation["responses"])
+
+
+def test_each_way_to_sign_in_is_described():
+    document = build_document(builtin_routes(), version="1")
+    schemes = document["components"]["securitySchemes"]
+    assert {name: scheme["type"] for name, scheme in schemes.items()} == {
+        "bearer": "http",
+        "apiKey": "apiKey",
+        "session": "apiKey",
+    }
+    assert (schemes["session"]["in"], schemes["session"]["name"]) == ("cookie", "__Host-bakery-session")
+    assert "X-CSRF-Token" in schemes["session"]["description"]
+    assert "csrf_token" in document["paths"]["/api/v1/auth/session"]["get"]["description"]
+    assert document["paths"]["/api/v1/geocode"]["post"]["summary"] == "The coordinates of an address"
 
 
 def test_operation_ids_are_unique(document):

@@ -1,6 +1,7 @@
 """One contract for the audit trail in Redis and in files, and what is particular to each."""
 
 import json
+import os
 import time
 
 import pytest
@@ -269,3 +270,14 @@ class TestFiles:
         with pytest.raises(StoreUnavailable):
             run(files(tmp_path).append("events", [b"x"]))
         assert not (tmp_path / "elsewhere").exists()
+
+
+def test_who_erases_as_another_user_leaves_the_keys_to_their_owner(tmp_path):
+    made = files(tmp_path)
+    run(made.keys({"a": b"1" * 32, "b": b"2" * 32}))
+    keys = tmp_path / "audit.jsonl.keys"
+    owner = (12345, 12345) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    os.chown(keys, *owner)
+    assert run(files(tmp_path).erase("a"))
+    assert (keys.stat().st_uid, keys.stat().st_gid) == owner
+    assert run(made.keys({"b": b"3" * 32})) == {"b": b"2" * 32}
