@@ -640,6 +640,19 @@ def test_signing_out_ends_the_session_and_its_tokens_everywhere():
     assert code(here.refresh("r-1")) == (401, "token-revoked")
 
 
+def test_a_sign_out_that_can_not_be_told_to_others_takes_the_cookie_away_all_the_same():
+    stage = stage_of()
+    browser = stage.sign_in()
+    stage.revocations.away = True
+    stage.services.response = response(204)
+    answer = browser.write(LOGOUT)
+    assert code(answer) == (503, "state-unavailable")
+    assert b"Max-Age=0" in answer.headers[b"set-cookie"][0]
+    stage.revocations.away = False
+    stage.background.advance(0.1)
+    assert "session:" + digest_of(browser) not in stage.records._values
+
+
 def test_a_record_that_is_put_back_after_that_is_of_no_use():
     stage = stage_of()
     browser = stage.sign_in()
