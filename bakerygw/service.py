@@ -226,6 +226,7 @@ class House:
         return Lookups(
             ServiceEnquiries(self._reactor),
             self.state.tenants,
+            revocations=self.state.revocations,
             shared=shared,
             telemetry=self.metrics.lookups,
             now=time.time,

@@ -71,6 +71,9 @@ class RevocationStore(Protocol):
         Raises `StoreUnavailable` if the others may not have learned of it.
         """
 
+    async def revoked(self, digest: str) -> bool:
+        """Whether it is at this moment, whatever was known before. Raises `StoreUnavailable`."""
+
 
 class TenantStore(Protocol):
     """Tenant flags as operators see and set them. Each call raises `StoreUnavailable`.

@@ -120,6 +120,11 @@ class RedisStore:
         self._mirror.revoke(digest, self._reactor.seconds() + left_s)
         await self._link.call("SET", REVOKED_PREFIX + digest, "1", "PX", ceil(left_s * 1000))
 
+    async def revoked(self, digest: str) -> bool:
+        """Whether the token is revoked, from Redis itself. Raises `StoreUnavailable`."""
+        asked = await self._queued(AdmissionAsk(digests=(digest,), verified=True), None)
+        return asked.revoked[digest] is not False
+
     async def _change(self, tenant_id: str, name: str, text: str | None) -> None:
         await self._put(f"{TENANT_PREFIX}{tenant_id}:{name}", text)
 

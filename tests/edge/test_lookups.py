@@ -439,6 +439,30 @@ def test_what_the_shared_state_says_just_then_counts(flags, expected):
     assert stage.answers.asked == []
 
 
+def test_a_token_that_was_revoked_unnoticed_does_nothing_critical():
+    stage = staged(USER)
+
+    async def fresh(digest: str) -> bool:
+        return digest == USER.digest
+
+    stage.tenants.revoked = fresh
+    assert code(stage.ask(TENANT, method=b"DELETE", token=b"good")) == (401, "token-revoked")
+    assert (stage.answers.asked, stage.services.requests) == ([], [])
+
+
+def test_nor_does_one_whose_own_tenant_has_changed_unnoticed():
+    stage = staged(USER, **{"t-other": replace(PRO, tier="starter")})
+    other = b"/api/v1/tenants/t-other"
+    assert stage.ask(other, method=b"DELETE", token=b"good").status == 200
+
+    async def fresh(tenant_id: str) -> TenantFlags:
+        return TenantFlags(changed_at=NOW if tenant_id == "t-own" else None)
+
+    stage.tenants.flags = fresh
+    assert code(stage.ask(other, method=b"DELETE", token=b"good")) == (401, "token-stale")
+    assert len(stage.services.requests) == 1
+
+
 def test_a_hold_does_not_keep_anybody_from_paying():
     stage = staged(USER)
     stage.store.flags = {"t-own": TenantFlags(read_only=ReadOnly(reason="unpaid"))}
