@@ -210,6 +210,9 @@ class Lookups:
         self._telemetry.incomplete_token(lacks)
 
     def _tell(self, what: str, failed: LookupFailed, about: Inquiry) -> None:
+        """Log each question that failed, not each request that it failed for."""
+        if failed.told:
+            return
         self._log.warn(
             "lookup.failed",
             what=what,

@@ -7,6 +7,7 @@ import pytest
 from edge_fakes import request
 from port_fakes import DAY_S, DEMO, NOW, PRO, ROUTES, USER, Stage, response
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 
 from bakerygw.core.claims import TenantAccess
 from bakerygw.core.outcome import Trace
@@ -270,6 +271,19 @@ def test_right_after_a_change_many_share_a_question_that_was_asked_since_they_ca
 
 
 NAMELESS = replace(USER, email=None)
+
+
+@pytest.mark.parametrize("lacks", ["email", "subscription"])
+def test_a_question_that_failed_is_logged_once_and_not_for_each_request(lacks):
+    stage = staged(replace(USER, **{lacks: None}), **{"t-own": failed("timeout")})
+    stage.answers.emails["user-1"] = failed("timeout")
+    with capturedLogs() as events:
+        for _ in range(3):
+            stage.ask(SALES, token=b"good")
+        stage.now += 60
+        stage.ask(SALES, token=b"good")
+    told = [event for event in events if event["log_format"] == "lookup.failed"]
+    assert [(event["what"], event["cause"]) for event in told] == [(lacks, "test")] * 2
 
 
 @pytest.mark.parametrize(("down", "up"), [(b"demo", b"good"), (b"good", b"demo")])
