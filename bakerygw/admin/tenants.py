@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from bakerygw.admin.calls import Call, Table
-from bakerygw.admin.fields import bad_field, parse_time, read_object, state_unavailable, text_of
+from bakerygw.admin.fields import bad_field, parse_time, read_object, state_unavailable, text_of, unread
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.edge.healthpages import iso_time, json_reply
@@ -142,7 +142,7 @@ class TenantCalls:
         try:
             return await self._tenants.flags(tenant_id)
         except StoreUnavailable as error:
-            raise state_unavailable("The tenant's flags could not be read, and nothing was changed.") from error
+            raise unread(error, "The tenant's flags could not be read, and nothing was changed.") from error
 
     async def _change(
         self,

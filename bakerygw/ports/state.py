@@ -12,6 +12,10 @@ class StoreUnavailable(Exception):
     """The shared state could not be asked, or did not answer in time."""
 
 
+class StoreUnreadable(StoreUnavailable):
+    """A value in the shared state means nothing, and will not before somebody mends it; the text says which."""
+
+
 @value
 class AdmissionAsk:
     """All that one request wants from the shared state, in one round trip."""
