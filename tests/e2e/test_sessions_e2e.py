@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.calling import SALES, at_once, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.stage import NO_LIMITS
-from tests.minting import USER_ID, Issuer
+from tests.minting import TENANT_ID, USER_ID, Issuer
 from tests.redis_server import RedisServer
 
 OLD, NEW = "o" * 32, "n" * 40
@@ -34,6 +34,8 @@ class AuthService:
     """When the latest access token does."""
     renewals: int = 0
     number: int = 0
+    age_s: int = 60
+    """How long ago the next access tokens seem to have been issued."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, request: Recorded) -> Answer:
@@ -53,7 +55,7 @@ class AuthService:
             self.number += 1
             number = self.number
             self.ends_at = time.time() + lifetime_s
-        access = self.issuer.token(jti=f"a-{number}", iat=int(time.time()) - 60, exp=self.ends_at)
+        access = self.issuer.token(jti=f"a-{number}", iat=int(time.time()) - self.age_s, exp=self.ends_at)
         body = {"access_token": access, "refresh_token": f"r-{number}-{id(self)}", "token_type": "bearer"}
         cookie = ("Set-Cookie", f"refresh_token=r-{number}-{id(self)}; Path=/")
         return answer(200, json.dumps(body).encode(), cookie, delay_s=self.delay_s)
@@ -166,6 +168,27 @@ def test_only_pages_of_the_same_site_write(
     assert len(service.requests) == (3 if expected[0] == 200 else 1)
     if "Origin" in headers:
         assert code_of(sign_in(pair[0], Origin=headers["Origin"])[1]) == expected
+
+
+def test_after_a_change_of_subscription_one_renewal_is_enough_for_both_instances(
+    pair: tuple[Gateway, Gateway], auth: AuthService, redis: RedisServer
+) -> None:
+    here, there = pair
+    browser, _ = sign_in(here)
+    assert [browser.ask(gateway).status_code for gateway in pair] == [200, 200]
+    with here.admin() as admin:
+        assert admin.post(f"/api/tenants/{TENANT_ID}/subscription-changed").status_code == 200
+    changed = time.time()
+    try:
+        until(lambda: [code_of(browser.ask(gateway)) for gateway in pair] == [(401, "token-stale")] * 2)
+        auth.age_s = 0
+        until(lambda: int(time.time()) > changed)
+        assert browser.write(here, REFRESH).status_code == 200
+        assert [browser.ask(gateway).status_code for gateway in (there, here)] == [200, 200]
+        assert auth.renewals == 1
+    finally:
+        redis.command("DEL", f"tenant:{TENANT_ID}:subscription_changed_at")
+        until(lambda: [browser.ask(gateway).status_code for gateway in pair] == [200, 200])
 
 
 def test_a_page_that_was_loaded_anew_asks_for_its_token(pair: tuple[Gateway, Gateway], auth: AuthService) -> None:
