@@ -84,13 +84,7 @@ class House:
         )
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.changes = SubscriptionChanges(self.state.tenants, self.metrics.lookups, clock=reactor, now=time.time)
-        self.lookups = Lookups(
-            ServiceEnquiries(reactor),
-            self.state.tenants,
-            shared=self._shared_facts(settings),
-            telemetry=self.metrics.lookups,
-            now=time.time,
-        )
+        self.lookups = self._make_lookups(settings)
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(
@@ -226,6 +220,16 @@ class House:
             changes=self.changes,
             audit=self.auditing.trail,
             geocoded=self.metrics.geocoded,
+        )
+
+    def _make_lookups(self, settings: Settings) -> Lookups:
+        return Lookups(
+            ServiceEnquiries(self._reactor),
+            self.state.tenants,
+            revocations=self.state.revocations,
+            shared=self._shared_facts(settings),
+            telemetry=self.metrics.lookups,
+            now=time.time,
         )
 
     def _shared_facts(self, settings: Settings) -> SharedFacts | None:

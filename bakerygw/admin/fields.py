@@ -7,6 +7,7 @@ from typing import Final, NoReturn
 
 from bakerygw.core.documents import SHOWN_CHARS, is_printable, one_line
 from bakerygw.core.problem import Problem, Refused, refuse
+from bakerygw.ports import StoreUnavailable, StoreUnreadable
 
 RETRY_AFTER_S: Final = 1
 MAX_TIME_CHARS: Final = 40
@@ -87,3 +88,10 @@ def bad_field(field: str, fault: str) -> NoReturn:
 def state_unavailable(detail: str) -> Refused:
     """The refusal of a call that the store did not answer."""
     return Refused(Problem(code="state-unavailable", detail=detail, retry_after_s=RETRY_AFTER_S))
+
+
+def unread(error: StoreUnavailable, detail: str) -> Refused:
+    """The refusal of a call for which something could not be read; `detail` says what, unless `error` knows better."""
+    if isinstance(error, StoreUnreadable):
+        return state_unavailable(f"{error}; set it anew or delete it there, nothing was changed here.")
+    return state_unavailable(detail)

@@ -6,7 +6,7 @@ from typing import Final
 
 from bakerygw.admin.audited import audited
 from bakerygw.admin.calls import Call, Table
-from bakerygw.admin.fields import bad_field, read_object, state_unavailable, text_of, time_of, whole_number
+from bakerygw.admin.fields import bad_field, read_object, text_of, time_of, unread, whole_number
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.limits import (
     MAX_REQUESTS,
@@ -100,7 +100,7 @@ class TenantLimitCalls:
         try:
             return json_reply({"tenant_id": tenant_id, **await self._standing.of(tenant_id)})
         except StoreUnavailable as error:
-            raise state_unavailable("The tenant's limits could not be read.") from error
+            raise unread(error, "The tenant's limits could not be read.") from error
 
     async def limit(self, head: RequestHead, body: bytes, tenant_id: str) -> Reply:
         """Put the tenant under a limit for a time, replacing an earlier one."""
@@ -122,7 +122,7 @@ class TenantLimitCalls:
         try:
             return await self._limits.limit(tenant_id)
         except StoreUnavailable as error:
-            raise state_unavailable("The tenant's limit could not be read, and nothing was changed.") from error
+            raise unread(error, "The tenant's limit could not be read, and nothing was changed.") from error
 
     async def _change(
         self,

@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from bakerygw.admin.audited import audited
 from bakerygw.admin.calls import Call, Table
-from bakerygw.admin.fields import bad_field, read_object, state_unavailable, text_of, time_of
+from bakerygw.admin.fields import bad_field, read_object, text_of, time_of, unread
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.core.times import iso_time
@@ -137,7 +137,7 @@ class TenantCalls:
         try:
             return await self._tenants.flags(tenant_id)
         except StoreUnavailable as error:
-            raise state_unavailable("The tenant's flags could not be read, and nothing was changed.") from error
+            raise unread(error, "The tenant's flags could not be read, and nothing was changed.") from error
 
     async def _change(
         self,

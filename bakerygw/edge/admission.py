@@ -207,7 +207,7 @@ class Admission:
         Counts the attempt to authenticate: any refusal but that of the token is of somebody who is known.
         """
         try:
-            _check_in_force(claims, state)
+            check_in_force(claims, state.revoked.get(claims.digest))
             if claims.key is not None:
                 check_terms(claims.key, head, match.route)
             view = _tenant_of(head, match, claims, state, trace)
@@ -276,8 +276,9 @@ def _spender(caller: Caller) -> Claims | None:
     return caller.said if caller.known is None and caller.scheme == "key" else caller.known
 
 
-def _check_in_force(claims: Claims, state: AdmissionState) -> None:
-    if state.revoked.get(claims.digest):
+def check_in_force(claims: Claims, revoked: bool | None) -> None:
+    """Refuse what was put out of force. Raises `Refused` token-revoked."""
+    if revoked:
         if claims.key is not None:
             raise revoked_key()
         raise refuse("token-revoked", "The access token was put out of force; sign in again.")

@@ -88,7 +88,7 @@ class Facts(Generic[T]):
             found, own = await self._joined(subject, partial(self._find, subject, who, since, ask))
             if isinstance(found, LookupFailed):
                 if own or not _depends_on_caller(found):
-                    raise LookupFailed(found.kind, found.cause, retry_after_s=found.retry_after_s)
+                    raise LookupFailed(found.kind, found.cause, retry_after_s=found.retry_after_s, told=not own)
             elif own or found[1] >= arrived or self._is_good(found, since):
                 return found[0]
         raise LookupFailed("unavailable", "others' questions were of no use")
@@ -172,7 +172,7 @@ class Facts(Generic[T]):
             until, failed = pause
             if 0 < until - self._now() <= self._pause_s:
                 self._telemetry.looked_up(self._what, "paused")
-                raise LookupFailed(failed.kind, failed.cause, retry_after_s=failed.retry_after_s)
+                raise LookupFailed(failed.kind, failed.cause, retry_after_s=failed.retry_after_s, told=True)
             self._pauses.drop(scope)
 
     # flights

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
+from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.logger import Logger
 
 from bakerygw.core.claims import Claims, Subscription, email_from, subscription_from
@@ -25,7 +26,7 @@ from bakerygw.core.tenancy import (
     with_subscription,
 )
 from bakerygw.core.values import value
-from bakerygw.edge.admission import Caller, Confirmed, state_unavailable
+from bakerygw.edge.admission import Caller, Confirmed, check_in_force, state_unavailable
 from bakerygw.edge.facts import Facts
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import (
@@ -33,6 +34,7 @@ from bakerygw.ports import (
     Enquiries,
     LookupFailed,
     LookupTelemetry,
+    RevocationStore,
     SharedFacts,
     StoreUnavailable,
     TenantStore,
@@ -70,12 +72,14 @@ class Lookups:
         enquiries: Enquiries,
         tenants: TenantStore,
         *,
+        revocations: RevocationStore,
         shared: SharedFacts | None,
         telemetry: LookupTelemetry,
         now: Callable[[], float],
     ) -> None:
         """Without `shared` each instance asks for itself. `now` gives Unix seconds."""
-        self._enquiries, self._tenants, self._telemetry, self._now = enquiries, tenants, telemetry, now
+        self._enquiries, self._tenants, self._revocations = enquiries, tenants, revocations
+        self._telemetry, self._now = telemetry, now
         self._seen: Recent[tuple[str, str], bool] = Recent(MAX_SEEN)
         self._subscriptions: Facts[Subscription] = Facts(
             "subscription",
@@ -176,12 +180,21 @@ class Lookups:
         )
 
     async def _check_flags(self, about: Inquiry, view: TenantView) -> None:
-        """Judge by the flags that the shared state itself has now, not by those last known."""
+        """Judge by what the shared state itself has now of token and tenants, not by what is last known."""
+        claims = about.claims
+        asked: list[Deferred[Any]] = [  # in one turn, so that one call answers
+            Deferred.fromCoroutine(self._revocations.revoked(claims.digest)),
+            Deferred.fromCoroutine(self._tenants.flags(claims.tenant_id)),
+            Deferred.fromCoroutine(self._tenants.flags(view.tenant_id)),
+        ]
         try:
-            flags = await self._tenants.flags(view.tenant_id)
-        except StoreUnavailable:
+            revoked, own, flags = await gatherResults(asked, consumeErrors=True)
+        except FirstError as error:
+            error.subFailure.trap(StoreUnavailable)
             raise state_unavailable("critical") from None
-        check_fresh(about.claims.iat, flags.changed_at)
+        check_in_force(claims, revoked)
+        check_fresh(claims.iat, own.changed_at)
+        check_fresh(claims.iat, flags.changed_at)
         check_demo(about.claims, flags.demo)
         if not about.route.read_only_exempt:
             check_writable(about.head.method, flags.read_only)
@@ -194,6 +207,9 @@ class Lookups:
             self._telemetry.incomplete_token(lacks)
 
     def _tell(self, what: str, failed: LookupFailed, about: Inquiry) -> None:
+        """Log each question that failed, not each request that it failed for."""
+        if failed.told:
+            return
         self._log.warn(
             "lookup.failed",
             what=what,

@@ -14,10 +14,12 @@ breaker that is open, or no address; `invalid` is what can't be understood."""
 class LookupFailed(Exception):
     """A service did not say what it was asked."""
 
-    def __init__(self, kind: LookupFailure, cause: str, *, retry_after_s: int | None = None) -> None:
-        """`cause` is for the log; `retry_after_s`: when it is worth asking again, where that is known."""
+    def __init__(
+        self, kind: LookupFailure, cause: str, *, retry_after_s: int | None = None, told: bool = False
+    ) -> None:
+        """`cause` is for the log, unless it was `told` there before; `retry_after_s`: when it is worth asking again."""
         super().__init__(cause)
-        self.kind, self.cause, self.retry_after_s = kind, cause, retry_after_s
+        self.kind, self.cause, self.retry_after_s, self.told = kind, cause, retry_after_s, told
 
 
 class Enquiries(Protocol):

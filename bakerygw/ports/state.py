@@ -12,6 +12,10 @@ class StoreUnavailable(Exception):
     """The shared state could not be asked, or did not answer in time."""
 
 
+class StoreUnreadable(StoreUnavailable):
+    """A value in the shared state means nothing, and will not before somebody mends it; the text says which."""
+
+
 @value
 class AdmissionAsk:
     """All that one request wants from the shared state, in one round trip."""
@@ -70,6 +74,9 @@ class RevocationStore(Protocol):
         In force on this instance at once, on the others when the call ends; a later call replaces the moment.
         Raises `StoreUnavailable` if the others may not have learned of it.
         """
+
+    async def revoked(self, digest: str) -> bool:
+        """Whether it is at this moment, whatever was known before. Raises `StoreUnavailable`."""
 
 
 class TenantStore(Protocol):

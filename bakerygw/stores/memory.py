@@ -106,6 +106,10 @@ class MemoryStore:
             if revoked.get(other) == ended_s:  # else a later call has replaced the moment
                 del revoked[other]
 
+    async def revoked(self, digest: str) -> bool:
+        """Whether the token is revoked."""
+        return self._revoked.get(digest, 0.0) * 1e6 > self._clock_us()
+
     def _take(self, ask: AdmissionAsk, now_us: int) -> tuple[Level, ...]:
         held = self._full_at
         before = tuple(held.get(bucket.key, 0) for bucket in ask.buckets)

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from bakerygw.core.flags import changed_at_text, limit_text, parse_flags, read_only_json
 from bakerygw.core.limits import MAX_REQUESTS, MAX_WINDOW_S, Level, TenantLimit, level_of, tenant_key, tenant_rule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.ports import AdmissionAsk, AdmissionState, StoreUnavailable, with_limit
+from bakerygw.ports import AdmissionAsk, AdmissionState, StoreUnavailable, StoreUnreadable, with_limit
 from bakerygw.runtime.poller import soon_of
 from bakerygw.runtime.task import Pending, Task
 from bakerygw.stores.mirror import FLAG_NAMES, LIMITS_PREFIX, REVOKED_PREFIX, TENANT_PREFIX, Known, Mirror
@@ -81,7 +81,7 @@ class RedisStore:
         """The flags now, from Redis itself. Raises `StoreUnavailable`, also for a value that cannot be read."""
         flags = (await self._queued(AdmissionAsk(tenants=(tenant_id,), verified=True), None)).flags[tenant_id]
         if flags is None:
-            raise StoreUnavailable("unreadable flags")
+            raise StoreUnreadable(f"{TENANT_PREFIX}{tenant_id}:{CHANGED_AT} in Redis is no time")
         return flags
 
     async def set_read_only(self, tenant_id: str, read_only: ReadOnly) -> None:
@@ -119,6 +119,11 @@ class RedisStore:
             return
         self._mirror.revoke(digest, self._reactor.seconds() + left_s)
         await self._link.call("SET", REVOKED_PREFIX + digest, "1", "PX", ceil(left_s * 1000))
+
+    async def revoked(self, digest: str) -> bool:
+        """Whether the token is revoked, from Redis itself. Raises `StoreUnavailable`."""
+        asked = await self._queued(AdmissionAsk(digests=(digest,), verified=True), None)
+        return asked.revoked[digest] is not False
 
     async def _change(self, tenant_id: str, name: str, text: str | None) -> None:
         await self._put(f"{TENANT_PREFIX}{tenant_id}:{name}", text)

@@ -4,7 +4,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.ports import StoreUnavailable
+from bakerygw.ports import StoreUnavailable, StoreUnreadable
 from tests.admin.admin_fakes import JSON_TYPE, NOW, NOW_TEXT, TOKEN, Admin, FakeTenants
 from tests.deferreds import failure_of
 from tests.heads import make_head
@@ -23,6 +23,29 @@ def test_a_tenants_flags_are_told_with_times_as_text():
         "demo": True,
     }
     assert admin.audited == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", b"", None),
+        ("PUT", b"/read-only", {}),
+        ("POST", b"/subscription-changed", None),
+        ("GET", b"/limits", None),
+        ("PUT", b"/limits", {"requests": 1, "window_seconds": 1, "for_seconds": 1}),
+    ],
+)
+def test_a_value_that_means_nothing_is_named_so_that_it_can_be_mended(method, path, body):
+    class Spoilt(FakeTenants):
+        async def flags(self, tenant_id):
+            raise StoreUnreadable(f"tenant:{tenant_id}:subscription_changed_at in Redis is no time")
+
+    problem = Admin(tenants=Spoilt()).refusal(method, b"/api/tenants/bakery-1" + path, body)
+    assert problem.code == "state-unavailable"
+    assert problem.detail == (
+        "tenant:bakery-1:subscription_changed_at in Redis is no time; set it anew or delete it there, nothing was "
+        "changed here."
+    )
 
 
 def test_a_tenants_page_has_all_sections_and_one_that_fails_hides_no_other(logged_failures):

@@ -171,6 +171,27 @@ def test_only_pages_of_the_same_site_write(
         assert code_of(sign_in(pair[0], Origin=headers["Origin"])[1]) == expected
 
 
+def test_after_a_change_of_subscription_one_renewal_is_enough_for_both_instances(
+    pair: tuple[Gateway, Gateway], auth: AuthService, redis: RedisServer
+) -> None:
+    here, there = pair
+    browser, _ = sign_in(here)
+    assert [browser.ask(gateway).status_code for gateway in pair] == [200, 200]
+    with here.admin() as admin:
+        assert admin.post(f"/api/tenants/{TENANT_ID}/subscription-changed").status_code == 200
+    changed = time.time()
+    try:
+        until(lambda: [code_of(browser.ask(gateway)) for gateway in pair] == [(401, "token-stale")] * 2)
+        auth.age_s = 0
+        until(lambda: int(time.time()) > changed)
+        assert browser.write(here, REFRESH).status_code == 200
+        assert [browser.ask(gateway).status_code for gateway in (there, here)] == [200, 200]
+        assert auth.renewals == 1
+    finally:
+        redis.command("DEL", f"tenant:{TENANT_ID}:subscription_changed_at")
+        until(lambda: [browser.ask(gateway).status_code for gateway in pair] == [200, 200])
+
+
 def test_a_page_that_was_loaded_anew_asks_for_its_token(pair: tuple[Gateway, Gateway], auth: AuthService) -> None:
     browser, _ = sign_in(pair[0])
     told = browser.ask(pair[1], SESSION, Origin="https://app.example")

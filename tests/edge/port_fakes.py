@@ -274,7 +274,7 @@ class Answers:
 
 
 class Tenants:
-    """A `TenantStore` with the flags of a `Store`."""
+    """A `TenantStore` with the flags of a `Store`, and a `RevocationStore` with its revocations."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -286,6 +286,14 @@ class Tenants:
         if self.down or found is None:
             raise StoreUnavailable
         return found
+
+    async def revoked(self, digest: str) -> bool:
+        if self.down:
+            raise StoreUnavailable
+        return bool(self._store.revoked.get(digest))
+
+    async def revoke(self, digest: str, until_unix_s: float) -> None:
+        raise NotImplementedError
 
     async def set_read_only(self, tenant_id: str, read_only: ReadOnly) -> None:
         raise NotImplementedError
@@ -369,7 +377,14 @@ class Stage:
             "max_body_bytes": 1000,
         }
         self.policies = Policies(**{**defaults, **policies})
-        self.lookups = Lookups(self.answers, self.tenants, shared=None, telemetry=self.answers, now=lambda: self.now)
+        self.lookups = Lookups(
+            self.answers,
+            self.tenants,
+            revocations=self.tenants,
+            shared=None,
+            telemetry=self.answers,
+            now=lambda: self.now,
+        )
         self.gateway = Gateway(
             self.policies,
             admission=Admission(self.store, self.notes, self.desk.desk),

@@ -7,6 +7,7 @@ import pytest
 from edge_fakes import request
 from port_fakes import DAY_S, DEMO, NOW, PRO, ROUTES, USER, Stage, response
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 
 from bakerygw.core.claims import TenantAccess
 from bakerygw.core.outcome import Trace
@@ -272,6 +273,19 @@ def test_right_after_a_change_many_share_a_question_that_was_asked_since_they_ca
 NAMELESS = replace(USER, email=None)
 
 
+@pytest.mark.parametrize("lacks", ["email", "subscription"])
+def test_a_question_that_failed_is_logged_once_and_not_for_each_request(lacks):
+    stage = staged(replace(USER, **{lacks: None}), **{"t-own": failed("timeout")})
+    stage.answers.emails["user-1"] = failed("timeout")
+    with capturedLogs() as events:
+        for _ in range(3):
+            stage.ask(SALES, token=b"good")
+        stage.now += 60
+        stage.ask(SALES, token=b"good")
+    told = [event for event in events if event["log_format"] == "lookup.failed"]
+    assert [(event["what"], event["cause"]) for event in told] == [(lacks, "test")] * 2
+
+
 @pytest.mark.parametrize(("down", "up"), [(b"demo", b"good"), (b"good", b"demo")])
 def test_an_auth_service_of_the_demo_that_is_down_costs_nobody_else_an_address_nor_the_other_way_round(down, up):
     stage = staged(NAMELESS)
@@ -437,6 +451,30 @@ def test_what_the_shared_state_says_just_then_counts(flags, expected):
     stage.tenants.flags = fresh
     assert code(stage.ask(TENANT, method=b"DELETE", token=b"good")) == expected
     assert stage.answers.asked == []
+
+
+def test_a_token_that_was_revoked_unnoticed_does_nothing_critical():
+    stage = staged(USER)
+
+    async def fresh(digest: str) -> bool:
+        return digest == USER.digest
+
+    stage.tenants.revoked = fresh
+    assert code(stage.ask(TENANT, method=b"DELETE", token=b"good")) == (401, "token-revoked")
+    assert (stage.answers.asked, stage.services.requests) == ([], [])
+
+
+def test_nor_does_one_whose_own_tenant_has_changed_unnoticed():
+    stage = staged(USER, **{"t-other": replace(PRO, tier="starter")})
+    other = b"/api/v1/tenants/t-other"
+    assert stage.ask(other, method=b"DELETE", token=b"good").status == 200
+
+    async def fresh(tenant_id: str) -> TenantFlags:
+        return TenantFlags(changed_at=NOW if tenant_id == "t-own" else None)
+
+    stage.tenants.flags = fresh
+    assert code(stage.ask(other, method=b"DELETE", token=b"good")) == (401, "token-stale")
+    assert len(stage.services.requests) == 1
 
 
 def test_a_hold_does_not_keep_anybody_from_paying():

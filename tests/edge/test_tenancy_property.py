@@ -181,7 +181,9 @@ class Pipeline:
             clock=clock,
             now=lambda: NOW,
             inheritance=Inheritance(hierarchy, store, lambda *_, **__: None, lambda: 0.0),
-            lookups=Lookups(self.answers, tenants, shared=None, telemetry=self.answers, now=lambda: NOW),
+            lookups=Lookups(
+                self.answers, tenants, revocations=tenants, shared=None, telemetry=self.answers, now=lambda: NOW
+            ),
         )
 
     def ask(self, token: str, kind: str, asked: Asked) -> tuple[Answer, list[Any]]:

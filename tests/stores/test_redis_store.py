@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from bakerygw.core.limits import Bucket, LimitRule, take, tenant_rule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.ports import AdmissionAsk, StoreUnavailable
+from bakerygw.ports import AdmissionAsk, StoreUnavailable, StoreUnreadable
 from bakerygw.stores.mirror import Mirror
 from bakerygw.stores.redis import MAX_BATCH, RedisStore
 from bakerygw.stores.redis_wire import Script
@@ -222,9 +222,9 @@ async def test_a_revocation_is_written_with_its_end_under_its_digest(store, redi
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_operator_is_told_that_flags_cannot_be_read(store, redis_server):
+async def test_an_operator_is_told_which_flag_cannot_be_read(store, redis_server):
     redis_server.command("SET", "tenant:t:subscription_changed_at", "soon")
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnreadable, match=r"^tenant:.*:subscription_changed_at in Redis is no time$"):
         await store.flags("t")
     await store.subscription_changed("t", 5.5)
     assert (await store.flags("t")).changed_at == 5.5

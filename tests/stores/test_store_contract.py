@@ -217,6 +217,12 @@ async def test_a_token_is_revoked_from_the_call_on_and_no_other_is(store):
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_store_itself_can_be_asked_for_a_revocation(store):
+    await store.revoke("a", time.time() + 60)
+    assert [await store.revoked(digest) for digest in ("a", "b")] == [True, False]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_revocation_is_in_force_before_the_store_has_answered(store):
     await store.admit(ask(digests=("a",)))
     revoking = Deferred.fromCoroutine(store.revoke("a", time.time() + 60))
