@@ -101,6 +101,11 @@ class Subjects:
         for user_id in [user_id for user_id, (subject, _) in self._held.items() if subject.name == name]:
             del self._held[user_id]
 
+    def doubt(self) -> None:
+        """The store may have lost what it held, such as a Redis that was started anew: read every key again."""
+        self._forgotten += 1
+        self._held.clear()
+
     def _keep(self, user_id: str, subject: Subject) -> None:
         self._held[user_id] = subject, self._clock.seconds() + MAX_AGE_S
         self._held.move_to_end(user_id)
