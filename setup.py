@@ -89,6 +89,7 @@ NOT_COMPILED = {
     "edge/answers.py",
     "edge/turns.py",
     "upstream/nominatim.py",
+    "runtime/oneway.py",  # a question now and then, over Twisted's own client
     "runtime/resolver.py",  # waits in threads
     "runtime/sockets.py",  # Twisted deletes attributes of transports, which those of compiled classes do not allow
     "upstream/names.py",  # exceptions below Twisted's and OSError

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     **dict.fromkeys(ADAPTERS, frozenset({"ports", "core", "runtime"})),
     "edge": frozenset({"ports", "core", "runtime"}),
     "realtime": frozenset({"edge", "ports", "core"}),
-    "admin": frozenset({"edge", "ports", "core"}),
+    "admin": frozenset({"edge", "ports", "core", "runtime"}),
     "lifecycle": BELOW_SERVICE - {"lifecycle"},
     "state": frozenset({"config", "ports", "stores", "upstream"}),
     "auditing": frozenset({"config", "core", "ports", "state", "stores", "telemetry"}),

@@ -14,12 +14,15 @@ from bakerygw.config.limits import FilePolicy
 from bakerygw.config.routes import KNOWN_SERVICES, _FileRoute, load_routes, load_routes_file
 from bakerygw.config.settings import Settings
 from bakerygw.core.claims import Claims, Subscription
-from bakerygw.core.cors import ALLOWED_HEADERS, EXPOSED
+from bakerygw.core.cors import ALLOWED_HEADERS, EXPOSED, CorsPolicy
 from bakerygw.core.http import Pairs
+from bakerygw.core.limits import LimitRule
 from bakerygw.core.outcome import Trace
-from bakerygw.core.problem import PROBLEMS
+from bakerygw.core.problem import PROBLEMS, Refused
+from bakerygw.core.routing import Route, Router
 from bakerygw.core.tenancy import TenantView
 from bakerygw.edge.admission import Grant
+from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.lifecycle import NEEDS_RESTART
 from bakerygw.ports import UpstreamFailed
@@ -173,13 +176,6 @@ class _Recorder:
         raise UpstreamFailed("upstream-unreachable", "connection_refused", "recorded")
 
 
-class _Value:
-    """Any value with these attributes."""
-
-    def __init__(self, **attributes: object) -> None:
-        self.__dict__.update(attributes)
-
-
 def sent_to_service() -> set[str]:
     """The names of all fields that the gateway itself adds, from a request of a demo session that brings none."""
     subscription = Subscription(tier="starter", status="active", valid_until=None)
@@ -189,22 +185,20 @@ def sent_to_service() -> set[str]:
     )  # fmt: skip
     view = TenantView(tenant_id="t", role="owner", subscription=subscription, own=True)
     services = _Recorder()
-    exchange = _Value(
-        head=make_head(target=b"/api/v1/sales", headers=[(b"Host", b"gw.example")]),
-        body=_Value(cap=None, failure=None, received=0),
+    limit = LimitRule(name="default", requests=1, window_s=1)
+    policies = Policies(
+        router=Router(()), cors=CorsPolicy(origins=frozenset()), credentials={}, upstreams=services,
+        general_limit=limit, auth_limit=limit, grace_days=7, max_body_bytes=1,
+    )  # fmt: skip
+    sending = Proxy(Clock()).send(
+        make_head(target=b"/api/v1/sales", headers=[(b"Host", b"gw.example")]),
+        b"",
+        route=Route(prefix="/api/v1/sales", template="/api/v1/sales/**", kind="proxy", service="sales"),
+        grant=Grant(claims=claims, view=view),
+        policies=policies,
+        trace=Trace(request_id="request-1", started=0.0, traceparent=b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01"),
     )
-    failure_of(
-        Deferred.fromCoroutine(
-            Proxy(Clock()).reply_to(
-                exchange,  # type: ignore[arg-type]
-                _Value(service="sales", max_body=None, first_byte_timeout_s=None),  # type: ignore[arg-type]
-                Grant(claims=claims, view=view),
-                _Value(upstreams=services, max_body_bytes=1),  # type: ignore[arg-type]
-                Trace(request_id="request-1", started=0.0, traceparent=b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01"),
-            )
-        ),
-        Exception,
-    )
+    failure_of(Deferred.fromCoroutine(sending), Refused)
     return {name.decode() for name, _ in services.headers} - {"Host"}
 
 

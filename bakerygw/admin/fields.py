@@ -1,16 +1,15 @@
 """The bodies of operators' calls: strict JSON, and refusals that name the member."""
 
 import json
-import unicodedata
 from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Final, NoReturn
 
+from bakerygw.core.documents import SHOWN_CHARS, is_printable, one_line
 from bakerygw.core.problem import Problem, Refused, refuse
 
 RETRY_AFTER_S: Final = 1
-UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Unicode categories that have no place in one line of text: controls, lone surrogates, line ends."""
+MAX_TIME_CHARS: Final = 40
 
 
 def read_object(body: bytes, fields: Collection[str]) -> dict[str, object]:
@@ -49,23 +48,39 @@ def text_of(members: dict[str, object], name: str, max_chars: int) -> str | None
         bad_field(name, "must be text")
     if len(value) > max_chars:
         bad_field(name, f"must have at most {max_chars} characters")
-    if any(unicodedata.category(char) in UNPRINTABLE for char in value):
+    if not is_printable(value):
         bad_field(name, "must be one line of printable text")
     return value.strip() or None
 
 
-def parse_time(text: str) -> datetime | None:
-    """ISO 8601 with an offset, in UTC; without one it would mean another moment at every reader."""
+def whole_number(value: object, name: str, least: int, most: int) -> int:
+    """A whole number within bounds. Raises `Refused` bad-request."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        bad_field(name, f"must be a whole number from {least} to {most}")
+    return value
+
+
+def time_of(members: dict[str, object], name: str) -> datetime | None:
+    """A moment in UTC; `None` if it is missing, null or empty. Raises `Refused` bad-request.
+
+    It has an offset: without one it would mean another moment at every reader.
+    """
+    text = text_of(members, name, MAX_TIME_CHARS)
+    if text is None:
+        return None
     try:
         moment = datetime.fromisoformat(text)
-        return moment.astimezone(UTC) if moment.utcoffset() is not None else None
+        in_utc = moment.astimezone(UTC) if moment.utcoffset() is not None else None
     except (ValueError, OverflowError):
-        return None
+        in_utc = None
+    if in_utc is None:
+        bad_field(name, "must be an ISO 8601 time with an offset, e.g. 2030-01-31T18:00:00Z")
+    return in_utc
 
 
 def bad_field(field: str, fault: str) -> NoReturn:
     """Refuse the body for one of its members. Raises `Refused` bad-request."""
-    shown = "".join(char if unicodedata.category(char) not in UNPRINTABLE else "?" for char in field[:64])
+    shown = one_line(field[:SHOWN_CHARS])
     raise refuse("bad-request", f"{shown} {fault}.", reason="admin-field", field=shown)
 
 

@@ -1,14 +1,14 @@
 """What operators may say of an API key: read strictly, and in one spelling each."""
 
 from collections.abc import Callable, Collection
-from datetime import datetime
 from ipaddress import IPv6Network, ip_network
 from typing import Final
 
-from bakerygw.admin.fields import bad_field, parse_time, read_object, text_of
+from bakerygw.admin.fields import bad_field, read_object, text_of, time_of, whole_number
 from bakerygw.core.api_keys import ApiKey
 from bakerygw.core.claims import MAX_UNIX_S, is_id
 from bakerygw.core.heads import METHODS
+from bakerygw.core.limits import MAX_REQUESTS, MAX_WINDOW_S
 from bakerygw.core.problem import Refused
 from bakerygw.core.routing import TENANTS, WILDCARD, Router, check_target
 
@@ -28,8 +28,6 @@ MAX_NAME_CHARS: Final = 100
 MAX_BY_CHARS: Final = 200
 MAX_PATH_CHARS: Final = 200
 MAX_ITEMS: Final = 50
-MAX_REQUESTS: Final = 1_000_000
-MAX_WINDOW_S: Final = 86_400
 MAX_LIFE_S: Final = 10 * 366 * 86_400
 
 
@@ -52,13 +50,6 @@ def new_record(body: bytes, key_id: str, router: Router, now: float) -> ApiKey:
         revoked_at=None,
         secrets=(),
     )
-
-
-def whole_number(value: object, name: str, least: int, most: int) -> int:
-    """A whole number within bounds. Raises `Refused` bad-request."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        bad_field(name, f"must be a whole number from {least} to {most}")
-    return value
 
 
 def _required(members: dict[str, object], name: str, max_chars: int) -> str:
@@ -147,15 +138,12 @@ def _limit(value: object) -> tuple[int, int] | None:
 
 
 def _expiry(members: dict[str, object], now: float) -> float | None:
-    raw, seconds = text_of(members, "expires_at", 40), members.get("expires_in")
-    if raw is not None and seconds is not None:
+    moment, seconds = time_of(members, "expires_at"), members.get("expires_in")
+    if moment is not None and seconds is not None:
         bad_field("expires_in", "cannot go with expires_at; send one of them")
     if seconds is not None:
         return float(int(now) + whole_number(seconds, "expires_in", 1, MAX_LIFE_S))
-    moment: datetime | None = parse_time(raw) if raw is not None else None
     if moment is None:
-        if raw is not None:
-            bad_field("expires_at", "must be an ISO 8601 time with an offset, e.g. 2030-01-31T18:00:00Z")
         return None
     expires_at = moment.timestamp()
     if not now < expires_at <= MAX_UNIX_S:

@@ -1,10 +1,10 @@
 """Operators' calls on API keys: make one, list them, give one a new secret, revoke it."""
 
 import secrets
-from collections.abc import Callable, Coroutine, Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, Final, TypeVar
+from typing import ClassVar, Final
 from urllib.parse import parse_qsl
 
 from twisted.internet.defer import Deferred
@@ -12,9 +12,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from bakerygw.admin.audited import audited
 from bakerygw.admin.calls import Call, Table
-from bakerygw.admin.fields import bad_field, read_object, state_unavailable, text_of
-from bakerygw.admin.key_fields import MAX_BY_CHARS, new_record, whole_number
+from bakerygw.admin.fields import bad_field, read_object, state_unavailable, text_of, whole_number
+from bakerygw.admin.key_fields import MAX_BY_CHARS, new_record
 from bakerygw.core.api_keys import ID_BYTES, SECRET_BYTES, ApiKey, is_key_id, key_id_from, sealed, spelt
 from bakerygw.core.claims import is_id
 from bakerygw.core.http import Reply, RequestHead
@@ -22,8 +23,7 @@ from bakerygw.core.problem import refuse
 from bakerygw.core.routing import Router
 from bakerygw.edge.healthpages import iso_time, json_reply
 from bakerygw.ports import Audit, KeyStore, KeyUnreadable, RevocationStore, StoreUnavailable, TenantStore
-
-T = TypeVar("T")
+from bakerygw.runtime.shield import shielded
 
 PAGE: Final = 100
 """Keys in one answer, unless fewer are asked for."""
@@ -133,16 +133,19 @@ class KeyCalls:
         ][: MAX_SECRETS - 1]
         after = replace(before, secrets=(sealed(before, key, self._pepper(), now), *old))
         kept = {its.digest for its in old if its.until is None or its.until > now}
-        await _to_its_end(self._rotate(head, by, before, after, kept))
-        if 0 < overlap_s <= REREAD_S:
-            self._clock.callLater(overlap_s, self._end_overlap, before)
+        # An operator who hangs up leaves nothing half done.
+        await shielded(self._rotate(head, by, before, after, kept=kept, overlap_s=overlap_s))
         return json_reply({"key": key.decode("ascii"), **self._document(after)})
 
-    async def _rotate(self, head: RequestHead, by: str, before: ApiKey, after: ApiKey, kept: Set[str]) -> None:
+    async def _rotate(
+        self, head: RequestHead, by: str, before: ApiKey, after: ApiKey, *, kept: Set[str], overlap_s: int
+    ) -> None:
         with self._changing("admin.key.rotated", head, by, before, after):
             if not await self._keys.change(before, after):
                 raise StoreUnavailable("changed meanwhile")
             await self._put_out_of_force(before, kept)
+        if 0 < overlap_s <= REREAD_S:
+            self._clock.callLater(overlap_s, self._end_overlap, before)
 
     async def revoke(self, head: RequestHead, body: bytes, key_id: str) -> Reply:
         """Revoke the key and every secret of it, on all instances; to repeat it is no error."""
@@ -152,7 +155,7 @@ class KeyCalls:
                 before = await self._found(key_id)
             except KeyUnreadable:
                 return await self._drop(head, by, key_id)
-        return json_reply(self._document(await _to_its_end(self._revoke(head, by, before))))
+        return json_reply(self._document(await shielded(self._revoke(head, by, before))))
 
     async def _revoke(self, head: RequestHead, by: str, before: ApiKey) -> ApiKey:
         after = replace(before, revoked_at=before.revoked_at or self._now())
@@ -218,27 +221,22 @@ class KeyCalls:
     def _changing(
         self, event: str, head: RequestHead, by: str, before: ApiKey | None, after: ApiKey | None, *, key_id: str = ""
     ) -> Iterator[None]:
-        """Audit one change; one that was not confirmed may have happened, so it is audited too."""
-        record, outcome = after or before, "unconfirmed"
-        try:
+        """Audit one change of a key."""
+        record = after or before
+        with audited(
+            self._audit,
+            event,
+            head,
+            self._now,
+            unconfirmed="The store did not confirm the change, or somebody else made one; look at the key, then "
+            "repeat it.",
+            by=by,
+            key_id=record.key_id if record else key_id,
+            tenant_id=record.tenant_id if record else None,
+            before=self._document(before) if before else None,
+            after=self._document(after) if after else None,
+        ):
             yield
-            outcome = "done"
-        except (StoreUnavailable, KeyUnreadable) as error:
-            detail = "The store did not confirm the change, or somebody else made one; look at the key, then repeat it."
-            raise state_unavailable(detail) from error
-        finally:
-            self._audit(
-                event,
-                who="admin",
-                by=by,
-                client=head.client,
-                when=iso_time(self._now()),
-                key_id=record.key_id if record else key_id,
-                tenant_id=record.tenant_id if record else None,
-                before=self._document(before) if before else None,
-                after=self._document(after) if after else None,
-                outcome=outcome,
-            )
 
     def _shown(self, record: ApiKey, last_used: float | None) -> dict[str, object]:
         return {**self._document(record), "last_used_at": iso_time(last_used)}
@@ -264,13 +262,6 @@ class KeyCalls:
             "expires_at": iso_time(record.expires_at),
             "revoked_at": iso_time(record.revoked_at),
         }
-
-
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns. An operator who hangs up does not leave it half done: it goes on, for nobody to see."""
-    told: Deferred[T] = Deferred()
-    Deferred.fromCoroutine(work).addBoth(told.callback)
-    return await told
 
 
 def _status(record: ApiKey, now: float) -> str:

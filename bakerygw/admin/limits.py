@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from math import ceil
 from typing import Final
 
+from bakerygw.admin.audited import audited
 from bakerygw.admin.calls import Call, Table
-from bakerygw.admin.fields import bad_field, parse_time, read_object, state_unavailable, text_of
+from bakerygw.admin.fields import bad_field, read_object, state_unavailable, text_of, time_of, whole_number
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.limits import (
     MAX_REQUESTS,
@@ -132,26 +133,10 @@ class TenantLimitCalls:
         after: TenantLimit | None,
         change: Awaitable[None],
     ) -> Reply:
-        """Carry out one change and audit it; one that was not confirmed may have happened, so it is audited too."""
-        outcome = "unconfirmed"
-        try:
+        """Carry out one change and audit it."""
+        told_before, told_after = _document(before), _document(after)
+        with audited(self._audit, event, head, self._now, tenant_id=tenant_id, before=told_before, after=told_after):
             await change
-            outcome = "done"
-        except StoreUnavailable as error:
-            raise state_unavailable(
-                "The store did not confirm the change; look at the tenant, or repeat it."
-            ) from error
-        finally:
-            self._audit(
-                event,
-                who="admin",
-                client=head.client,
-                when=iso_time(self._now()),
-                tenant_id=tenant_id,
-                before=_document(before),
-                after=_document(after),
-                outcome=outcome,
-            )
         return json_reply({"tenant_id": tenant_id, "for_a_time": _document(after)})
 
     def _parse(self, body: bytes) -> TenantLimit:
@@ -161,8 +146,8 @@ class TenantLimitCalls:
         if not isinstance(shadow, bool):
             bad_field("shadow", "must be true or false")
         rule = tenant_rule(
-            _whole(members, "requests", MAX_REQUESTS),
-            _whole(members, "window_seconds", MAX_WINDOW_S),
+            whole_number(members.get("requests"), "requests", 1, MAX_REQUESTS),
+            whole_number(members.get("window_seconds"), "window_seconds", 1, MAX_WINDOW_S),
             shadow=shadow,
             until=self._until(members),
         )
@@ -175,25 +160,15 @@ class TenantLimitCalls:
 
     def _until(self, members: dict[str, object]) -> float:
         """The end, a whole second, as it is stored."""
-        now, text = self._now(), text_of(members, "until", 40)
-        if (text is None) == (members.get("for_seconds") is None):
+        now, until = self._now(), time_of(members, "until")
+        if (until is None) == (members.get("for_seconds") is None):
             bad_field("until", f"or for_seconds, one of them, must say when the limit ends, in at most {MAX_DAYS} days")
-        if text is None:
-            return float(ceil(now + _whole(members, "for_seconds", MAX_SECONDS)))
-        until = parse_time(text)
         if until is None:
-            bad_field("until", "must be an ISO 8601 time with an offset, e.g. 2030-01-31T18:00:00Z")
+            return float(ceil(now + whole_number(members.get("for_seconds"), "for_seconds", 1, MAX_SECONDS)))
         ends = float(ceil(until.timestamp()))
         if not now < ends <= now + MAX_SECONDS + 1:
             bad_field("until", f"must lie in the future, at most {MAX_DAYS} days ahead")
         return ends
-
-
-def _whole(members: dict[str, object], name: str, most: int) -> int:
-    value = members.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        bad_field(name, f"must be a whole number from 1 to {most}")
-    return value
 
 
 def _document(limit: TenantLimit | None) -> dict[str, object] | None:

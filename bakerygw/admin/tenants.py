@@ -7,8 +7,9 @@ from typing import ClassVar, Final
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
+from bakerygw.admin.audited import audited
 from bakerygw.admin.calls import Call, Table
-from bakerygw.admin.fields import bad_field, parse_time, read_object, state_unavailable, text_of
+from bakerygw.admin.fields import bad_field, read_object, state_unavailable, text_of, time_of
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.edge.healthpages import iso_time, json_reply
@@ -122,26 +123,19 @@ class TenantCalls:
     async def disconnect(self, head: RequestHead, body: bytes, tenant_id: str) -> Reply:
         """End the tenant's open streams and requests, here and on every instance that listens."""
         read_object(body, ())
-        ended, instances, outcome = self._cut(tenant_id), 0, "unconfirmed"
-        try:
-            instances = await self._signals.send("disconnect", tenant_id)
-            outcome = "done"
-        except StoreUnavailable as error:
-            raise state_unavailable(
-                f"{ended} ended on this instance; the others could not be told. Repeat the call."
-            ) from error
-        finally:
-            self._audit(
-                "admin.tenant.disconnected",
-                who="admin",
-                client=head.client,
-                when=iso_time(self._now()),
-                tenant_id=tenant_id,
-                before={"open": ended},
-                after={"open": 0},
-                instances=instances,
-                outcome=outcome,
-            )
+        ended, instances = self._cut(tenant_id), 0
+        with audited(
+            self._audit,
+            "admin.tenant.disconnected",
+            head,
+            self._now,
+            unconfirmed=f"{ended} ended on this instance; the others could not be told. Repeat the call.",
+            tenant_id=tenant_id,
+            before={"open": ended},
+            after={"open": 0},
+            instances=instances,
+        ) as told:
+            told["instances"] = instances = await self._signals.send("disconnect", tenant_id)
         return json_reply({"tenant_id": tenant_id, "ended": ended, "instances": instances}, status=202)
 
     async def _flags(self, tenant_id: str) -> TenantFlags:
@@ -160,26 +154,10 @@ class TenantCalls:
         after: TenantFlags,
         change: Awaitable[None],
     ) -> Reply:
-        """Carry out one change and audit it; one that was not confirmed may have happened, so it is audited too."""
-        outcome = "unconfirmed"
-        try:
+        """Carry out one change and audit it."""
+        told_before, told_after = _flags_document(before), _flags_document(after)
+        with audited(self._audit, event, head, self._now, tenant_id=tenant_id, before=told_before, after=told_after):
             await change
-            outcome = "done"
-        except StoreUnavailable as error:
-            raise state_unavailable(
-                "The store did not confirm the change; look at the tenant, or repeat it."
-            ) from error
-        finally:
-            self._audit(
-                event,
-                who="admin",
-                client=head.client,
-                when=iso_time(self._now()),
-                tenant_id=tenant_id,
-                before=_flags_document(before),
-                after=_flags_document(after),
-                outcome=outcome,
-            )
         return json_reply(_document(tenant_id, after))
 
     def _parse_hold(self, body: bytes) -> ReadOnly:
@@ -191,12 +169,9 @@ class TenantCalls:
         )
 
     def _until(self, members: dict[str, object]) -> str | None:
-        raw = text_of(members, "until", 40)
-        if raw is None:
-            return None
-        until = parse_time(raw)
+        until = time_of(members, "until")
         if until is None:
-            bad_field("until", "must be an ISO 8601 time with an offset, e.g. 2030-01-31T18:00:00Z")
+            return None
         if until.timestamp() <= self._now():
             bad_field("until", "must lie in the future")
         return until.isoformat().replace("+00:00", "Z")

@@ -96,14 +96,14 @@ def forward_headers(head: RequestHead, owed: Pairs, *, via: bytes) -> Pairs:
     request id, trace); it is appended last, so no `Connection` option of the client can take it away. `via` is the
     gateway's own entry, e.g. `1.1 bakerygw` (RFC 9110 section 7.6.3). Host and framing are the connection's affair.
     A name with `_` never passes: many frameworks read `X_User_Id` and `X-User-Id` as the same variable. Nor does an API
-    key, which is for the gateway alone.
+    key, which is for the gateway alone, also where it is mistaken for a bearer token.
     """
     dropped = _NEVER_TO_SERVICE if _continues_trace(head, owed) else _NEVER_TO_SERVICE_NOR_TRACESTATE
     fields = head.fields
     if b"connection" in fields:
         dropped = dropped | _options(fields[b"connection"])
     for value in fields.get(b"authorization", ()):
-        if value[:6].lower() == b"apikey":
+        if value[7:12] == b"bkry_" or (value[:1] in (b"A", b"a") and value[:6].lower() == b"apikey"):
             dropped = dropped | {b"authorization"}
     kept = []
     for pair in head.headers:

@@ -23,7 +23,7 @@ from bakerygw.core.tenancy import (
 from bakerygw.core.values import value
 from bakerygw.edge.credentials import presented
 from bakerygw.edge.keys import MISPLACED, KeyDesk, looks_like_key, revoked_key
-from bakerygw.edge.limiting import buckets_of, limit_refusal
+from bakerygw.edge.limiting import buckets_of, budgets_of, limit_refusal
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import (
     AdmissionAsk,
@@ -117,8 +117,7 @@ class Admission:
             buckets = buckets_of(head, match, None, policies, None)
             ask = AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests)
         else:
-            effective = tenants[-1] if tenants else None
-            buckets = buckets_of(head, match, known, policies, effective)
+            buckets, effective = budgets_of(head, match, known, policies, tenants[-1] if tenants else None)
             if known.is_demo or (match is not None and match.route.action == "limits"):
                 ask = AdmissionAsk(
                     buckets=buckets,

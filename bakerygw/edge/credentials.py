@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Protocol
 
-from bakerygw.core.claims import bearer_token
+from bakerygw.core.claims import Claims, bearer_token
 from bakerygw.core.http import RequestHead
 from bakerygw.edge.keys import api_key, is_api_key
 from bakerygw.ports import Scheme
@@ -14,6 +14,9 @@ class SessionCookies(Protocol):
 
     def presented(self, head: RequestHead) -> bytes | None:
         """The id of the request's session, if it has one. Raises `Refused` for what a foreign page may have sent."""
+
+    async def renewed_elsewhere(self, claims: Claims) -> bool:
+        """Whether the session of these claims has newer tokens; from here on they are those known."""
 
 
 def presented(

@@ -32,6 +32,8 @@ class Crowd:
 
         Sessions of the demo are not counted with the tenant's other requests.
         """
+        if exchange.party is not None:
+            return  # it is counted
         view = grant.view
         if view is None:
             subject = "addr:" + client_subject(exchange.head.client)

@@ -1,6 +1,5 @@
 """What other services said, remembered for some minutes: asked once for all who want it at the same time."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from functools import partial
 from hashlib import sha256
@@ -13,6 +12,7 @@ from twisted.python.failure import Failure
 
 from bakerygw.core.claims import ClaimsError, Subscription
 from bakerygw.core.facts import read_fact, write_fact
+from bakerygw.core.recent import Recent
 from bakerygw.ports import LookupFailed, LookupTelemetry, SharedFacts
 
 TTL_S: Final = 300.0
@@ -59,12 +59,13 @@ class Facts(Generic[T]):
         """`what` names the kind, in metrics and keys. `read` makes a value of parsed JSON or raises `ClaimsError`.
 
         After a failure nothing is asked about the subject for `pause_s`; with `pause_all`, after a service that did not
-        answer, about no subject. Without `shared` each instance asks for itself. `now`: Unix seconds.
+        answer, about no subject on the same side of the demo's border (what stands before its colon). Without `shared`
+        each instance asks for itself. `now`: Unix seconds.
         """
         self._what, self._read, self._pause_s, self._pause_all = what, read, pause_s, pause_all
-        self._shared, self._telemetry, self._now, self._size = shared, telemetry, now, size
-        self._known: OrderedDict[str, _Known[T]] = OrderedDict()
-        self._pauses: OrderedDict[tuple[str, str], tuple[float, LookupFailed]] = OrderedDict()
+        self._shared, self._telemetry, self._now = shared, telemetry, now
+        self._known: Recent[str, _Known[T]] = Recent(size)
+        self._pauses: Recent[tuple[str, str], tuple[float, LookupFailed]] = Recent(MAX_PAUSES)
         self._flights: dict[str, _Flight[T]] = {}
 
     async def about(
@@ -95,27 +96,16 @@ class Facts(Generic[T]):
         older = self._known.get(subject)
         if older is not None and older[1] > asked_at:
             return
-        self._keep(subject, (value, asked_at))
+        self._known.put(subject, (value, asked_at))
         if self._shared is not None:
             offer = Deferred.fromCoroutine(
                 self._shared.put(self._key(subject), write_fact(value, asked_at), ttl_s=TTL_S)
             )
             offer.addErrback(self._broken)
 
-    def _keep(self, subject: str, known: _Known[T]) -> None:
-        self._known[subject] = known
-        self._known.move_to_end(subject)
-        if len(self._known) > self._size:
-            self._known.popitem(last=False)
-
     def _remembered(self, subject: str, since: float | None) -> _Known[T] | None:
         known = self._known.get(subject)
-        if known is None:
-            return None
-        if not self._is_good(known, since):
-            return None
-        self._known.move_to_end(subject)
-        return known
+        return self._known.use(subject) if known is not None and self._is_good(known, since) else None
 
     def _is_good(self, known: _Known[T], since: float | None) -> bool:
         """Whether it is young enough, and was asked for after what has changed since.
@@ -131,7 +121,7 @@ class Facts(Generic[T]):
         """What another instance has learnt, else what the service says."""
         shared = await self._offered(subject)
         if shared is not None and self._is_good(shared, since):
-            self._keep(subject, shared)
+            self._known.put(subject, shared)
             self._telemetry.looked_up(self._what, "shared")
             return shared
         asked_at = self._now()
@@ -166,17 +156,14 @@ class Facts(Generic[T]):
         if _depends_on_caller(failed):
             scope = subject, who
         elif self._pause_all and failed.kind in ("timeout", "unreachable"):
-            scope = "", ""
+            scope = _side(subject), ""
         else:
             scope = subject, ""
-        self._pauses[scope] = self._now() + self._pause_s, failed
-        self._pauses.move_to_end(scope)
-        if len(self._pauses) > MAX_PAUSES:
-            self._pauses.popitem(last=False)
+        self._pauses.put(scope, (self._now() + self._pause_s, failed))
 
     def _check_pause(self, subject: str, who: str) -> None:
-        """Ask nothing that has just failed: for anything, for anybody, or for this user."""
-        for scope in (("", ""), (subject, ""), (subject, who)):
+        """Ask nothing that has just failed: for anything on its side, for anybody, or for this user."""
+        for scope in ((_side(subject), ""), (subject, ""), (subject, who)):
             pause = self._pauses.get(scope)
             if pause is None:
                 continue
@@ -184,7 +171,7 @@ class Facts(Generic[T]):
             if 0 < until - self._now() <= self._pause_s:
                 self._telemetry.looked_up(self._what, "paused")
                 raise LookupFailed(failed.kind, failed.cause, retry_after_s=failed.retry_after_s)
-            del self._pauses[scope]
+            self._pauses.drop(scope)
 
     # flights
 
@@ -229,6 +216,11 @@ class Facts(Generic[T]):
     def _broken(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
             self._log.failure("lookup.crashed", failure)
+
+
+def _side(subject: str) -> str:
+    """The services behind it: those of the demo may fail for themselves."""
+    return subject.partition(":")[0]
 
 
 def _depends_on_caller(failed: LookupFailed) -> bool:

@@ -1,16 +1,18 @@
 """The public port: the order of every decision about a request, in one function."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
+from bakerygw.core.claims import Claims
 from bakerygw.core.heads import ALLOW
 from bakerygw.core.http import Pairs, Reply, RequestHead
 from bakerygw.core.limits import limit_headers
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Refused, refuse
 from bakerygw.core.routing import Action, Match, Route
-from bakerygw.edge.admission import PUBLIC, Admission, Confirmed, Grant, state_unavailable
+from bakerygw.edge.admission import PUBLIC, Admission, Caller, Grant
 from bakerygw.edge.conversation import Conversation, standing_headers
 from bakerygw.edge.crowd import Crowd
 from bakerygw.edge.exchange import Exchange
@@ -23,6 +25,11 @@ from bakerygw.ports import Telemetry
 LocalPage = Callable[[RequestHead], Reply]
 Handler = Callable[[Exchange, Route, Grant, Policies, Trace], Awaitable[Reply]]
 """Answers a request that was let pass; may raise `Refused`."""
+
+_BY_TOKEN: Final = frozenset(
+    {"token-stale", "tenant-forbidden", "tier-required", "subscription-expired", "subscription-inactive"}
+)
+"""Refusals, all of them before any handler, that another access token of the same user may not meet."""
 
 
 class Gateway(Conversation):
@@ -39,12 +46,11 @@ class Gateway(Conversation):
         telemetry: Telemetry,
         clock: IReactorTime,
         now: Callable[[], float],
-        inheritance: Inheritance | None = None,
-        lookups: Lookups | None = None,
+        inheritance: Inheritance,
+        lookups: Lookups,
     ) -> None:
         """`pages` answers the gateway's own public routes, by their prefix, and `handlers` the routes with an action;
-        `now` gives Unix seconds; without `inheritance` no tenant opens another; without `lookups` nothing is known but
-        what tokens tell, and nothing critical is done."""
+        `now` gives Unix seconds."""
         super().__init__(self.reply_to, standing=self._standing_for, ended=telemetry.ended, clock=clock)
         self.policies = policies
         """The policies in force; assign to swap them for requests to come."""
@@ -56,13 +62,17 @@ class Gateway(Conversation):
         self._inheritance = inheritance
         self._lookups = lookups
 
-    async def reply_to(self, exchange: Exchange, trace: Trace) -> Reply:
-        """The whole life of a request, in order; a `Refused` at any step is its answer."""
+    async def reply_to(self, exchange: Exchange, trace: Trace, *, again: bool = False) -> Reply:
+        """The whole life of a request, in order; a `Refused` at any step is its answer.
+
+        `again`: the request of a session whose tokens were renewed on another instance, judged by the new ones.
+        """
         head, policies, admission = exchange.head, self.policies, self._admission
         match, unroutable = self._match(head, policies)
         if match is not None:
             trace.route = match.route.template
-        self._telemetry.began(trace)
+        if not again:
+            self._telemetry.began(trace)
         policies.require_secure(head)
         unlimited = self._unlimited(head, match, policies)
         if unlimited is not None:
@@ -82,47 +92,39 @@ class Gateway(Conversation):
                     claims, state = await admission.authenticate(
                         head, match, caller, state, policies=policies, trace=trace
                     )
-                if claims.tenant_access and self._inheritance is not None:
-                    child = self._inheritance.child_of(head, match, claims)
-                    if child is not None:
-                        asked = len(state.levels)
-                        claims, state = await self._inheritance.extend(
-                            child, head, match, claims, state=state, policies=policies
-                        )
-                        owed = limit_headers(state.levels)
-                        admission.check_limit(state.levels[asked:], caller, trace)
-                view = admission.tenant_of(head, match, claims, state, trace)
-                if self._lookups is not None and (view.subscription is None or claims.email is None):
-                    about = Inquiry(
-                        head=head, route=match.route, claims=claims, caller=caller, policies=policies, trace=trace
+                child = self._inheritance.child_of(head, match, claims)
+                if child is not None:
+                    paid = len(state.levels)
+                    claims, state = await self._inheritance.extend(
+                        child, head, match, claims, state=state, policies=policies
                     )
+                    owed = limit_headers(state.levels)
+                    admission.check_limit(state.levels[paid:], caller, trace)
+                view = admission.tenant_of(head, match, claims, state, trace)
+                if view.subscription is None or claims.email is None:
+                    about = _inquiry(head, match, claims, caller, policies=policies, trace=trace)
                     view = await self._lookups.complete(about, view, state)
                 owed += admission.check_subscription(match.route, view, self._now(), policies)
                 admission.check_writable(head, match.route, view, state)
-                grant = Grant(claims=claims, view=view, levels=state.levels, caller=caller)
+                confirmed = None
                 if head.method in match.route.critical:
-                    grant = await self._confirmed(head, match.route, grant, policies, trace)
+                    # Under way from here on, so that no tenant has that service answer its questions alone.
+                    self.crowd.enter(exchange, Grant(claims=claims, view=view), policies.max_concurrent, trace)
+                    about = _inquiry(head, match, claims, caller, policies=policies, trace=trace)
+                    view, confirmed = await self._lookups.confirm(about, view)
+                grant = Grant(claims=claims, view=view, levels=state.levels, caller=caller, confirmed=confirmed)
             reply = await self._handle(exchange, match.route, grant, policies, trace)
         except Refused as refusal:
+            if not again and refusal.problem.code in _BY_TOKEN and await self._outdated(caller, policies):
+                return await self.reply_to(exchange, trace, again=True)
             reply = self.refused(refusal, trace)
         return reply.with_headers(owed)
 
-    async def _confirmed(
-        self, head: RequestHead, route: Route, grant: Grant, policies: Policies, trace: Trace
-    ) -> Grant:
-        """The grant for a critical operation, once the tenant service has been asked."""
-        lookups, claims, view, caller = self._lookups, grant.claims, grant.view, grant.caller
-        if lookups is None or claims is None or view is None or caller is None:
-            raise state_unavailable("no-lookups")
-        about = Inquiry(head=head, route=route, claims=claims, caller=caller, policies=policies, trace=trace)
-        view, found = await lookups.confirm(about, view)
-        return Grant(
-            claims=claims,
-            view=view,
-            levels=grant.levels,
-            caller=caller,
-            confirmed=Confirmed(subscription=found, again=lookups.asking(about, view)),
-        )
+    async def _outdated(self, caller: Caller, policies: Policies) -> bool:
+        """Whether the caller was judged by a token in whose place its session has another one, by now known here."""
+        if caller.scheme != "session" or caller.known is None or policies.sessions is None:
+            return False
+        return await policies.sessions.renewed_elsewhere(caller.known)
 
     def _match(self, head: RequestHead, policies: Policies) -> tuple[Match | None, Refused | None]:
         """The route; or why the path can't be routed, to be told once somebody's budget has paid for it."""
@@ -158,3 +160,9 @@ class Gateway(Conversation):
 
     def _standing_for(self, head: RequestHead, trace: Trace) -> Pairs:
         return (*standing_headers(trace), *self.policies.standing(head))
+
+
+def _inquiry(
+    head: RequestHead, match: Match, claims: Claims, caller: Caller, *, policies: Policies, trace: Trace
+) -> Inquiry:
+    return Inquiry(head=head, route=match.route, claims=claims, caller=caller, policies=policies, trace=trace)

@@ -1,12 +1,12 @@
 """Access to a tenant by way of one that it is part of: asked for when nothing else opens it, and answered for."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
 from bakerygw.core.claims import Claims
 from bakerygw.core.hierarchy import covering_entry, possible_child, with_child
 from bakerygw.core.http import RequestHead
+from bakerygw.core.recent import Seldom
 from bakerygw.core.routing import Match
 from bakerygw.core.tenancy import is_stale
 from bakerygw.edge.admission import state_unavailable
@@ -26,11 +26,11 @@ class Inheritance:
     def __init__(self, hierarchy: Hierarchy, store: AdmissionStore, audit: Audit, seconds: Callable[[], float]) -> None:
         """`seconds` is a monotonic clock."""
         self._hierarchy, self._store, self._audit, self._seconds = hierarchy, store, audit, seconds
-        self._told: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        self._told: Seldom[tuple[str, str, str]] = Seldom(AUDIT_EVERY_S, MAX_AUDITED)
 
     def child_of(self, head: RequestHead, match: Match, claims: Claims) -> str | None:
         """The tenant that the request names, if it is open by inheritance or not at all; `None` costs 0.3 µs."""
-        if not match.route.tenant:
+        if not claims.tenant_access or not match.route.tenant:
             return None
         return possible_child(claims, match.tenant_id, head.fields.get(b"x-tenant-id", ()))
 
@@ -68,12 +68,5 @@ class Inheritance:
         return extended, AdmissionState(levels=levels, flags=flags, revoked=state.revoked)
 
     def _tell(self, claims: Claims, child: str, via: str, client: str) -> None:
-        use, now = (claims.user_id, child, via), self._seconds()
-        told = self._told.get(use)
-        if told is not None and now - told < AUDIT_EVERY_S:
-            return
-        self._told[use] = now
-        self._told.move_to_end(use)
-        if len(self._told) > MAX_AUDITED:
-            self._told.popitem(last=False)
-        self._audit("tenant.parent_used", user_id=claims.user_id, tenant_id=child, via=via, client=client)
+        if self._told.is_due((claims.user_id, child, via), self._seconds()):
+            self._audit("tenant.parent_used", user_id=claims.user_id, tenant_id=child, via=via, client=client)

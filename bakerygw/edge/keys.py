@@ -1,6 +1,5 @@
 """API keys on the public port: how one is presented, how it is refused, and who is told of its use."""
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Final
 
@@ -12,6 +11,7 @@ from bakerygw.core.claims import Claims
 from bakerygw.core.http import RequestHead
 from bakerygw.core.key_terms import KeyTerms
 from bakerygw.core.problem import Problem, Refused
+from bakerygw.core.recent import Seldom
 from bakerygw.ports import Audit, StoreUnavailable, TokenRefused
 from bakerygw.runtime.task import Task
 
@@ -79,15 +79,15 @@ class KeyDesk:
     ) -> None:
         """`attempted` is told how each attempt ended: ok, or a problem's code."""
         self._audit, self._attempted, self._used, self._now = audit, attempted, used, now
-        self._noted: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._noted: Seldom[tuple[str, str]] = Seldom(USED_EVERY_S, MAX_NOTED)
 
     def used(self, claims: Claims, key: KeyTerms, head: RequestHead) -> None:
         """The key has opened its tenant to a request."""
         self._attempted("ok")
         now = self._now()
-        if self._is_due((key.key_id, head.client), now):
+        if self._noted.is_due((key.key_id, head.client), now):
             self._audit("key.used", key_id=key.key_id, tenant_id=claims.tenant_id, client=head.client)
-        if self._is_due((key.key_id, ""), now):
+        if self._noted.is_due((key.key_id, ""), now):
             Task(self._note(key.key_id, now), self._not_noted)
 
     def refused(self, refused: TokenRefused, secret: bytes, head: RequestHead) -> Refused:
@@ -105,17 +105,6 @@ class KeyDesk:
         told = {"key_id": key_id, "tenant_id": tenant_id, "reason": problem.reason}
         known = {name: text for name, text in told.items() if text}
         self._audit("key.refused", client=head.client, code=problem.code, **known)
-
-    def _is_due(self, what: tuple[str, str], now: float) -> bool:
-        noted = self._noted
-        last = noted.get(what)
-        if last is not None and 0 <= now - last < USED_EVERY_S:
-            return False
-        noted[what] = now
-        noted.move_to_end(what)
-        if len(noted) > MAX_NOTED:
-            noted.popitem(last=False)
-        return True
 
     async def _note(self, key_id: str, at: float) -> None:
         try:

@@ -5,6 +5,7 @@ from typing import Final
 
 from bakerygw.core.claims import Claims
 from bakerygw.core.heads import client_subject
+from bakerygw.core.hierarchy import possible_child
 from bakerygw.core.http import RequestHead
 from bakerygw.core.limits import Bucket, Level, LimitRule, tenant_subject, whole_seconds
 from bakerygw.core.problem import Problem, Refused
@@ -44,6 +45,22 @@ def buckets_of(
         if stack is not None:
             buckets = (*buckets, *_stacked(head, stack, known, tenant_id))
     return buckets
+
+
+def budgets_of(
+    head: RequestHead, match: Match | None, known: Claims, policies: Policies, tenant_id: str | None
+) -> tuple[tuple[Bucket, ...], str | None]:
+    """The buckets of a verified caller, and the tenant whose limit for a time holds; `tenant_id` as for `buckets_of`.
+
+    Where another tenant is named that may be open by inheritance, none of the token's own tenant: those of the tenant
+    itself are taken from once it turns out to be open.
+    """
+    buckets = buckets_of(head, match, known, policies, tenant_id)
+    if not known.tenant_access or tenant_id != known.tenant_id or match is None or not match.route.tenant:
+        return buckets, tenant_id
+    if possible_child(known, match.tenant_id, head.fields.get(b"x-tenant-id", ())) is None:
+        return buckets, tenant_id
+    return tuple(bucket for bucket in buckets if bucket.rule.by != "tenant"), None
 
 
 def tenant_buckets(route: Route, known: Claims, policies: Policies, tenant_id: str) -> tuple[Bucket, ...]:

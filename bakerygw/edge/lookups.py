@@ -1,9 +1,8 @@
 """What a token leaves out, looked up before it is judged; and what a critical operation has to have confirmed."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from twisted.logger import Logger
 
@@ -11,6 +10,7 @@ from bakerygw.core.claims import Claims, Subscription, email_from, subscription_
 from bakerygw.core.http import Pairs, RequestHead
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
+from bakerygw.core.recent import Recent
 from bakerygw.core.routing import Route
 from bakerygw.core.tenancy import (
     TenantView,
@@ -25,7 +25,7 @@ from bakerygw.core.tenancy import (
     with_subscription,
 )
 from bakerygw.core.values import value
-from bakerygw.edge.admission import Caller, state_unavailable
+from bakerygw.edge.admission import Caller, Confirmed, state_unavailable
 from bakerygw.edge.facts import Facts
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import (
@@ -76,7 +76,7 @@ class Lookups:
     ) -> None:
         """Without `shared` each instance asks for itself. `now` gives Unix seconds."""
         self._enquiries, self._tenants, self._telemetry, self._now = enquiries, tenants, telemetry, now
-        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._seen: Recent[tuple[str, str], bool] = Recent(MAX_SEEN)
         self._subscriptions: Facts[Subscription] = Facts(
             "subscription",
             read=subscription_from,
@@ -107,8 +107,8 @@ class Lookups:
             view = await self._with_email(about, view)
         return view
 
-    async def confirm(self, about: Inquiry, view: TenantView) -> tuple[TenantView, Subscription]:
-        """What holds for a critical operation, as the shared state and the tenant service say at this moment.
+    async def confirm(self, about: Inquiry, view: TenantView) -> tuple[TenantView, Confirmed]:
+        """The view of a critical operation's tenant as the shared state and the tenant service have it at this moment.
 
         Nothing remembered is good enough. Raises `Refused`, also where either of them can't be asked.
         """
@@ -126,11 +126,7 @@ class Lookups:
         if not about.route.subscription_exempt:
             check_subscription(found, self._now(), about.policies.grace_days)
             check_tier(view.subscription.tier if view.subscription else None, about.route.min_tier)
-        return view, found
-
-    def asking(self, about: Inquiry, view: TenantView) -> Callable[[], Coroutine[Any, Any, Subscription]]:
-        """The question of `confirm`, to be asked again; it raises `LookupFailed`."""
-        return partial(self._ask_subscription, about, view)
+        return view, Confirmed(subscription=found, again=partial(self._ask_subscription, about, view))
 
     async def _with_subscription(self, about: Inquiry, view: TenantView, state: AdmissionState) -> TenantView:
         self._count("subscription" if view.own else "entry", about)
@@ -189,12 +185,9 @@ class Lookups:
     def _count(self, lacks: str, about: Inquiry) -> None:
         """Count a token once; keys of machines are no tokens."""
         seen = lacks, about.claims.digest
-        if _bearer(about) is None or seen in self._seen:
-            return
-        self._seen[seen] = None
-        if len(self._seen) > MAX_SEEN:
-            self._seen.popitem(last=False)
-        self._telemetry.incomplete_token(lacks)
+        if _bearer(about) is not None and not self._seen.use(seen):
+            self._seen.put(seen, True)
+            self._telemetry.incomplete_token(lacks)
 
     def _tell(self, what: str, failed: LookupFailed, about: Inquiry) -> None:
         self._log.warn(

@@ -1,12 +1,12 @@
 """The handler of proxied routes: one exchange with a service."""
 
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Collection, Coroutine
+from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 
 from bakerygw.core.forwarding import forward_headers, reply_headers
-from bakerygw.core.http import Pairs, Reply, RequestHead
+from bakerygw.core.http import Pairs, Reply, RequestHead, RequestSource
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.routing import Route
@@ -36,71 +36,83 @@ class Proxy:
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
 
-    async def reply_to(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
-        """The service's answer, streamed. Raises `Refused` where there is none."""
+    def reply_to(
+        self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace
+    ) -> Coroutine[Any, Any, Reply]:
+        """The service's answer, streamed. Raises `Refused` where there is none, at once or when it is awaited."""
         head, body = exchange.head, exchange.body
-        service = self._service(route, grant, policies)
-        trace.service = service
+        service = self._service(route, grant, policies, trace)
         body.cap = route.max_body if route.max_body is not None else policies.max_body_bytes
         _check_sound(body)
         if max(head.length or 0, body.received) > body.cap:  # some of it may be here before its cap was known
             raise Refused(too_large(body.cap))
-        request = UpstreamRequest(
-            method=head.method,
-            target=head.target,
-            headers=forward_headers(head, _owed(grant, trace), via=VIA),
-            body=None if head.length == 0 else body,
-            first_byte_timeout_s=route.first_byte_timeout_s,
+        return self._answer(
+            service,
+            _request(head, None if head.length == 0 else body, route=route, grant=grant, trace=trace),
+            body,
+            grant=grant,
+            policies=policies,
+            trace=trace,
         )
+
+    def send(
+        self, head: RequestHead, body: bytes, *, route: Route, grant: Grant, policies: Policies, trace: Trace
+    ) -> Coroutine[Any, Any, Reply]:
+        """The service's answer to a request whose body is in memory, and may be another than the client's.
+
+        Raises `Refused` where there is none, at once or when it is awaited.
+        """
+        service = self._service(route, grant, policies, trace)
+        request = _request(head, HeldBody(body) if body else None, route=route, grant=grant, trace=trace)
+        return self._answer(service, request, None, grant=grant, policies=policies, trace=trace)
+
+    async def _answer(
+        self,
+        service: str,
+        request: UpstreamRequest,
+        body: RequestBody | None,
+        *,
+        grant: Grant,
+        policies: Policies,
+        trace: Trace,
+    ) -> Reply:
+        """`body` is the client's, if it is on its way to the service."""
         asked = self._clock.seconds()
         spared = False
         try:
             response = await policies.upstreams.request(service, request)
         except UpstreamFailed as failed:
             spared = failed.code == "service-unavailable"
-            _check_sound(body)  # the client's own fault may have broken the exchange
+            if body is not None:
+                _check_sound(body)  # the client's own fault may have broken the exchange
             raise _refusal(failed, trace) from None
         finally:
             if not spared:  # nothing was sent then, and nobody waited for an answer
                 trace.upstream_s = self._clock.seconds() - asked
-        reply = _reply(head.method, response, policies.upstreams.all_authorities())
+        reply = _reply(request.method, response, policies.upstreams.all_authorities())
         return reply if grant.claims is None or grant.claims.forwarded is None else _private(reply)
 
-    async def send(
-        self, head: RequestHead, body: bytes, *, route: Route, grant: Grant, policies: Policies, trace: Trace
-    ) -> Reply:
-        """The service's answer to a request whose body is in memory, and may be another than the client's.
-
-        Raises `Refused` where there is none.
-        """
-        service = self._service(route, grant, policies)
-        trace.service = service
-        request = UpstreamRequest(
-            method=head.method,
-            target=head.target,
-            headers=forward_headers(head, _owed(grant, trace), via=VIA),
-            body=HeldBody(body) if body else None,
-            first_byte_timeout_s=route.first_byte_timeout_s,
-        )
-        asked = self._clock.seconds()
-        spared = False
-        try:
-            response = await policies.upstreams.request(service, request)
-        except UpstreamFailed as failed:
-            spared = failed.code == "service-unavailable"
-            raise _refusal(failed, trace) from None
-        finally:
-            if not spared:
-                trace.upstream_s = self._clock.seconds() - asked
-        return _reply(head.method, response, policies.upstreams.all_authorities())
-
-    def _service(self, route: Route, grant: Grant, policies: Policies) -> str:
+    def _service(self, route: Route, grant: Grant, policies: Policies, trace: Trace) -> str:
+        """Whom to ask; in the request's notes, too."""
         service = route.service or ""
         if grant.claims is not None and grant.claims.is_demo and policies.upstreams.has("demo:" + service):
-            return "demo:" + service
-        if not policies.upstreams.has(service):
+            service = "demo:" + service
+        elif not policies.upstreams.has(service):
             raise refuse("service-unavailable", f"The service {service!r} is not set up here; ask the operators.")
+        trace.service = service
         return service
+
+
+def _request(
+    head: RequestHead, body: RequestSource | None, *, route: Route, grant: Grant, trace: Trace
+) -> UpstreamRequest:
+    return UpstreamRequest(
+        method=head.method,
+        target=head.target,
+        headers=forward_headers(head, _owed(grant, trace), via=VIA),
+        body=body,
+        first_byte_timeout_s=route.first_byte_timeout_s,
+    )
 
 
 def _check_sound(body: RequestBody) -> None:

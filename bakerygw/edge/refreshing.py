@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from bakerygw.core.cookies import set_cookie
 from bakerygw.core.forwarding import SESSION_COOKIE
@@ -72,8 +72,10 @@ class Refreshing:
         head = exchange.head
         body = await collect(exchange.body, MAX_BODY_BYTES)
         token = token_of_request(head, body)
-        if token is None:
+        if token is None and (body or b"authorization" in head.fields or b"cookie" in head.fields):
             return await self._without_token(exchange, policies, trace)
+        if token is None:  # there is nothing that the service could take for one
+            return await self._proxy.send(head, body, route=route, grant=grant, policies=policies, trace=trace)
         use = await self._begin(token, route, trace)
         try:
             reply = await self._proxy.send(head, body, route=route, grant=grant, policies=policies, trace=trace)
@@ -86,8 +88,9 @@ class Refreshing:
     async def logout(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
         """The service's answer; where that is a success, the tokens of the request are out of force everywhere.
 
-        Raises `Refused`: state-unavailable if that could not be told to the other instances, method-not-allowed for a
-        session that is to end without a write; and what proxying raises.
+        Who closes the page meanwhile is signed out all the same. Raises `Refused`: state-unavailable if that could not
+        be told to the other instances, method-not-allowed for a session that is to end without a write; and what
+        proxying raises.
         """
         head, session_id = exchange.head, _session_of(grant)
         if session_id is not None and head.method not in WRITING_METHODS:
@@ -101,7 +104,13 @@ class Refreshing:
             token = None  # whatever it is, the service has to make of it what it can
         if session_id is not None and self._sessions is not None:
             head, body = await self._sessions.sign_out(head, session_id)
-        reply = await self._proxy.send(head, body, route=route, grant=grant, policies=policies, trace=trace)
+        sending = self._proxy.send(head, body, route=route, grant=grant, policies=policies, trace=trace)
+        return await shielded(self._signed_out(sending, grant, token, trace), _stop)
+
+    async def _signed_out(
+        self, sending: Coroutine[Deferred[Any], Any, Reply], grant: Grant, token: RefreshToken | None, trace: Trace
+    ) -> Reply:
+        reply = await sending
         if 200 <= reply.status < 300:
             await self._in_force(reply, partial(self._end, grant, token))
             self._audit(
@@ -111,7 +120,7 @@ class Refreshing:
                 client=trace.client,
                 request_id=trace.request_id,
             )
-            if session_id is not None:
+            if _session_of(grant) is not None:
                 reply = reply.with_headers((set_cookie(SESSION_COOKIE, b""),))
         return reply
 
@@ -144,16 +153,15 @@ class Refreshing:
         )
 
     async def _in_force(self, reply: Reply, end: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
-        """Wait until a sign-out holds everywhere, for which the client need not stay.
+        """Wait until a sign-out holds everywhere.
 
         Raises `Refused` state-unavailable in place of the service's reply; it is then tried again and again.
         """
         try:
-            await shielded(end())
+            await end()
         except StoreUnavailable:
             self._spending.insist(end)
-            if not isinstance(reply.body, bytes):
-                reply.body.stop()
+            _stop(reply)
             raise Refused(
                 Problem(
                     code="state-unavailable",
@@ -181,15 +189,19 @@ def _session_of(grant: Grant) -> bytes | None:
 
 async def _settled(use: Use, reply: Reply) -> Reply:
     """The reply, once its token stands as it has to."""
-    if 400 <= reply.status < 500:
-        await shielded(use.released())
-        return reply
     if reply.status >= 500:
-        await shielded(use.unknown())
-        return reply
-    # Who leaves before the end of the answer has used the token; if the service cuts it, nobody knows.
-    await shielded(use.spent())
-    if isinstance(reply.body, bytes):
+        ending = use.unknown()
+    elif reply.status >= 400:
+        ending = use.released()
+    else:
+        # Who leaves before the end of the answer has used the token; if the service cuts it, nobody knows.
+        ending = use.spent()
+    try:
+        await shielded(ending)
+    except CancelledError:
+        _stop(reply)
+        raise
+    if reply.status >= 400 or isinstance(reply.body, bytes):
         return reply
     return Reply(
         status=reply.status,
@@ -198,3 +210,9 @@ async def _settled(use: Use, reply: Reply) -> Reply:
         length=reply.length,
         close=reply.close,
     )
+
+
+def _stop(reply: Reply) -> None:
+    """Nobody reads its body."""
+    if not isinstance(reply.body, bytes):
+        reply.body.stop()

@@ -1,6 +1,7 @@
 """The access token of a session renewed once, however many requests on however many instances need it."""
 
 import json
+from math import inf
 from typing import ClassVar, Final, Protocol
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -24,9 +25,13 @@ EXCHANGE_S: Final = 10.0
 """How long the auth service may take in all."""
 CLAIM_S: Final = 20.0
 """How long an instance that dies meanwhile keeps the others from trying."""
-WAIT_S: Final = 5.0
-"""How long a request waits for a renewal on another instance."""
+WAIT_S: Final = 13.0
+"""How long a request waits for a renewal on another instance: as long as one may take, the writing included."""
+LOST_S: Final = 2.5
+"""How long after a refresh token was used its record may be the old one, before the new tokens count as lost."""
 POLL_S: Final = 0.1
+"""How soon it looks for the first time; it takes longer and longer, up to `MAX_POLL_S`."""
+MAX_POLL_S: Final = 0.5
 WRITE_AGAIN_S: Final[tuple[float, ...]] = (0.0, 0.1, 0.4, 1.5)
 """Pauses before the attempts to keep new tokens, which nothing could bring back."""
 _NOT_NOW: Final = frozenset({408, 425, 429})
@@ -103,6 +108,7 @@ class Renewal:
     async def _renewed(self, digest: str, book: Book, forced: bool) -> Claims:
         deadline = self._clock.seconds() + WAIT_S
         before: bytes | None = None
+        lost_at, pause_s = inf, POLL_S
         while True:
             found = await book.read(digest)
             if found is None:
@@ -112,7 +118,8 @@ class Renewal:
                 claims = await book.fresh(digest, session)
                 if claims is not None:
                     return claims
-            before = sealed
+            if sealed != before:
+                before, lost_at = sealed, inf
             if session.refresh is None:
                 raise await self._over(digest, sealed, book, "session-without-refresh")
             use = await self._spending.begin(session.refresh, CLAIM_S)
@@ -122,11 +129,16 @@ class Renewal:
                 raise await self._over(digest, sealed, book, "session-revoked")
             if use == "unknown":
                 raise _unavailable(int(UNKNOWN_S), "session-renewal-unknown")
-            if self._clock.seconds() >= deadline:
-                if use == "spent":
+            now = self._clock.seconds()
+            if use == "spent":
+                # Maybe only since the record was read; so it is over when it still lies there a good while later.
+                lost_at = min(lost_at, now + LOST_S)
+                if now >= lost_at:
                     raise await self._over(digest, sealed, book, "session-lost")
+            elif now >= deadline:
                 raise _unavailable(RETRY_AFTER_SERVICE_S, "session-renewal-busy")
-            await deferLater(self._clock, POLL_S)
+            await deferLater(self._clock, pause_s)
+            pause_s = min(1.5 * pause_s, MAX_POLL_S)
 
     async def _exchanged(self, digest: str, sealed: bytes, session: Session, *, use: Use, book: Book) -> Claims:
         asking: Deferred[tuple[int, bytes | None]] = Deferred.fromCoroutine(self._ask(session))
@@ -136,11 +148,13 @@ class Renewal:
         except (UpstreamFailed, TimeoutError) as failed:
             spared = isinstance(failed, UpstreamFailed) and failed.code == "service-unavailable"
             await (use.released() if spared else use.unknown())
-            raise _unavailable(RETRY_AFTER_SERVICE_S, "session-renewal-failed") from None
+            pause_s = RETRY_AFTER_SERVICE_S if spared else int(UNKNOWN_S)
+            raise _unavailable(pause_s, "session-renewal-failed") from None
         if 400 <= status < 500:
-            await use.released()
             if status in _NOT_NOW:
-                raise _unavailable(RETRY_AFTER_SERVICE_S, f"session-renewal-{status}")
+                await use.unknown()  # the token is good, but who asks to be left in peace is
+                raise _unavailable(int(UNKNOWN_S), f"session-renewal-{status}")
+            await use.released()
             raise await self._over(digest, sealed, book, f"session-renewal-{status}")
         tokens = _tokens(text, session) if 200 <= status < 300 and text is not None else None
         try:
@@ -149,7 +163,7 @@ class Renewal:
             claims = None
         if tokens is None or claims is None or claims.user_id != session.user_id:
             await use.unknown()
-            raise _unavailable(RETRY_AFTER_SERVICE_S, f"session-renewal-{status}")
+            raise _unavailable(int(UNKNOWN_S), f"session-renewal-{status}")
         try:
             kept = await self._kept(digest, sealed, tokens, claims, book=book)
         finally:

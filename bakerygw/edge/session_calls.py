@@ -38,7 +38,8 @@ class SessionCalls:
         """The service's answer; where it gives tokens, they stay here, and the client gets a cookie in their place.
 
         Any answer that is not 2xx with a JSON object of good tokens passes as it is. Raises `Refused`: csrf,
-        origin-forbidden for pages of other sites, which would sign users in as somebody else; state-unavailable.
+        origin-forbidden for pages of other sites, which would sign users in as somebody else; upstream-invalid for
+        an answer that is too long to look for tokens in; state-unavailable.
         """
         head = exchange.head
         self._sessions.check_origin(head)
@@ -48,8 +49,6 @@ class SessionCalls:
             trace=trace,
         )  # fmt: skip
         if not 200 <= reply.status < 300 or isinstance(reply.body, bytes):
-            return reply
-        if reply.body.length is not None and reply.body.length > MAX_ANSWER_BYTES:
             return reply
         text = await gather(reply.body, MAX_ANSWER_BYTES)
         if text is None:

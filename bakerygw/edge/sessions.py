@@ -1,7 +1,6 @@
 """Sessions of browsers: a cookie that says nothing, and the tokens behind it, sealed in the shared state."""
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from secrets import token_urlsafe
@@ -13,11 +12,20 @@ from bakerygw.core.forwarding import SESSION_COOKIE
 from bakerygw.core.http import WRITING_METHODS, RequestHead
 from bakerygw.core.origins import check_origin
 from bakerygw.core.problem import refuse
+from bakerygw.core.recent import Recent
 from bakerygw.core.refresh_tokens import OPAQUE_S, RefreshToken, refresh_token
 from bakerygw.core.sessions import Session, Tokens, digest_of, ended, session_from
 from bakerygw.edge.renewal import Renewal
 from bakerygw.edge.spending import Spending
-from bakerygw.ports import Credentials, Records, RevocationStore, SessionSealer, TokenRefused
+from bakerygw.ports import (
+    Credentials,
+    CredentialsUnavailable,
+    Records,
+    RevocationStore,
+    SessionSealer,
+    StoreUnavailable,
+    TokenRefused,
+)
 
 IDLE_S: Final = 7 * 86_400.0
 """A session that was not renewed for so long has ended; one in use is with each access token."""
@@ -51,8 +59,8 @@ class Sessions:
         self._bearer, self._sealer, self._records = bearer, sealer, records
         self._revocations, self._spending, self._renewal = revocations, spending, renewal
         self._origins = frozenset(origins) - {b"*"}
-        self._now, self._leeway_s, self._ttl_s, self._size = now, leeway_s, cache_ttl_s, cache_size
-        self._good: OrderedDict[str, tuple[float, Claims]] = OrderedDict()
+        self._now, self._leeway_s, self._ttl_s = now, leeway_s, cache_ttl_s
+        self._good: Recent[str, tuple[float, Claims]] = Recent(cache_size)
 
     # what a request presents
 
@@ -90,16 +98,19 @@ class Sessions:
     # Credentials
 
     def known(self, secret: bytes) -> Claims | None:
-        """Claims of a session whose access token this instance has verified, while that lasts."""
+        """Claims of a session whose access token this instance has verified, while that lasts.
+
+        The token must be known, too: whatever made it be forgotten, such as a key that was taken away, ends this.
+        """
         digest = digest_of(secret)
-        entry = self._good.get(digest)
+        entry = self._good.use(digest)
         if entry is None:
             return None
-        if self._now() >= entry[0]:
-            del self._good[digest]
+        until, claims = entry
+        if self._now() >= until or self._bearer.known(claims.forwarded or b"") is None:
+            self._good.drop(digest)
             return None
-        self._good.move_to_end(digest)
-        return entry[1]
+        return claims
 
     def peek(self, secret: bytes) -> Claims | None:
         """A cookie says nothing of itself."""
@@ -118,6 +129,16 @@ class Sessions:
         if claims is None:
             return await self._renewal.of(digest, self)
         return self._remember(digest, session, claims)
+
+    async def renewed_elsewhere(self, claims: Claims) -> bool:
+        """Whether its tokens are others than those of `claims`, known here; the others are known from here on."""
+        try:
+            session = await self._read(claims.digest)
+            if session is None or session.access.encode() == claims.forwarded:
+                return False
+            return await self.fresh(claims.digest, session) is not None
+        except (StoreUnavailable, CredentialsUnavailable):
+            return False
 
     # the life of a session
 
@@ -150,7 +171,7 @@ class Sessions:
     async def end(self, session_id: bytes) -> None:
         """Have it, and its tokens, work no more on any instance. Raises `StoreUnavailable`."""
         digest = digest_of(session_id)
-        was_known = self._good.pop(digest, None) is not None
+        was_known = self._good.drop(digest) is not None
         session = await self._read(digest)
         if session is None:
             if was_known:  # its record is lost, but other instances may know it too
@@ -190,7 +211,7 @@ class Sessions:
 
     async def drop(self, digest: str, sealed: bytes) -> None:
         """Its tokens can't be renewed any more."""
-        self._good.pop(digest, None)
+        self._good.drop(digest)
         await self._records.replace(_key(digest), sealed, None, ttl_s=None)
 
     # parts
@@ -209,10 +230,7 @@ class Sessions:
 
     def _remember(self, digest: str, session: Session, claims: Claims) -> Claims:
         claims = replace(claims, digest=digest, forwarded=session.access.encode())
-        self._good[digest] = (min(self._now() + self._ttl_s, claims.exp), claims)
-        self._good.move_to_end(digest)
-        if len(self._good) > self._size:
-            self._good.popitem(last=False)
+        self._good.put(digest, (min(self._now() + self._ttl_s, claims.exp), claims))
         return claims
 
     def _session(self, tokens: Tokens, claims: Claims) -> Session:

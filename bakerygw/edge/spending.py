@@ -6,7 +6,7 @@ from functools import partial
 from secrets import token_hex
 from typing import Any, ClassVar, Final, Literal
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -131,7 +131,7 @@ class Spending:
         key, nonce = _key(token), token_hex(16).encode()
         try:
             claimed = await self._records.claim(key, nonce, ttl_s=for_s)
-        except StoreUnavailable:
+        except (StoreUnavailable, CancelledError):
             # Too late is not never: a claim that nobody knows of would lock the token's owner out.
             self.insist(partial(self._withdraw, key, nonce))
             raise

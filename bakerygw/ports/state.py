@@ -128,7 +128,8 @@ class StoreLink(Protocol):
 class Records(Protocol):
     """Small values that all instances share, each under a key of its own. Each call raises `StoreUnavailable`.
 
-    Keys say what they are for, e.g. `session:<digest>`, and hold no spaces; times to live are seconds, `None` for ever.
+    Keys say what they are for, e.g. `session:<digest>`, and hold no spaces; values are not empty; times to live are
+    seconds, `None` for ever.
     """
 
     async def get(self, key: str) -> bytes | None:

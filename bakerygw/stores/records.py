@@ -5,12 +5,13 @@ from heapq import heapify, heappop, heappush
 from math import ceil, inf
 from typing import Final, cast
 
-from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.redis_wire import Argument, Script
 
 PREFIX: Final = "bakerygw:"
 """Of every key that is the gateway's own."""
+MAX_BYTES: Final = 256 * 1024
+"""A longer value was not written by a gateway; the rest of it is not read."""
 MAX_RECORDS: Final = 200_000
 """In this process; beyond it the record that ends first goes first."""
 
@@ -39,10 +40,7 @@ class RedisRecords:
 
     async def get(self, key: str) -> bytes | None:
         """What is there now."""
-        value = await self._link.call("GET", PREFIX + key)
-        if value is not None and not isinstance(value, bytes):
-            raise StoreUnavailable("no text")
-        return value
+        return cast("bytes", await self._link.call("GETRANGE", PREFIX + key, 0, MAX_BYTES - 1)) or None
 
     async def put(self, key: str, value: bytes, *, ttl_s: float | None) -> None:
         """Put it there, whatever was there before."""

@@ -146,8 +146,15 @@ class RedisLink:
         return reply
 
     def _refused(self, error: ReplyError) -> StoreUnavailable:
-        """Count an error reply. If such replies open the breaker and another server may be meant, look for it."""
+        """Count an error reply. If such replies open the breaker and another server may be meant, look for it.
+
+        That one key holds a value of another kind says nothing about the server, and keeps nobody else waiting.
+        """
         reason = str(error)[:200]
+        if reason.startswith("WRONGTYPE"):
+            self._telemetry.failure("error")
+            self._breaker.success()
+            return StoreUnavailable(reason)
         unfit = _is_unfit(error)
         self._unfit |= unfit
         if self._failed("error", reason) and unfit and self._current is not None:

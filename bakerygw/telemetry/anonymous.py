@@ -1,6 +1,5 @@
 """Log lines that tell nobody who it was: users by pseudonym, addresses by network."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import ClassVar, Final
 
@@ -10,6 +9,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bakerygw.core.privacy import truncated
+from bakerygw.core.recent import Recent
 from bakerygw.ports import StoreUnavailable
 from bakerygw.telemetry.subjects import Subjects
 
@@ -30,7 +30,7 @@ class Anonymous:
 
     def __init__(self, subjects: Subjects, clock: IReactorTime) -> None:
         self._subjects, self._clock = subjects, clock
-        self._networks: OrderedDict[str, str] = OrderedDict()
+        self._networks: Recent[str, str] = Recent(MAX_ADDRESSES)
         self._waiting: list[tuple[str, Fields, Put]] = []
         self._asked: list[tuple[str, Fields, Put]] = []
         self._asking = False
@@ -74,11 +74,10 @@ class Anonymous:
 
     def client(self, address: str) -> str:
         """The network of an address, remembered."""
-        found = self._networks.get(address)
+        found = self._networks.use(address)
         if found is None:
-            found = self._networks[address] = truncated(address)
-            if len(self._networks) > MAX_ADDRESSES:
-                self._networks.popitem(last=False)
+            found = truncated(address)
+            self._networks.put(address, found)
         return found
 
     def close(self) -> None:

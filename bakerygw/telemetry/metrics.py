@@ -25,7 +25,12 @@ from bakerygw.telemetry.token_metrics import TokenMetrics
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NO_ROUTE: Final = "(none)"
-AUTH_STATUSES: Final = ("ok", *sorted(code for code in PROBLEMS if code.startswith("token-")))
+AUTH_STATUSES: Final = (
+    "ok",
+    "csrf",
+    "origin-forbidden",
+    *sorted(code for code in PROBLEMS if code.startswith("token-")),
+)
 HEALTH_STATES: Final = ("healthy", "unhealthy", "unknown")
 BREAKER_STATES: Final = ("closed", "half-open", "open")
 POOL_STATES: Final = ("idle", "active")

@@ -42,6 +42,7 @@ class RequestLog:
     def __init__(self, system: Rules, disguise: Disguise | None = None) -> None:
         """`disguise` makes lines anonymous; `None`: they are not."""
         self._system, self._disguise = system, disguise
+        self._put: Callable[[dict[str, object]], None] = self._write_line if disguise is None else self._tell_disguised
         self._write = system.writer.write
         self._stamp = system.writer.stamp
         self._knows = system.redactor.knows
@@ -104,10 +105,8 @@ class RequestLog:
             return path
         return self._system.redactor.text(path)
 
-    def _put(self, fields: dict[str, object]) -> None:
-        if self._disguise is None:
-            self._write_line(fields)
-        else:
+    def _tell_disguised(self, fields: dict[str, object]) -> None:
+        if self._disguise is not None:
             self._disguise.tell(fields, self._write_line)
 
     def _write_line(self, fields: dict[str, object]) -> None:

@@ -8,13 +8,13 @@ import hashlib
 import hmac
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from bakerygw.core.recent import Recent
 from bakerygw.ports import AuditStore
 
 KEY_BYTES: Final = 32
@@ -65,8 +65,8 @@ class Subjects:
     """Users' keys out of the store, remembered for a while; bounded."""
 
     def __init__(self, store: AuditStore, clock: Seconds, *, max_subjects: int = MAX_SUBJECTS) -> None:
-        self._store, self._clock, self._max = store, clock, max_subjects
-        self._held: OrderedDict[str, tuple[Subject, float]] = OrderedDict()
+        self._store, self._clock = store, clock
+        self._held: Recent[str, tuple[Subject, float]] = Recent(max_subjects)
         self._forgotten = 0
 
     def known(self, user_id: str) -> Subject | None:
@@ -74,7 +74,7 @@ class Subjects:
         found = self._held.get(user_id)
         if found is None or self._clock.seconds() >= found[1]:
             return None
-        self._held.move_to_end(user_id)
+        self._held.use(user_id)
         return found[0]
 
     async def of(self, user_ids: Collection[str]) -> Mapping[str, Subject]:
@@ -92,22 +92,18 @@ class Subjects:
             if name in names and len(key) == KEY_BYTES:
                 subject = found[names[name]] = Subject(names[name], key)
                 if forgotten == self._forgotten:  # else it may be one that was erased meanwhile
-                    self._keep(names[name], subject)
+                    self._held.put(names[name], (subject, self._clock.seconds() + MAX_AGE_S))
         return found
 
     def forget(self, name: str) -> None:
         """The key with this name was erased."""
         self._forgotten += 1
-        for user_id in [user_id for user_id, (subject, _) in self._held.items() if subject.name == name]:
-            del self._held[user_id]
+        for user_id, (subject, _) in self._held.items():
+            if subject.name == name:
+                self._held.drop(user_id)
 
     def doubt(self) -> None:
         """The store may have lost what it held, such as a Redis that was started anew: read every key again."""
         self._forgotten += 1
-        self._held.clear()
-
-    def _keep(self, user_id: str, subject: Subject) -> None:
-        self._held[user_id] = subject, self._clock.seconds() + MAX_AGE_S
-        self._held.move_to_end(user_id)
-        while len(self._held) > self._max:
-            self._held.popitem(last=False)
+        for user_id in list(self._held):
+            self._held.drop(user_id)

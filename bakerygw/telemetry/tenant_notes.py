@@ -1,10 +1,11 @@
 """What happened last to each tenant on this instance, for operators who are asked about it."""
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from bakerygw.core.outcome import Outcome
+from bakerygw.core.recent import Recent
 from bakerygw.telemetry.subjects import name_of
 
 MAX_TENANTS: Final = 1000
@@ -30,7 +31,7 @@ class TenantNotes:
     def __init__(self, stamp: Callable[[], str], *, shown: Shown, redact: Callable[[str], str]) -> None:
         """`stamp` tells the time as ISO 8601; `redact` takes out of a text what must not be shown."""
         self._stamp, self._shown, self._redact = stamp, shown, redact
-        self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
+        self._tenants: Recent[str, _Tenant] = Recent(MAX_TENANTS)
 
     def ended(self, outcome: Outcome) -> None:
         """Note what was refused or went wrong, where the tenant is known."""
@@ -38,12 +39,10 @@ class TenantNotes:
         failed = outcome.status >= 500 or (outcome.status < 400 and trace.reason is not None)
         if trace.tenant_id is None or not (failed or (400 <= outcome.status < 499 and trace.reason is not None)):
             return
-        tenant = self._tenants.get(trace.tenant_id)
+        tenant = self._tenants.use(trace.tenant_id)
         if tenant is None:
-            tenant = self._tenants[trace.tenant_id] = _Tenant()
-            if len(self._tenants) > MAX_TENANTS:
-                self._tenants.popitem(last=False)
-        self._tenants.move_to_end(trace.tenant_id)
+            tenant = _Tenant()
+            self._tenants.put(trace.tenant_id, tenant)
         note: Note = {
             "when": self._stamp(),
             "status": outcome.status,

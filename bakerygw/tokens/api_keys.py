@@ -1,11 +1,11 @@
 """API keys as `Credentials`: the record is read once, and again every half minute while its key is in use."""
 
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from bakerygw.core.api_keys import claims_of, digest_of, id_of
 from bakerygw.core.claims import Claims, ClaimsError
+from bakerygw.core.recent import Recent
 from bakerygw.ports import KeyStore, KeyUnreadable, StoreUnavailable, TokenRefused
 
 FRESH_S: Final = 30.0
@@ -50,10 +50,10 @@ class ApiKeys:
         max_keys: int = MAX_KEYS,
     ) -> None:
         self._pepper = pepper
-        self._store, self._now, self._clock, self._max = store, now, clock, max_keys
-        self._good: OrderedDict[str, _Known] = OrderedDict()
-        self._bad: OrderedDict[str, tuple[float, str]] = OrderedDict()
-        self._failed: OrderedDict[str, float] = OrderedDict()
+        self._store, self._now, self._clock = store, now, clock
+        self._good: Recent[str, _Known] = Recent(max_keys)
+        self._bad: Recent[str, tuple[float, str]] = Recent(max_keys)
+        self._failed: Recent[str, float] = Recent(max_keys)
         """By id, when to try again."""
 
     def known(self, secret: bytes) -> Claims | None:
@@ -62,7 +62,7 @@ class ApiKeys:
         entry = self._good.get(digest)
         if entry is None or self._clock() >= entry.fresh_until or self._now() >= entry.claims.exp:
             return None
-        self._good.move_to_end(digest)
+        self._good.use(digest)
         return entry.claims
 
     def peek(self, secret: bytes) -> Claims | None:
@@ -81,22 +81,18 @@ class ApiKeys:
         digest = digest_of(secret)
         self._check_not_bad(digest)
         began = self._clock()
-        if began < self._failed.get(key_id, 0.0):
+        if began < (self._failed.get(key_id) or 0.0):
             return self._last_known(digest)
         try:
             claims = await self._read(key_id, secret, digest)
         except StoreUnavailable:
-            self._failed[key_id] = self._clock() + RETRY_S
-            _bound(self._failed, self._max)
+            self._failed.put(key_id, self._clock() + RETRY_S)
             return self._last_known(digest)
         except ClaimsError as error:
-            self._good.pop(digest, None)
-            self._bad[digest] = began + BAD_S, error.reason
-            _bound(self._bad, self._max)
+            self._good.drop(digest)
+            self._bad.put(digest, (began + BAD_S, error.reason))
             raise _refused(error.reason) from error
-        self._good[digest] = _Known(claims, began)
-        self._good.move_to_end(digest)
-        _bound(self._good, self._max)
+        self._good.put(digest, _Known(claims, began))
         return claims
 
     async def _read(self, key_id: str, secret: bytes, digest: str) -> Claims:
@@ -109,9 +105,9 @@ class ApiKeys:
         return claims_of(record, secret, digest, self._pepper, self._now())
 
     def _check_not_bad(self, digest: str) -> None:
-        until, reason = self._bad.get(digest, (0.0, ""))
-        if reason and self._clock() < until:
-            raise _refused(reason)
+        bad = self._bad.get(digest)
+        if bad is not None and self._clock() < bad[0]:
+            raise _refused(bad[1])
 
     def _last_known(self, digest: str) -> Claims:
         """What holds while the record cannot be read. Raises `StoreUnavailable` if nothing does."""
@@ -124,8 +120,3 @@ class ApiKeys:
 
 def _refused(reason: str) -> TokenRefused:
     return TokenRefused(CODES.get(reason, "token-invalid"), "key-" + reason)
-
-
-def _bound(held: "OrderedDict[str, Any]", size: int) -> None:
-    while len(held) > size:
-        held.popitem(last=False)

@@ -8,15 +8,11 @@ from typing import Any, Final
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectingCancelledError
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, RequestTransmissionFailed, ResponseDone, ResponseFailed
-from twisted.web.http import PotentialDataLoss
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.web.client import Agent, RequestTransmissionFailed, ResponseFailed
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
-from zope.interface import implementer
+
+from bakerygw.runtime.oneway import OneWay, PlainBodies, WholeBody
 
 TIMEOUT_S: Final = 5.0
 """For all of it, from the look-up of the name to the last byte."""
@@ -64,7 +60,7 @@ class Fetch:
 
     async def __call__(self) -> Fetched:
         """The document. Raises `FetchFailed`. Whatever comes of it, no connection is left behind."""
-        way = _OneWay(self._endpoint, self._max_bytes + MAX_HEAD_BYTES)
+        way = OneWay(self._endpoint, self._max_bytes + MAX_HEAD_BYTES)
         begun = self._clock.seconds()
         getting = Deferred.fromCoroutine(self._get(way))
         getting.addTimeout(self._timeout_s, self._clock)
@@ -85,9 +81,9 @@ class Fetch:
         finally:
             way.abort()
 
-    async def _get(self, way: "_OneWay") -> Fetched:
+    async def _get(self, way: OneWay) -> Fetched:
         # A client anew each time, for a client keeps cookies.
-        response = await HTTPClient(_Plain(Agent.usingEndpointFactory(self._reactor, way))).get(
+        response = await HTTPClient(PlainBodies(Agent.usingEndpointFactory(self._reactor, way), _packed)).get(
             self._url,
             headers=Headers({"Accept": ["application/jwk-set+json, application/json"], "User-Agent": ["bakerygw"]}),
             allow_redirects=False,
@@ -96,112 +92,18 @@ class Fetch:
         )
         if response.code != 200:
             raise FetchFailed("status", f"answered {response.code}")
-        body = _Body(self._max_bytes)
+        body = WholeBody(self._max_bytes, _too_large)
         response.deliverBody(body)
-        data = await body.done
+        data = await body.done  # if it ended with the connection it may be cut short; then it is no JSON
         return Fetched(body=data, max_age_s=max_age_of(response.headers.getRawHeaders("cache-control", ())))
 
 
-@implementer(IAgent)
-class _Plain:
-    """An agent that takes bodies only as they are: unpacked by the client, 100 KB may become 100 MB at once."""
-
-    def __init__(self, agent: IAgent) -> None:
-        self._agent = agent
-
-    def request(
-        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
-    ) -> "Deferred[IResponse]":
-        """As `IAgent` says. Fails with `FetchFailed` for an answer that is packed all the same."""
-        asked = Headers() if headers is None else headers.copy()
-        asked.setRawHeaders(b"Accept-Encoding", [b"identity"])
-        return self._agent.request(method, uri, asked, bodyProducer).addCallback(self._taken)
-
-    def _taken(self, response: IResponse) -> IResponse:
-        if response.headers.hasHeader(b"content-encoding"):
-            raise FetchFailed("invalid", "the document is packed, although that was not asked for")
-        return response
+def _packed() -> FetchFailed:
+    return FetchFailed("invalid", "the document is packed, although that was not asked for")
 
 
-@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
-class _OneWay:
-    """Gives an `Agent` the one endpoint, counts what comes, and can abort, which the agent itself can't."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint, max_bytes: int) -> None:
-        self._endpoint, self._left = endpoint, max_bytes
-        self._connection: Any = None
-
-    @property
-    def overrun(self) -> bool:
-        """Whether more came than may."""
-        return self._left < 0
-
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        """The way to the only URL that is asked for."""
-        return self
-
-    def connect(self, protocolFactory: IProtocolFactory) -> "Deferred[IProtocol]":
-        """Connect, and remember."""
-        factory = WrappingFactory(protocolFactory)
-        factory.noisy = False
-        factory.protocol = self._counting
-        return self._endpoint.connect(factory).addCallback(self._connected)
-
-    def abort(self) -> None:
-        """End the connection at once, if there is one."""
-        transport = getattr(self._connection, "transport", None)
-        if transport is not None:
-            transport.abortConnection()
-
-    def take(self, size: int) -> bool:
-        """Count so many bytes; whether they may be read."""
-        self._left -= size
-        if self.overrun:
-            self.abort()
-        return not self.overrun
-
-    def _counting(self, factory: Any, protocol: Any) -> "_Counting":
-        counting = self._connection = _Counting(factory, protocol)
-        counting.way = self
-        return counting
-
-    def _connected(self, counting: Any) -> IProtocol:
-        protocol: IProtocol = counting.wrappedProtocol
-        return protocol
-
-
-class _Counting(ProtocolWrapper):
-    """Between a connection and the agent's protocol."""
-
-    way: _OneWay
-
-    def dataReceived(self, data: bytes) -> None:
-        if self.way.take(len(data)):
-            super().dataReceived(data)
-
-
-class _Body(Protocol):
-    """Collects a body of bounded size."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.done: Deferred[bytes] = Deferred()
-        self._left, self._parts = max_bytes, bytearray()
-
-    def dataReceived(self, data: bytes) -> None:
-        self._left -= len(data)
-        if self._left >= 0:
-            self._parts += data
-        elif not self.done.called:
-            self.done.errback(FetchFailed("too-large", "the document is too large"))
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.done.called:
-            return
-        # A body that ends with the connection may be cut short; then it is no JSON.
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self.done.callback(bytes(self._parts))
-        else:
-            self.done.errback(reason)
+def _too_large() -> FetchFailed:
+    return FetchFailed("too-large", "the document is too large")
 
 
 def max_age_of(values: Iterable[str]) -> int | None:

@@ -8,27 +8,27 @@ from email.utils import parsedate_to_datetime
 from math import ceil
 from typing import Any, Final, NoReturn
 
-import treq
+from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseDone
-from twisted.web.http import PotentialDataLoss
+from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
-from zope.interface import implementer
 
 from bakerygw.core.geocoding import Question
 from bakerygw.core.places import Place, PlacesUnreadable, parse_json, read_places
 from bakerygw.ports import UpstreamFailed
-from bakerygw.upstream.dial import error_type, trust_root
+from bakerygw.runtime.oneway import OneWay, PlainBodies, WholeBody
+from bakerygw.upstream.dial import error_type, trust_root, way_to
+from bakerygw.upstream.names import Names
 
 TIMEOUT_S: Final = 10.0
 """From looking its name up to the last byte of its answer."""
 CONNECT_TIMEOUT_S: Final = 5.0
 MAX_ANSWER_BYTES: Final = 1024 * 1024
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of the answer, and of what frames its body: `Agent` has no bound for the number of fields."""
 
 FAILED_WAIT_S: Final = 5
 """After a failure nobody should ask again at once."""
@@ -65,9 +65,9 @@ class Nominatim:
         self._reactor: Any = reactor
         self._url, self._user_agent, self._now = f"{url}/search", user_agent, now
         self._timeout_s = timeout_s
-        pool = HTTPConnectionPool(reactor, persistent=False)
-        policy = BrowserLikePolicyForHTTPS(trustRoot=trust_root(ca_file))
-        self._agent = _Uncompressed(Agent(reactor, policy, connectTimeout=CONNECT_TIMEOUT_S, pool=pool))
+        # Names of its own: hanging names of services must not make it wait for its turn.
+        names, trust = Names(reactor), trust_root(ca_file)
+        self._endpoint = way_to(reactor, url, timeout_s=CONNECT_TIMEOUT_S, trust=trust, names=names)
 
     async def search(self, question: Question) -> tuple[Place, ...]:
         """The places that fit. Raises `UpstreamFailed`."""
@@ -81,8 +81,11 @@ class Nominatim:
             ) from None
 
     async def _ask(self, question: Question) -> tuple[Place, ...]:
+        way = OneWay(self._endpoint, MAX_ANSWER_BYTES + MAX_HEAD_BYTES)
+        body: WholeBody | None = None
         try:
-            response = await treq.client.HTTPClient(self._agent).get(
+            # A client anew each time, for a client keeps cookies.
+            response = await HTTPClient(PlainBodies(Agent.usingEndpointFactory(self._reactor, way), _compressed)).get(
                 self._url,
                 params=search_params(question),
                 headers=self._headers(question),
@@ -91,17 +94,22 @@ class Nominatim:
                 reactor=self._reactor,
             )
             if response.code != 200:
-                response.deliverBody(_Unwanted())
                 raise self._refused(response)
-            body = _Body()
+            body = WholeBody(MAX_ANSWER_BYTES, _too_long)
             response.deliverBody(body)
-            text = await body.whole
+            text = await body.done
         except (CancelledError, ConnectingCancelledError):
             raise CancelledError from None
         except UpstreamFailed:
             raise
         except Exception as error:  # OpenSSL's, Twisted's for HTTP, zlib's: what the network and its peers come up with
+            if way.overrun:
+                raise _too_long() from error
+            if body is not None:
+                raise _invalid("cut short") from error
             _fail(error)
+        finally:
+            way.abort()
         try:
             return read_places(parse_json(text))[: question.limit]
         except PlacesUnreadable as error:
@@ -151,6 +159,14 @@ def _invalid(why: str, wait_s: int | None = FAILED_WAIT_S) -> UpstreamFailed:
     return UpstreamFailed("upstream-invalid", "http_protocol_error", f"geocoder: {why}", retry_after_s=wait_s)
 
 
+def _compressed() -> UpstreamFailed:
+    return _invalid("compressed")
+
+
+def _too_long() -> UpstreamFailed:
+    return _invalid("too long")
+
+
 def _fail(error: Exception) -> NoReturn:
     """Raise what a failed exchange means."""
     reasons: Any = getattr(error, "reasons", None)  # Twisted's failures of HTTP hold what they came from
@@ -173,71 +189,3 @@ def _timed_out(result: object, timeout_s: float) -> object:
     if isinstance(result, Failure):
         raise DeferredTimeoutError(timeout_s)
     return result
-
-
-@implementer(IAgent)
-class _Uncompressed:
-    """Asks for plain bodies, whatever treq would offer, and takes no other: a small one could unpack to gigabytes."""
-
-    def __init__(self, agent: IAgent) -> None:
-        self._agent = agent
-
-    def request(
-        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
-    ) -> "Deferred[IResponse]":
-        """As `IAgent` has it."""
-        plain = Headers() if headers is None else headers.copy()
-        plain.setRawHeaders(b"Accept-Encoding", [b"identity"])
-        asking: Deferred[IResponse] = self._agent.request(method, uri, plain, bodyProducer)
-        return asking.addCallback(self._plain)
-
-    def _plain(self, response: IResponse) -> IResponse:
-        if response.headers.hasHeader(b"Content-Encoding"):
-            response.deliverBody(_Unwanted())
-            raise _invalid("compressed")
-        return response
-
-
-class _Unwanted(Protocol):
-    """Ends the connection of a body that nobody reads; untaken it would stay."""
-
-    def connectionMade(self) -> None:
-        """Leave."""
-        if self.transport is not None:
-            self.transport.loseConnection()
-
-
-class _Body(Protocol):
-    """Collects a body, and ends the connection if it is too long or not waited for any more."""
-
-    def __init__(self) -> None:
-        self.whole: Deferred[bytes] = Deferred(self._unwanted)
-        """Fails with `UpstreamFailed` if it is too long or cut short."""
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def dataReceived(self, data: bytes) -> None:
-        """The next bytes."""
-        self._size += len(data)
-        if self._size <= MAX_ANSWER_BYTES:
-            self._parts.append(data)
-        elif not self.whole.called:
-            self._parts.clear()
-            self.whole.errback(_invalid("too long"))
-            self._leave()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The end."""
-        if self.whole.called:
-            return
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self.whole.callback(b"".join(self._parts))
-        else:
-            self.whole.errback(_invalid("cut short"))
-
-    def _unwanted(self, _: "Deferred[bytes]") -> None:
-        self._leave()
-
-    def _leave(self) -> None:
-        if self.transport is not None:
-            self.transport.loseConnection()

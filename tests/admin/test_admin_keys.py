@@ -376,8 +376,8 @@ def test_revoking_wins_over_whoever_changes_the_key_meanwhile():
     assert opens(admin, made) == "revoked"
 
 
-@pytest.mark.parametrize("act", ["rotate", "revoke"])
-def test_an_operator_who_hangs_up_leaves_nothing_half_done(act):
+@pytest.mark.parametrize(("act", "overlap_s"), [("rotate", 0), ("rotate", 10), ("revoke", 0)])
+def test_an_operator_who_hangs_up_leaves_nothing_half_done(act, overlap_s):
     admin = Admin()
     made = make(admin)
     change, waiting = admin.keys.change, Deferred()
@@ -388,12 +388,19 @@ def test_an_operator_who_hangs_up_leaves_nothing_half_done(act):
 
     admin.keys.change = slowly
     method, end = ("DELETE", b"") if act == "revoke" else ("POST", b"/rotate")
-    head = make_head(method, at(made, end), [(b"Host", b"localhost"), (b"Authorization", b"Bearer " + TOKEN.encode())])
-    calling = Deferred.fromCoroutine(admin.app.reply_to(head, b""))
+    lines = [
+        (b"Host", b"localhost"),
+        (b"Authorization", b"Bearer " + TOKEN.encode()),
+        (b"Content-Type", b"application/json"),
+    ]
+    body = b'{"overlap_seconds":%d}' % overlap_s if overlap_s else b""
+    calling = Deferred.fromCoroutine(admin.app.reply_to(make_head(method, at(made, end), lines), body))
     calling.cancel()
     failure_of(calling, CancelledError)
     assert opens(admin, made) == ""
     waiting.callback(None)
+    admin.now += overlap_s
+    admin.clock.advance(overlap_s)
     assert opens(admin, made) in ("revoked", "replaced")
     assert set(admin.revocations.revoked) == {digest_of(made["key"].encode())}
     assert admin.audited[-1][1]["outcome"] == "done"

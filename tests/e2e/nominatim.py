@@ -178,6 +178,17 @@ def floods(handler: Handler) -> None:
         handler.close_connection = True
 
 
+def rambles(handler: Handler) -> None:
+    """Ten megabytes of head fields."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    try:
+        for _ in range(1000):
+            handler.wfile.write((b"X-More: " + b"x" * 1000 + b"\r\n") * 10)
+        handler.send(200, b"[]")
+    except OSError:
+        handler.close_connection = True
+
+
 def packs(handler: Handler) -> None:
     """A little gzip of much, which was not asked for."""
     handler.send(200, PACKED, Content_Encoding="gzip")

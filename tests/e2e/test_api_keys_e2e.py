@@ -333,11 +333,11 @@ class TestCost:
         assert {here.use(wrong) for _ in range(50)} == {INVALID}
         after = calls(other)
         assert after["evalsha"] - before["evalsha"] == 80
-        assert 81 <= after["get"] - before["get"] < 90
+        assert 1 <= after["getrange"] - before["getrange"] < 10
 
 
 class TestTrouble:
-    @pytest.mark.parametrize("length", [0, 100, 40_000, 3_000_000])
+    @pytest.mark.parametrize("length", [100, 40_000, 3_000_000])
     def test_a_record_of_rubbish_opens_nothing_and_can_be_revoked(
         self, here: Instance, there: Instance, other: redis.Redis, length: int
     ) -> None:

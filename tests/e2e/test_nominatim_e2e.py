@@ -78,6 +78,7 @@ async def test_no_cookie_comes_back(server: NominatimServer) -> None:
         (osm.says(b"[" * 100_000), "upstream-invalid"),
         (osm.says(b"\xff\xfe"), "upstream-invalid"),
         (osm.floods, "upstream-invalid"),
+        (osm.rambles, "upstream-invalid"),
         (osm.packs, "upstream-invalid"),
         (osm.cuts, "upstream-invalid"),
         (osm.refuses(500), "upstream-invalid"),
@@ -96,6 +97,15 @@ async def test_misbehaviour_is_a_failure_with_a_wait(
     assert failed.value.retry_after_s == 5
     assert "Forn" not in failed.value.cause
     assert len(server.asked) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_whose_head_does_not_end_is_not_read_on(server: NominatimServer) -> None:
+    server.behave = osm.rambles
+    with pytest.raises(UpstreamFailed) as failed:
+        await at(server.url).search(question())
+
+    assert failed.value.cause == "geocoder: too long"
 
 
 @pytest_twisted.ensureDeferred

@@ -85,7 +85,7 @@ class TestServices:
         assert received.values("www-authenticate") == [b"Bearer"]
         assert asked_of(stage) == {}
 
-    @pytest.mark.parametrize("name", [b"login", b"register", b"refresh"])
+    @pytest.mark.parametrize("name", [b"login", b"register"])
     def test_signing_in_needs_no_token(self, stage: Stage, name: bytes) -> None:
         target = b"/api/v1/auth/" + name
 
@@ -93,6 +93,15 @@ class TestServices:
 
         assert received.status == 200
         assert asked_of(stage) == {"auth": [target + b"?next=x"]}
+
+    def test_refreshing_needs_no_access_token(self, stage: Stage) -> None:
+        body = b'{"refresh_token": "opaque"}'
+        lines = b"Content-Type: application/json\r\n" + ANONYMOUS.replace(b": 0", b": %d" % len(body))
+
+        received = stage.ask(b"POST /api/v1/auth/refresh HTTP/1.1\r\n" + lines + body)
+
+        assert received.status == 200
+        assert asked_of(stage) == {"auth": [b"/api/v1/auth/refresh"]}
 
     @pytest.mark.parametrize(
         "target",

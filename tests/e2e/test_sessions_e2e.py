@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.calling import SALES, at_once, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.stage import NO_LIMITS
-from tests.minting import USER_ID, Issuer
+from tests.minting import TENANT_ID, USER_ID, Issuer
 from tests.redis_server import RedisServer
 
 OLD, NEW = "o" * 32, "n" * 40
@@ -27,6 +27,8 @@ class AuthService:
 
     issuer: Issuer
     lifetime_s: float = 1800.0
+    age_s: int = 60
+    """Of tokens as they are given."""
     status: int = 200
     """Of the next refreshes."""
     delay_s: float = 0.0
@@ -53,7 +55,7 @@ class AuthService:
             self.number += 1
             number = self.number
             self.ends_at = time.time() + lifetime_s
-        access = self.issuer.token(jti=f"a-{number}", iat=int(time.time()) - 60, exp=self.ends_at)
+        access = self.issuer.token(jti=f"a-{number}", iat=int(time.time()) - self.age_s, exp=self.ends_at)
         body = {"access_token": access, "refresh_token": f"r-{number}-{id(self)}", "token_type": "bearer"}
         cookie = ("Set-Cookie", f"refresh_token=r-{number}-{id(self)}; Path=/")
         return answer(200, json.dumps(body).encode(), cookie, delay_s=self.delay_s)
@@ -139,7 +141,7 @@ def test_a_session_begun_on_one_instance_is_good_on_both(
     key = "bakerygw:session:" + sha256(browser.cookie.partition("=")[2].encode()).hexdigest()
     kept = redis.command("GET", key)
     assert b"eyJ" not in kept
-    assert b"r-" not in kept
+    assert f"r-{auth.number}-".encode() not in kept
     assert 0 < int(redis.command("TTL", key)[1:]) <= 7 * 86_400
     assert all(browser.cookie.partition("=")[2] not in gateway.output for gateway in pair)
     assert all(browser.csrf not in gateway.output for gateway in pair)
@@ -188,6 +190,24 @@ def test_many_requests_on_both_instances_renew_an_ended_token_once(
     assert {code_of(response) for response in responses} == {(200, "")}
     assert auth.renewals == 1
     assert browser.write(pair[1]).status_code == 200
+
+
+def test_a_session_that_one_instance_has_renewed_is_not_stale_on_the_other(
+    pair: tuple[Gateway, Gateway], auth: AuthService, redis: RedisServer
+) -> None:
+    browser, _ = sign_in(pair[0])
+    assert [browser.ask(gateway).status_code for gateway in pair] == [200, 200]
+    auth.age_s = 0
+    key = f"tenant:{TENANT_ID}:subscription_changed_at"
+    redis.command("SET", key, str(int(time.time()) - 30))
+    try:
+        for gateway in pair:
+            until(lambda gateway=gateway: code_of(browser.ask(gateway)) == (401, "token-stale"), 1.0)
+        assert browser.write(pair[0], REFRESH).status_code == 200
+        assert [code_of(browser.ask(gateway)) for gateway in pair] == [(200, ""), (200, "")]
+        assert auth.renewals == 1
+    finally:
+        redis.command("DEL", key)
 
 
 def test_a_failing_auth_service_ends_no_session_and_a_refusal_does(

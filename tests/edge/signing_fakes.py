@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from port_fakes import NOW, ROUTES, STRICT, Stage, response
+from twisted.internet.defer import Deferred
 
 from bakerygw.core.routing import Route, Router
 from bakerygw.edge.proxy import Proxy
@@ -47,6 +48,8 @@ class FlakyRecords(MemoryRecords):
         self.late = False
         """Claims are made, but nobody hears of it in time."""
         self.puts: dict[str, float | None] = {}
+        self.slow: Deferred[None] | None = None
+        """What claims and replacements wait for, once they are done."""
 
     def _pass(self) -> None:
         if self.left is not None:
@@ -66,13 +69,18 @@ class FlakyRecords(MemoryRecords):
     async def claim(self, key: str, value: bytes, *, ttl_s: float | None) -> bool:
         self._pass()
         claimed = await super().claim(key, value, ttl_s=ttl_s)
+        if self.slow is not None:
+            await self.slow
         if self.late:
             raise StoreUnavailable("no answer in time")
         return claimed
 
     async def replace(self, key: str, expected: bytes, value: bytes | None, *, ttl_s: float | None) -> bool:
         self._pass()
-        return await super().replace(key, expected, value, ttl_s=ttl_s)
+        replaced = await super().replace(key, expected, value, ttl_s=ttl_s)
+        if self.slow is not None:
+            await self.slow
+        return replaced
 
     async def delete(self, key: str) -> None:
         self._pass()

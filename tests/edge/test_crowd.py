@@ -2,7 +2,7 @@
 
 import pytest
 from edge_fakes import Source, request
-from port_fakes import Stage, response
+from port_fakes import PRO, Stage, response
 
 from bakerygw.edge.crowd import SUBJECTS
 from bakerygw.ports import UpstreamFailed
@@ -75,6 +75,21 @@ def test_demo_sessions_take_no_place_of_the_tenants_other_callers():
     begin(stage, *DEMO)
     assert parties(stage) == {"demo:t-demo": 1}
     assert stage.gateway.crowd.of("t-demo") == 1
+
+
+def test_who_waits_for_a_critical_operation_to_be_confirmed_takes_a_place_and_only_one():
+    stage = waiting(max_concurrent=1)
+    stage.answers.subscriptions["t-own"] = None
+    delete = {"target": b"/api/v1/tenants/t-own", "method": b"DELETE"}
+    first = begin(stage, **delete)
+    assert begin(stage, **delete).only().problem()["policy"] == "concurrency"
+    assert len(stage.answers.asked) == 1
+    stage.answers.waiting[0].callback(PRO)
+    assert parties(stage) == {"t-own": 1}
+    stage.services.waiting[0].callback(response())
+    assert first.only().status == 200
+    begin(stage, **delete).leave()
+    assert parties(stage) == {}
 
 
 def test_what_is_refused_takes_no_place():

@@ -196,6 +196,20 @@ def test_a_request_by_inheritance_spends_what_all_users_of_that_tenant_have_in_c
     assert b'"together"' in answer.headers[b"ratelimit-policy"][0]
 
 
+@pytest.mark.parametrize("target", [SHOP, b"/api/v1/tenants/t-own/products"])
+def test_a_request_by_inheritance_spends_nothing_of_the_tokens_own_tenant(target):
+    built = limited()
+    built.ask(target, token=b"good")
+    before = len(built.store.asked)
+    answer = built.ask(target, token=b"good")
+    asked = built.store.asked[before:]
+    tenant = "shop" if target is SHOP else "t-own"
+    spent = [bucket.key for ask in asked for bucket in ask.buckets]
+    assert sorted(spent) == sorted(["default:user:user-1", "each:user:user-1", f"together:tenant:{tenant}"])
+    assert [ask.limit_of for ask in asked if ask.limit_of is not None] == [tenant]
+    assert answer.headers[b"ratelimit-policy"][0].count(b'"together"') == 1
+
+
 def test_where_that_is_spent_it_is_refused():
     built = limited()
     built.store.empty.add("together")

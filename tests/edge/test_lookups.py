@@ -272,6 +272,16 @@ def test_right_after_a_change_many_share_a_question_that_was_asked_since_they_ca
 NAMELESS = replace(USER, email=None)
 
 
+@pytest.mark.parametrize(("down", "up"), [(b"demo", b"good"), (b"good", b"demo")])
+def test_an_auth_service_of_the_demo_that_is_down_costs_nobody_else_an_address_nor_the_other_way_round(down, up):
+    stage = staged(NAMELESS)
+    stage.tokens.claims[b"demo"] = replace(DEMO, email=None)
+    users = {b"good": "user-1", b"demo": "demo-1"}
+    stage.answers.emails = {users[down]: failed("timeout"), users[up]: "ana@b.example"}
+    assert [stage.ask(SALES, token=token).status for token in (down, up)] == [200, 200]
+    assert sent(stage, b"X-User-Email") == b"ana@b.example"
+
+
 def test_an_email_address_is_looked_up_once():
     stage = staged(NAMELESS)
     stage.answers.emails["user-1"] = "ana@b.example"

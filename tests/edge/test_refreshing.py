@@ -172,6 +172,28 @@ def test_who_leaves_before_the_answer_may_try_again_in_ten_seconds():
     assert stage.refresh().status == 200
 
 
+def test_who_leaves_while_the_token_is_claimed_may_try_again_at_once():
+    stage = SigningStage()
+    stage.records.slow = Deferred()
+    stage.client(request(b"POST", REFRESH, JSON, body=b'{"refresh_token": "abc"}')).leave()
+    assert stage.services.requests == []
+    stage.records.slow = None
+    stage.background.advance(0.1)
+    assert stage.refresh().status == 200
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_who_leaves_before_it_is_kept_what_became_of_the_token_leaves_no_answer_behind(status):
+    stage = SigningStage()
+    source = Source()
+    stage.services.response = None
+    client = stage.client(request(b"POST", REFRESH, JSON, body=b'{"refresh_token": "abc"}'))
+    stage.records.slow = Deferred()
+    stage.services.waiting[0].callback(response(status, body=source))
+    client.leave()
+    assert source.calls == ["stop"]
+
+
 @pytest.mark.parametrize("down", ["records", "revocations"])
 def test_without_the_shared_state_nothing_is_sent(down):
     stage = SigningStage()
@@ -227,7 +249,8 @@ def test_a_token_that_was_revoked_elsewhere_is_refused():
 @pytest.mark.parametrize(
     ("lines", "body", "status"),
     [
-        ((JSON,), b"", 400),
+        ((JSON, b"Authorization: Bearer abc"), b"", 400),
+        ((JSON, b"Cookie: token=abc"), b"", 400),
         ((JSON,), b"{}", 400),
         ((JSON,), b'{"refresh_token": "a", "refresh_token": "b"}', 400),
         ((b"Content-Type: application/x-www-form-urlencoded",), b"refresh_token=abc", 400),
@@ -241,6 +264,11 @@ def test_what_can_not_be_read_is_not_sent(lines, body, status):
     answer = stage.ask(REFRESH, *lines, method=b"POST", body=body)
     assert answer.status == status
     assert stage.services.requests == []
+
+
+def test_a_request_that_can_hold_no_token_is_for_the_service_to_refuse():
+    stage = SigningStage()
+    assert [stage.ask(REFRESH, JSON, method=b"POST").status for _ in range(2)] == [200, 200]
 
 
 def test_a_cookie_serves_as_well():
@@ -285,6 +313,19 @@ def test_signing_out_ends_both_tokens():
     assert stage.audited[0] == (
         "auth.logout", {"user_id": "user-1", "tenant_id": "t-own", "client": "192.0.2.1"},
     )  # fmt: skip
+
+
+def test_who_leaves_while_signing_out_is_signed_out():
+    stage = SigningStage()
+    source = Source()
+    stage.services.response = None
+    body = b'{"refresh_token": "abc"}'
+    client = stage.client(request(b"POST", LOGOUT, JSON, b"Authorization: Bearer good", body=body))
+    client.leave()
+    assert stage.services.cancelled == 0
+    stage.services.waiting[0].callback(response(200, body=source))
+    assert set(stage.revocations.until) == {USER.digest, TOKEN.digest}
+    assert source.calls == ["stop"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"rubbish", b'{"refresh_token": ["x"]}'])

@@ -9,8 +9,10 @@ from edge_fakes import Source, request
 from port_fakes import NOW, USER, response
 from signing_fakes import CONTENT, JSON, LEEWAY_S, LOGIN, LOGOUT, REFRESH, SESSION, SIGNED_IN, SigningStage
 
+from bakerygw.core.claims import TenantAccess
 from bakerygw.core.refresh_tokens import OPAQUE_S, refresh_token
 from bakerygw.core.sessions import Session, Tokens
+from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.sessions import IDLE_S
 from bakerygw.ports import UpstreamFailed
 
@@ -116,6 +118,16 @@ def test_an_answer_that_is_cut_makes_no_session():
     assert stage.records._values == {}
 
 
+@pytest.mark.parametrize("length", [70_000, None])
+def test_tokens_in_an_answer_that_is_too_long_do_not_reach_the_page(length):
+    stage = stage_of()
+    source = Source(length=length)
+    stage.services.response = response(200, (CONTENT,), source)
+    client = stage.client(request(b"POST", LOGIN, JSON, body=b"{}"))
+    source.sink.write(SIGNED_IN[:-1] + b', "x": "' + b"x" * (70_000 - len(SIGNED_IN) - 8) + b'"}')
+    assert code(client.only()) == (502, "upstream-invalid")
+
+
 def test_the_service_is_asked_for_an_answer_that_can_be_read():
     stage = stage_of()
     stage.sign_in(b"Accept-Encoding: gzip, br")
@@ -212,6 +224,16 @@ def test_a_known_session_costs_no_look_up():
     assert browser.ask(SALES).status == 200
     assert stage.store.spent[-1] == "default:user:user-1"
     assert stage.store.asked[-1].digests == (digest_of(browser),)
+
+
+def test_a_session_is_not_known_longer_than_the_token_behind_it():
+    stage = stage_of()
+    browser = stage.sign_in()
+    assert browser.ask(SALES).status == 200
+    stage.tokens.verified.discard(b"good")  # as when its key was taken away
+    del stage.tokens.claims[b"good"]
+    stage.services.response = response(401)
+    assert code(browser.ask(SALES)) == (401, "token-expired")
 
 
 def test_an_authorization_header_hides_the_cookie():
@@ -387,6 +409,44 @@ def test_many_requests_at_once_on_two_instances_renew_once():
     assert [sent.target for _, sent in here.services.requests].count(SALES) == 4
 
 
+def renewed_elsewhere(here, **claims):
+    """A browser known on two instances, whose session `here` has then renewed."""
+    there = stage_of(here)
+    there.tokens = here.tokens
+    there.with_sessions(here)
+    browser = here.sign_in()
+    assert [browser.ask(SALES, stage=stage).status for stage in (here, there)] == [200, 200]
+    here.tokens.claims[b"next"] = replace(LATER, iat=NOW, **claims)
+    here.services.response = response(200, (CONTENT,), RENEWED)
+    assert browser.write(REFRESH).status == 200
+    here.services.response = response(200)
+    return browser, there
+
+
+@pytest.mark.parametrize("tenant", [USER.tenant_id, "t-other", "t-child"])
+def test_a_session_renewed_after_its_subscription_changed_is_good_on_every_instance(tenant):
+    parent = TenantAccess(
+        tenant_id="t-chain", role="admin", tier="starter", status="active", valid_until=NOW + 9, include_children=True
+    )
+    here = stage_of()
+    entries = (*USER.tenant_access, parent)
+    here.tokens.claims[b"good"] = replace(USER, tenant_access=entries)
+    browser, there = renewed_elsewhere(here, tenant_access=entries)
+    there.tree.chains["t-child"] = ("t-chain",)
+    there.store.flags[tenant] = TenantFlags(changed_at=NOW - 1)
+    asked = b"X-Tenant-ID: " + tenant.encode()
+    assert [browser.ask(SALES, asked, stage=there).status for _ in range(2)] == [200, 200]
+    assert dict(sent_headers(there))[b"authorization"] == b"Bearer next"
+
+
+def test_a_session_that_nobody_has_renewed_stays_stale():
+    stage = stage_of()
+    browser = stage.sign_in()
+    browser.ask(SALES)
+    stage.store.flags[USER.tenant_id] = TenantFlags(changed_at=NOW - 1)
+    assert [code(browser.ask(SALES)) for _ in range(2)] == [(401, "token-stale")] * 2
+
+
 def test_a_request_that_is_given_up_ends_no_renewal():
     stage = stage_of()
     browser = expired(stage)
@@ -427,17 +487,18 @@ def test_a_failure_of_the_service_ends_no_session(failure):
         stage.services.response = response(failure) if isinstance(failure, int) else response(200, (), failure)
     answer = browser.ask(SALES)
     assert code(answer) == (503, "service-unavailable")
-    assert b"retry-after" in answer.headers
+    assert answer.headers[b"retry-after"] == [b"10"]  # before that the auth service is not asked again
     assert b"set-cookie" not in answer.headers
     stage.services.failure, stage.services.response = None, response(200, (CONTENT,), RENEWED)
     stage.pass_s(10.1)
     assert browser.ask(SALES).status == 200
 
 
-def test_while_nobody_knows_what_became_of_a_renewal_the_service_is_left_in_peace():
+@pytest.mark.parametrize("status", [500, 408, 425, 429])
+def test_while_a_renewal_has_no_clear_answer_the_service_is_left_in_peace(status):
     stage = stage_of()
     browser = expired(stage)
-    stage.services.response = response(500)
+    stage.services.response = response(status)
     browser.ask(SALES)
     answer = browser.ask(SALES)
     assert (code(answer), answer.headers[b"retry-after"]) == ((503, "service-unavailable"), [b"10"])
@@ -454,6 +515,55 @@ def test_a_renewal_does_not_wait_for_ever():
     assert stage.services.cancelled == 1
 
 
+def pass_slowly(stage, seconds):
+    for _ in range(10 * seconds):
+        stage.background.advance(0.1)
+
+
+def test_it_waits_for_another_instance_as_long_as_the_service_may_take():
+    here = stage_of()
+    there = stage_of(here)
+    browser = here.sign_in()
+    for stage in (here, there):
+        stage.pass_s(901)
+    here.services.response = None
+    first, second = (stage.client(request(b"GET", SALES, b"Cookie: " + browser.cookie)) for stage in (here, there))
+    pass_slowly(there, 9)
+    (waiting,) = here.services.waiting
+    here.services.response = response(200)
+    waiting.callback(response(200, (CONTENT,), RENEWED))
+    pass_slowly(there, 1)
+    assert [first.only().status, second.only().status] == [200, 200]
+    assert len(refreshes(here)) == 1
+
+
+def test_a_token_that_was_used_a_moment_before_its_record_is_replaced_ends_no_session():
+    here = stage_of()
+    there = stage_of(here)
+    browser = here.sign_in()
+    for stage in (here, there):
+        stage.pass_s(901)
+    here.services.response = None
+    first, second = (stage.client(request(b"GET", SALES, b"Cookie: " + browser.cookie)) for stage in (here, there))
+    pass_slowly(there, 9)
+    here.records._put("refresh:" + refresh_token("r-1").digest, b"spent", None)
+    pass_slowly(there, 1)
+    (waiting,) = here.services.waiting
+    here.services.response = response(200)
+    waiting.callback(response(200, (CONTENT,), RENEWED))
+    pass_slowly(there, 1)
+    assert [first.only().status, second.only().status] == [200, 200]
+
+
+def test_a_session_whose_new_tokens_were_lost_has_ended():
+    stage = stage_of()
+    browser = expired(stage)
+    stage.records._put("refresh:" + refresh_token("r-1").digest, b"spent", None)
+    client = stage.client(request(b"GET", SALES, b"Cookie: " + browser.cookie))
+    pass_slowly(stage, 4)
+    assert code(client.only()) == (401, "token-expired")
+
+
 def test_nor_for_another_instance_which_is_replaced_when_it_has_died():
     here = stage_of()
     there = stage_of(here)
@@ -463,8 +573,7 @@ def test_nor_for_another_instance_which_is_replaced_when_it_has_died():
     here.services.response = None
     here.client(request(b"GET", SALES, b"Cookie: " + browser.cookie))  # and the instance dies
     waiting = there.client(request(b"GET", SALES, b"Cookie: " + browser.cookie))
-    for _ in range(60):
-        there.background.advance(0.1)
+    pass_slowly(there, 14)
     assert code(waiting.only()) == (503, "service-unavailable")
     here.pass_s(20.1)
     here.services.response = response(200, (CONTENT,), RENEWED)
@@ -527,6 +636,24 @@ def test_a_page_may_have_its_session_renewed_at_any_time():
     assert dict(sent_headers(stage))[b"authorization"] == b"Bearer next"
     assert code(browser.ask(REFRESH, method=b"POST")) == (403, "csrf")
     assert code(browser.write(REFRESH, token=b"good")) == (400, "bad-request")  # with a token it is not looked at
+
+
+def test_what_one_instance_has_renewed_holds_on_the_others_as_soon_as_it_matters():
+    here = stage_of()
+    there = stage_of(here)
+    browser = here.sign_in()
+    assert browser.ask(SALES, stage=there).status == 200
+    there.store.flags["t-own"] = TenantFlags(changed_at=NOW + 500)
+    assert code(browser.ask(SALES, stage=there)) == (401, "token-stale")
+    here.services.response = response(200, (CONTENT,), RENEWED)
+    assert browser.write(REFRESH).status == 200
+    assert browser.ask(SALES, stage=there).status == 200
+    assert dict(sent_headers(here))[b"authorization"] == b"Bearer next"
+    there.store.flags["t-own"] = TenantFlags(changed_at=NOW + 850)
+    assert code(browser.ask(SALES, stage=there)) == (401, "token-stale")
+    here.records.left = 0
+    assert code(browser.ask(SALES, stage=there)) == (401, "token-stale")
+    assert len(there.notes.begun) == len(there.notes.outcomes) == 5
 
 
 # signing out
@@ -604,3 +731,12 @@ def test_no_service_can_set_the_session_cookie():
     values = (b"__Host-bakery-session=evil; Path=/; Secure", b" __host-Bakery-Session=x", b"kept=1")
     stage.services.response = response(200, [(b"Set-Cookie", value) for value in values])
     assert stage.ask(SALES, token=b"good").headers[b"set-cookie"] == [b"kept=1"]
+
+
+def test_what_a_service_says_to_a_session_that_signs_out_is_for_nobody_else():
+    stage = stage_of()
+    browser = stage.sign_in()
+    stage.services.response = response(200, [(b"Cache-Control", b"public, max-age=60")])
+    answer = browser.write(LOGOUT)
+    assert answer.status == 200
+    assert answer.headers[b"cache-control"] == [b"max-age=60, private"]

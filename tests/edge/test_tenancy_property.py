@@ -173,7 +173,7 @@ class Pipeline:
         )
         self.gateway = Gateway(
             policies,
-            admission=Admission(store, notes, Desk()),
+            admission=Admission(store, notes, Desk().desk),
             proxy=Proxy(clock),
             pages={},
             handlers={},

@@ -2,12 +2,14 @@
 
 import time
 
+import pytest
 import pytest_twisted
 from redis import Redis
 from store_fakes import RecordingTelemetry, link_to, pause
 from twisted.internet.defer import Deferred, gatherResults
 
-from bakerygw.stores.records import MemoryRecords, RedisRecords
+from bakerygw.ports import StoreUnavailable
+from bakerygw.stores.records import MAX_BYTES, MemoryRecords, RedisRecords
 
 
 @pytest_twisted.async_yield_fixture(params=["memory", "redis"])
@@ -87,6 +89,34 @@ async def test_all_keys_in_redis_are_below_the_gateways_own_prefix(redis_server)
     with Redis(port=redis_server.port) as redis:
         assert sorted(redis.scan_iter("*mine")) == [b"bakerygw:mine"]
         assert sorted(redis.scan_iter("*set")) == [b"bakerygw:set"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_what_no_gateway_would_write_little_is_read(redis_server):
+    link = link_to(redis_server, RecordingTelemetry())
+    await link.start()
+    records = RedisRecords(link)
+    with Redis(port=redis_server.port) as redis:
+        redis.set("bakerygw:long", b"x" * (MAX_BYTES + 1))
+        redis.rpush("bakerygw:list", "x")
+    with pytest.raises(StoreUnavailable):
+        await records.get("list")
+    assert await records.get("long") == b"x" * MAX_BYTES
+    await link.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_of_another_kind_keeps_nobody_from_the_others(redis_server):
+    link = link_to(redis_server, RecordingTelemetry())
+    await link.start()
+    records = RedisRecords(link)
+    await records.put("good", b"1", ttl_s=60)
+    await records.add("set", "member")
+    for _ in range(20):
+        with pytest.raises(StoreUnavailable):
+            await records.get("set")
+    assert await records.get("good") == b"1"
+    await link.stop()
 
 
 def test_beyond_its_bound_the_memory_drops_what_ends_first():

@@ -225,7 +225,7 @@ def test_a_reply_that_came_in_while_the_reactor_was_busy_is_in_time():
     assert success_of(call) == b"v"
 
 
-@pytest.mark.parametrize("error", [b"-OOM x", b"-BUSY x", b"-WRONGTYPE x", b"-ERR no READONLY x"])
+@pytest.mark.parametrize("error", [b"-OOM x", b"-BUSY x", b"-EXECABORT x", b"-ERR no READONLY x"])
 def test_an_error_reply_is_unavailable_and_counts_but_keeps_the_connection(error):
     bench = Bench()
     for _ in range(5):
@@ -347,7 +347,7 @@ def test_without_calls_a_proof_tells_that_redis_serves_again():
 
 def test_while_calls_are_refused_a_proof_tells_nothing():
     bench = Bench()
-    refuse(bench, b"-WRONGTYPE x", times=5)
+    refuse(bench, b"-EXECABORT x", times=5)
     bench.sent()
     for step in range(64 * 10):
         bench.clock.advance(1 / 64)
@@ -355,7 +355,7 @@ def test_while_calls_are_refused_a_proof_tells_nothing():
         if step % 16 == 0:
             call = bench.call("GET", "k")
             if bench.sent():
-                bench.answer(b"-WRONGTYPE x\r\n")
+                bench.answer(b"-EXECABORT x\r\n")
             failure_of(call, StoreUnavailable)
         assert bench.link.status == "disconnected"
 

@@ -202,7 +202,7 @@ def test_no_usable_key_is_remembered():
     keys = Keys()
     keys.verify()
     keys.refusal(OTHER)
-    assert KEY not in repr(keys.keys._good.keys()).encode()
+    assert KEY not in repr(keys.keys._good.items()).encode()
     assert set(keys.keys._good) == {digest_of(KEY)}
     assert set(keys.keys._bad) == {digest_of(OTHER)}
 
