@@ -69,9 +69,14 @@ def kept_trail(
     *,
     erased: Callable[[str], object],
     environ: Mapping[str, str],
+    doubted: Callable[[], None] | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> KeptTrail:
-    """Where the settings want the trail to be; nothing is opened. `erased` is told of keys that others erase."""
+    """Where the settings want the trail to be; nothing is opened.
+
+    `erased` is told of keys that others erase, `doubted` that keys may have gone unseen: there is a new
+    connection.
+    """
     if settings.redis_host is None:
         files = FileAudit(audit_path(settings, environ), days=settings.audit_days, clock=reactor, erased=erased)
 
@@ -86,6 +91,8 @@ def kept_trail(
         telemetry=Uncounted(),
         event="audit.link",
     )
+    if doubted is not None:
+        link.watch(lambda connection: doubted() if connection is not None else None)
     store = RedisAudit(link, RedisSignals(link), days=settings.audit_days)
     return KeptTrail(store=store, open=link.start, close=link.stop)
 
@@ -94,7 +101,7 @@ class Auditing:
     """The trail with all that hangs on it. Opens nothing before `open`."""
 
     def __init__(self, settings: Settings, reactor: Any, state: SharedState, logs: LogSystem, metrics: Metrics) -> None:
-        self._kept = kept_trail(settings, reactor, erased=self._erased, environ=os.environ)
+        self._kept = kept_trail(settings, reactor, erased=self._erased, environ=os.environ, doubted=self._doubted)
         self._subjects = Subjects(self._kept.store, reactor)
         self._logs = logs
         self.anonymous = Anonymous(self._subjects, reactor) if settings.log_anonymize else None
@@ -152,6 +159,9 @@ class Auditing:
             return {user_id: user_id for user_id in user_ids}
         subjects = await self._subjects.of(user_ids)
         return {user_id: subject.pseudonym for user_id, subject in subjects.items()}
+
+    def _doubted(self) -> None:
+        self._subjects.doubt()
 
     def _erased(self, name: str) -> None:
         self.trail.forget(name)

@@ -88,3 +88,12 @@ def test_the_unit_keeps_the_audit_trail_where_a_restart_does_not_end_it() -> Non
     unit = page("etc/bakerygw.service")
     assert "\nStateDirectory=bakerygw\n" in unit
     assert "\nEnvironment=XDG_STATE_HOME=%S/bakerygw\n" in unit
+
+
+@pytest.mark.parametrize("name", ["architecture", "clients", "operators", "services", "tenants"])
+def test_a_guide_lists_its_chapters_in_their_order(name: str) -> None:
+    text = page(f"docs/{name}.md")
+    head, *_ = text.partition("\n## ")
+    listed = [" ".join(words.split()) for words in re.findall(r"\[([^\]]+)\]\(#", head)]
+    chapters = re.findall(r"^## (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    assert [words for words in listed if words in chapters] == chapters

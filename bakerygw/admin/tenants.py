@@ -18,6 +18,9 @@ from bakerygw.ports import Audit, Signals, StoreUnavailable, TenantStore
 
 MAX_REASON_CHARS: Final = 500
 MAX_BY_CHARS: Final = 200
+FLAGS: Final = ("read_only", "subscription_changed_at", "demo")
+"""Members that tell a tenant's flags."""
+AWAY: Final = "The shared state did not answer; ask again."
 
 Section = Callable[[str], Awaitable[object]]
 """What a tenant's page has to tell besides its flags, as JSON types; may raise `StoreUnavailable`."""
@@ -65,8 +68,11 @@ class TenantCalls:
         }
 
     async def show(self, head: RequestHead, body: bytes, tenant_id: str) -> Reply:
-        """The tenant's flags and all sections; one that fails says so in its own place."""
-        document = _document(tenant_id, await self._flags(tenant_id))
+        """The tenant's flags and all sections; what cannot be told says so in its own place."""
+        try:
+            document = _document(tenant_id, await self._tenants.flags(tenant_id))
+        except StoreUnavailable:
+            document = {"tenant_id": tenant_id, **{name: {"unavailable": AWAY} for name in FLAGS}}
         for name, section in self._sections.items():
             document[name] = await self._section(name, section, tenant_id)
         return json_reply(document)
@@ -77,7 +83,7 @@ class TenantCalls:
         except CancelledError:
             raise
         except StoreUnavailable:
-            return {"unavailable": "The shared state did not answer; ask again."}
+            return {"unavailable": AWAY}
         except Exception:
             self._log.failure("admin.section_failed", section=name)
             return {"unavailable": "This could not be told; the log says why."}

@@ -219,7 +219,7 @@ def banner(
         f"Accounts; the password of each is {PASSWORD}",
         *_table(accounts, tenants),
         "",
-        "Paste into a shell, from top to bottom",
+        "Paste into a shell, from top to bottom (with SESSION_COOKIES a sign-in gives no token, and most are refused)",
         *_drawn(commands),
         "",
     ]

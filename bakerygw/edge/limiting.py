@@ -124,7 +124,8 @@ def limit_refusal(level: Level, known: bool) -> Refused:
     if rule.until is not None:
         members["until"] = iso_time(rule.until)
         ends = f" This limit holds until {members['until']}."
-    detail = f"{said} (limit '{rule.name}'); wait {retry_s} seconds, then repeat the request.{ends}"
+    wait = "1 second" if retry_s == 1 else f"{retry_s} seconds"
+    detail = f"{said} (limit '{rule.name}'); wait {wait}, then repeat the request.{ends}"
     return Refused(Problem(code="rate-limited", detail=detail, members=members, retry_after_s=retry_s))
 
 

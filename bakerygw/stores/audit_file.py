@@ -230,9 +230,11 @@ def _segments(path: Path) -> list[Path]:
 
 def _append(path: Path, data: bytes) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    number = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         size, left = os.fstat(number).st_size, data
+        if size and os.pread(number, 1, size - 1) != b"\n":
+            left = b"\n" + data  # what a process left half written as it was killed ends here
         try:
             while left:
                 left = left[os.write(number, left) :]

@@ -123,7 +123,8 @@ class RedisLink:
         connection = self._current
         if connection is None:
             self._telemetry.failure("disconnected")
-            raise StoreUnavailable(f"not connected: {self._told[1]}" if self._told is not None else "not connected")
+            why = self._told[1] if self._told is not None else ""
+            raise StoreUnavailable(f"not connected: {why}" if why else "not connected")
         begun = self._clock.seconds()
         if not self._breaker.allow(begun):
             self._telemetry.failure("open")

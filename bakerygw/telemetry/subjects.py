@@ -101,3 +101,9 @@ class Subjects:
         for user_id, (subject, _) in self._held.items():
             if subject.name == name:
                 self._held.drop(user_id)
+
+    def doubt(self) -> None:
+        """The store may have lost what it held, such as a Redis that was started anew: read every key again."""
+        self._forgotten += 1
+        for user_id in list(self._held):
+            self._held.drop(user_id)

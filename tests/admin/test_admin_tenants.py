@@ -68,6 +68,18 @@ def test_a_tenants_page_has_all_sections_and_one_that_fails_hides_no_other(logge
     logged_failures.clear()
 
 
+def test_a_page_without_flags_still_tells_what_happened_here():
+    async def fine(tenant_id):
+        return [tenant_id]
+
+    admin = Admin(tenants=FakeTenants(fail_reads=True))
+    admin.sections["errors"] = fine
+    page = json.loads(admin.call("GET", b"/api/tenants/bakery-1").body)
+    assert (page["tenant_id"], page["errors"]) == ("bakery-1", ["bakery-1"])
+    away = {"unavailable": "The shared state did not answer; ask again."}
+    assert [page[name] for name in ("read_only", "subscription_changed_at", "demo")] == [away] * 3
+
+
 def test_a_caller_who_leaves_while_a_section_is_read_is_let_go():
     waiting: Deferred[object] = Deferred()
 
@@ -201,7 +213,7 @@ def test_an_id_that_no_tenant_can_have_is_refused(tenant):
 
 @pytest.mark.parametrize(
     ("method", "target"),
-    [("GET", b"/api/tenants/a"), ("PUT", HOLD), ("DELETE", HOLD), ("POST", b"/api/tenants/a/subscription-changed")],
+    [("PUT", HOLD), ("DELETE", HOLD), ("POST", b"/api/tenants/a/subscription-changed")],
 )
 def test_a_store_that_cannot_be_read_is_503_and_nothing_is_changed(method, target):
     admin = Admin(tenants=FakeTenants(fail_reads=True))

@@ -242,16 +242,17 @@ def test_while_redis_is_away_requests_go_on_and_entries_are_written_when_it_is_b
     issuer: Issuer, service: RecordingUpstream, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     settings = settings_of(issuer, service, REDIS_HOST=own_redis.host, REDIS_PORT=str(own_redis.port))
-    (_, anas), (eva, evas) = user(issuer), user(issuer)
+    trail = Trail(settings, tmp_path)
+    (ana, anas), (eva, evas) = user(issuer), user(issuer)
     with Gateway(settings) as gateway, gateway.client(anas) as client:
         refuse(gateway, anas)
+        until(lambda: trail.export(ana), SOON_S)
         own_redis.kill()
         until(lambda: client.get("/health").json()["redis"] == "disconnected")
         began = time.monotonic()
         refuse(gateway, evas)
         assert client.get(SALES).status_code == 200
         assert time.monotonic() - began < 1.0
-        trail = Trail(settings, tmp_path)
         away = trail.call("export", eva)
         assert (away.returncode, away.stdout) == (1, "")
         assert "did not answer" in away.stderr
@@ -259,6 +260,9 @@ def test_while_redis_is_away_requests_go_on_and_entries_are_written_when_it_is_b
         own_redis.start()
         gateway.wait_for_event("audit.store", lambda event: event["state"] == "writing", 8.0)
         assert [entry["code"] for entry in trail.export(eva)[1:]] == ["tenant-forbidden"]
+        # This Redis has lost all that it knew. What is told of her from now on is hers all the same.
+        assert code_of(client.post(SALES, headers=NOBODY)) == (403, "tenant-forbidden")
+        assert until(lambda: trail.export(ana), SOON_S)[0]["entries"] == 1
 
 
 def test_without_redis_the_trail_is_in_a_file(issuer: Issuer, service: RecordingUpstream, tmp_path: Path) -> None:

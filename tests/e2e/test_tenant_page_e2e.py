@@ -116,8 +116,12 @@ def test_with_redis_away_the_page_and_a_disconnect_say_so(pair: list[Gateway], s
     server.suspend()
     try:
         with pair[0].admin() as admin:
-            for answered in (admin.get("/api/tenants/a"), admin.post("/api/tenants/a/disconnect")):
-                assert code_of(answered) == (503, "state-unavailable")
-                assert answered.elapsed.total_seconds() < 1.0
+            shown, ended = admin.get("/api/tenants/a"), admin.post("/api/tenants/a/disconnect")
+            page = shown.json()
+            assert {name for name in page if "unavailable" in (page[name] or {})} >= {"read_only", "limits", "audit"}
+            assert (page["refusals"], page["errors"]) == ([], [])  # of this instance's memory
+            assert code_of(ended) == (503, "state-unavailable")
+            assert shown.elapsed.total_seconds() < 2.0
+            assert ended.elapsed.total_seconds() < 1.0
     finally:
         server.resume()

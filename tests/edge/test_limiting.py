@@ -148,6 +148,7 @@ def test_a_refusal_says_whose_limit_it_is_and_what_to_do(rule, known, scope, wor
     assert words in problem.detail
     assert "wait 2 seconds" in problem.detail
     assert problem.members == {"policy": rule.name, "scope": scope, "limit": rule.requests, "window_seconds": 60}
+    assert "wait 1 second," in limit_refusal(level_of(rule, 60_000_000, 500_000), known).problem.detail
 
 
 def test_a_refusal_by_a_limit_for_a_time_says_until_when_it_holds():

@@ -235,6 +235,15 @@ class TestFiles:
             file.write(b"torn")
         assert run(all_of(audit)) == [b"1"]
 
+    def test_what_comes_after_a_torn_line_is_whole(self, tmp_path):
+        for name in ("audit.jsonl", "audit.jsonl.keys"):
+            (tmp_path / name).write_bytes(b'["a", "MQ')
+        audit = files(tmp_path)
+        run(audit.keys({"b": b"2"}))
+        run(audit.append("events", [b"1"]))
+        assert run(files(tmp_path).key("b")) == b"2"
+        assert b"1" in run(all_of(audit))
+
     def test_a_large_file_begins_anew_and_the_oldest_goes(self, tmp_path):
         audit = files(tmp_path)
         big = SEGMENT_BYTES["refusals"] // 2 + 1

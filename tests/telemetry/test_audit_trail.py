@@ -378,3 +378,13 @@ def test_the_store_lets_go_of_what_is_old_also_when_nothing_happens(rig):
     assert rig.store.trimmed == ["events", "refusals"]
     rig.pass_time(3600)
     assert rig.store.trimmed == ["events", "refusals"] * 2
+
+
+def test_after_a_store_that_lost_its_keys_entries_are_about_somebody_again(rig):
+    rig.trail.refused(outcome())
+    rig.pass_time()
+    rig.store.held.clear()
+    rig.subjects.doubt()
+    rig.trail.refused(outcome(route="/api/v1/pos/**"))
+    rig.pass_time()
+    assert [entry["route"] for entry in rig.about("ana")] == ["/api/v1/pos/**"]
