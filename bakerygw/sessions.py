@@ -60,11 +60,12 @@ def make_session_parts(
 def _sessions(
     settings: Settings, reactor: Any, *, state: SharedState, policies: Policies, spending: Spending
 ) -> Sessions | None:
-    if not settings.session_cookies or settings.session_secret is None:
+    if not settings.session_cookies:
         return None
+    secrets = session_secrets(settings.session_secret) if settings.session_secret is not None else ()
     return Sessions(
         policies.credentials["bearer"],
-        SessionSeal(session_secrets(settings.session_secret)),
+        SessionSeal(secrets),
         state.records,
         revocations=state.revocations,
         spending=spending,

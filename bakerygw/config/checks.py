@@ -75,11 +75,6 @@ def _check_api_keys(settings: "Settings") -> Findings:
         yield ("api_key_secret",), f"at least {_MIN_SECRET} characters that nobody can guess"
 
 
-def _check_sessions(settings: "Settings") -> Findings:
-    if settings.session_cookies and settings.session_secret is None:
-        yield ("session_secret", "session_cookies"), "SESSION_COOKIES=true needs it, the same on all instances"
-
-
 def _check_key(settings: "Settings") -> Findings:
     if settings.jwt_public_key is not None:
         unfit = _unfit(settings.jwt_public_key, settings.jwt_algorithm)
@@ -144,7 +139,6 @@ _CHECKS: Final = (
     _check_admin,
     _check_cache,
     _check_api_keys,
-    _check_sessions,
     _check_key,
     _check_geocoding,
 )

@@ -15,8 +15,8 @@ class SessionCookies(Protocol):
     def presented(self, head: RequestHead) -> bytes | None:
         """The id of the request's session, if it has one. Raises `Refused` for what a foreign page may have sent."""
 
-    async def renewed_elsewhere(self, claims: Claims) -> bool:
-        """Whether the session of these claims has newer tokens; from here on they are those known."""
+    async def renewed_elsewhere(self, session_id: bytes, claims: Claims) -> bool:
+        """Whether the session has newer tokens than those of `claims`; from here on they are those known."""
 
 
 def presented(

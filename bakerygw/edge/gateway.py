@@ -124,7 +124,7 @@ class Gateway(Conversation):
         """Whether the caller was judged by a token in whose place its session has another one, by now known here."""
         if caller.scheme != "session" or caller.known is None or policies.sessions is None:
             return False
-        return await policies.sessions.renewed_elsewhere(caller.known)
+        return await policies.sessions.renewed_elsewhere(caller.secret, caller.known)
 
     def _match(self, head: RequestHead, policies: Policies) -> tuple[Match | None, Refused | None]:
         """The route; or why the path can't be routed, to be told once somebody's budget has paid for it."""

@@ -47,19 +47,19 @@ Outcome = Claims | Problem | None
 class Book(Protocol):
     """Where the sessions are. Each call but `claims_of` may raise `StoreUnavailable`."""
 
-    async def read(self, digest: str) -> tuple[bytes, Session] | None:
+    async def read(self, session_id: bytes) -> tuple[bytes, Session] | None:
         """The record as it lies there, and what it holds."""
 
-    async def fresh(self, digest: str, session: Session) -> Claims | None:
+    async def fresh(self, session_id: bytes, session: Session) -> Claims | None:
         """Its claims, from here on known, if its access token is good."""
 
     async def claims_of(self, access: str) -> Claims | None:
         """The claims of an access token that is good."""
 
-    async def replace(self, digest: str, sealed: bytes, tokens: Tokens, claims: Claims) -> Claims | None:
+    async def replace(self, session_id: bytes, sealed: bytes, tokens: Tokens, claims: Claims) -> Claims | None:
         """Put new tokens in the place of those in `sealed`; `None` if something else lies there by now."""
 
-    async def drop(self, digest: str, sealed: bytes) -> None:
+    async def drop(self, session_id: bytes, sealed: bytes) -> None:
         """Its tokens can't be renewed any more."""
 
 
@@ -70,21 +70,21 @@ class Renewal:
 
     def __init__(self, upstreams: Upstreams, spending: Spending, clock: IReactorTime) -> None:
         self._upstreams, self._spending, self._clock = upstreams, spending, clock
-        self._waiting: dict[str, list[Deferred[Outcome]]] = {}
+        self._waiting: dict[bytes, list[Deferred[Outcome]]] = {}
 
-    async def of(self, digest: str, book: Book, *, forced: bool = False) -> Claims:
+    async def of(self, session_id: bytes, book: Book, *, forced: bool = False) -> Claims:
         """The claims of this session's access token, a new one if the old has ended or it is `forced`.
 
         Raises `Refused` token-expired when the session can't go on, service-unavailable when the auth service does
         not answer; `StoreUnavailable`. A request that is given up ends no renewal.
         """
         mine: Deferred[Outcome] = Deferred()
-        others = self._waiting.get(digest)
+        others = self._waiting.get(session_id)
         if others is not None:
             others.append(mine)
         else:
-            self._waiting[digest] = [mine]
-            Task(self._run(digest, book, forced), self._failed)
+            self._waiting[session_id] = [mine]
+            Task(self._run(session_id, book, forced), self._failed)
         outcome = await mine
         if isinstance(outcome, Problem):
             raise Refused(outcome)
@@ -92,44 +92,44 @@ class Renewal:
             raise StoreUnavailable("session")
         return outcome
 
-    async def _run(self, digest: str, book: Book, forced: bool) -> None:
+    async def _run(self, session_id: bytes, book: Book, forced: bool) -> None:
         outcome: Outcome = None
         try:
-            outcome = await self._renewed(digest, book, forced)
+            outcome = await self._renewed(session_id, book, forced)
         except Refused as refused:
             outcome = refused.problem
         except (StoreUnavailable, CredentialsUnavailable):
             outcome = None
         except Exception:
             self._log.failure("session.renewal_failed")
-        for waiting in self._waiting.pop(digest):
+        for waiting in self._waiting.pop(session_id):
             waiting.callback(outcome)
 
     def _failed(self, failure: Failure) -> None:
         self._log.failure("session.renewal_failed", failure)
 
-    async def _renewed(self, digest: str, book: Book, forced: bool) -> Claims:
+    async def _renewed(self, session_id: bytes, book: Book, forced: bool) -> Claims:
         deadline = self._clock.seconds() + WAIT_S
         before: bytes | None = None
         lost_at, pause_s = inf, POLL_S
         while True:
-            found = await book.read(digest)
+            found = await book.read(session_id)
             if found is None:
                 raise ended("token-invalid", "session-unknown")
             sealed, session = found
             if sealed != before and not (forced and before is None):
-                claims = await book.fresh(digest, session)
+                claims = await book.fresh(session_id, session)
                 if claims is not None:
                     return claims
             if sealed != before:
                 before, lost_at = sealed, inf
             if session.refresh is None:
-                raise await self._over(digest, sealed, book, "session-without-refresh")
+                raise await self._over(session_id, sealed, book, "session-without-refresh")
             use = await self._spending.begin(session.refresh, CLAIM_S)
             if isinstance(use, Use):
-                return await self._exchanged(digest, sealed, session, use=use, book=book)
+                return await self._exchanged(session_id, sealed, session, use=use, book=book)
             if use == "revoked":
-                raise await self._over(digest, sealed, book, "session-revoked")
+                raise await self._over(session_id, sealed, book, "session-revoked")
             if use == "unknown":
                 raise _unavailable(int(UNKNOWN_S), "session-renewal-unknown")
             now = self._clock.seconds()
@@ -137,13 +137,13 @@ class Renewal:
                 # Maybe only since the record was read; so it is over when it still lies there a good while later.
                 lost_at = min(lost_at, now + LOST_S)
                 if now >= lost_at:
-                    raise await self._over(digest, sealed, book, "session-lost")
+                    raise await self._over(session_id, sealed, book, "session-lost")
             elif now >= deadline:
                 raise _unavailable(RETRY_AFTER_SERVICE_S, "session-renewal-busy")
             await deferLater(self._clock, pause_s)
             pause_s = min(1.5 * pause_s, MAX_POLL_S)
 
-    async def _exchanged(self, digest: str, sealed: bytes, session: Session, *, use: Use, book: Book) -> Claims:
+    async def _exchanged(self, session_id: bytes, sealed: bytes, session: Session, *, use: Use, book: Book) -> Claims:
         asking: Deferred[tuple[int, bytes | None]] = Deferred.fromCoroutine(self._ask(session))
         asking.addTimeout(EXCHANGE_S, self._clock)
         try:
@@ -158,7 +158,7 @@ class Renewal:
                 await use.unknown()  # the token is good, but who asks to be left in peace is
                 raise _unavailable(int(UNKNOWN_S), f"session-renewal-{status}")
             await use.released()
-            raise await self._over(digest, sealed, book, f"session-renewal-{status}")
+            raise await self._over(session_id, sealed, book, f"session-renewal-{status}")
         tokens = _tokens(text, session) if 200 <= status < 300 and text is not None else None
         try:
             claims = await book.claims_of(tokens.access) if tokens is not None else None
@@ -168,10 +168,10 @@ class Renewal:
             await use.unknown()
             raise _unavailable(int(UNKNOWN_S), f"session-renewal-{status}")
         try:
-            kept = await self._kept(digest, sealed, tokens, claims, book=book)
+            kept = await self._kept(session_id, sealed, tokens, claims, book=book)
         except StoreUnavailable:
             # Nothing could bring them back. The claim stays meanwhile, so that nobody takes them for lost.
-            put = partial(self._put, digest, sealed, tokens, claims, book=book)
+            put = partial(self._put, session_id, sealed, tokens, claims, book=book)
             self._spending.insist(partial(_put_and_settled, put, partial(_settled, use, session, tokens)))
             raise
         await _settled(use, session, tokens)
@@ -201,27 +201,33 @@ class Renewal:
         text = await gather(response.body, MAX_ANSWER_BYTES)
         return response.status, None if isinstance(text, NotWhole) else text
 
-    async def _kept(self, digest: str, sealed: bytes, tokens: Tokens, claims: Claims, *, book: Book) -> Claims | None:
+    async def _kept(
+        self, session_id: bytes, sealed: bytes, tokens: Tokens, claims: Claims, *, book: Book
+    ) -> Claims | None:
         for pause_s in WRITE_AGAIN_S:
             if pause_s:
                 await deferLater(self._clock, pause_s)
             try:
-                return await self._put(digest, sealed, tokens, claims, book=book)
+                return await self._put(session_id, sealed, tokens, claims, book=book)
             except StoreUnavailable:
                 continue
         raise StoreUnavailable("session")
 
-    async def _put(self, digest: str, sealed: bytes, tokens: Tokens, claims: Claims, *, book: Book) -> Claims | None:
+    async def _put(
+        self, session_id: bytes, sealed: bytes, tokens: Tokens, claims: Claims, *, book: Book
+    ) -> Claims | None:
         """The claims, once these tokens lie there; `None` if something else does. Raises `StoreUnavailable`."""
-        kept = await book.replace(digest, sealed, tokens, claims)
+        kept = await book.replace(session_id, sealed, tokens, claims)
         if kept is not None:
             return kept
         # An attempt that has seemed to fail may have been carried out.
-        found = await book.read(digest)
-        return await book.fresh(digest, found[1]) if found is not None and found[1].access == tokens.access else None
+        found = await book.read(session_id)
+        return (
+            await book.fresh(session_id, found[1]) if found is not None and found[1].access == tokens.access else None
+        )
 
-    async def _over(self, digest: str, sealed: bytes, book: Book, reason: str) -> Refused:
-        await book.drop(digest, sealed)
+    async def _over(self, session_id: bytes, sealed: bytes, book: Book, reason: str) -> Refused:
+        await book.drop(session_id, sealed)
         return ended("token-expired", reason)
 
 

@@ -121,22 +121,21 @@ class Sessions:
 
         Raises `Refused` token-invalid, token-expired, service-unavailable; `StoreUnavailable`.
         """
-        digest = digest_of(secret)
-        session = await self._read(digest)
+        session = await self._read(secret)
         if session is None:
             raise ended("token-invalid", "session-unknown")
         claims = await self.claims_of(session.access)
         if claims is None:
-            return await self._renewal.of(digest, self)
-        return self._remember(digest, session, claims)
+            return await self._renewal.of(secret, self)
+        return self._remember(secret, session, claims)
 
-    async def renewed_elsewhere(self, claims: Claims) -> bool:
+    async def renewed_elsewhere(self, session_id: bytes, claims: Claims) -> bool:
         """Whether its tokens are others than those of `claims`, known here; the others are known from here on."""
         try:
-            session = await self._read(claims.digest)
+            session = await self._read(session_id)
             if session is None or session.access.encode() == claims.forwarded:
                 return False
-            return await self.fresh(claims.digest, session) is not None
+            return await self.fresh(session_id, session) is not None
         except (StoreUnavailable, CredentialsUnavailable):
             return False
 
@@ -151,28 +150,26 @@ class Sessions:
         if claims is None:
             return None
         session_id = token_urlsafe(ID_BYTES).encode("ascii")
-        digest = digest_of(session_id)
         session = self._session(tokens, claims)
-        await self._records.put(_key(digest), self._sealed(digest, session), ttl_s=self._life_s(session))
+        await self._records.put(_key(session_id), self._sealed(session_id, session), ttl_s=self._life_s(session))
         if old is not None:
             await self.end(old)
         return session_id
 
     async def renew(self, session_id: bytes) -> Claims:
         """Have its tokens renewed though the access token may be good. Raises as `verify`."""
-        digest = digest_of(session_id)
-        return await self._renewal.of(digest, self, forced=True)
+        return await self._renewal.of(session_id, self, forced=True)
 
     async def refresh_of(self, session_id: bytes) -> RefreshToken | None:
         """The refresh token behind it, for the auth service to end. Raises `StoreUnavailable`."""
-        session = await self._read(digest_of(session_id))
+        session = await self._read(session_id)
         return session.refresh if session is not None else None
 
     async def end(self, session_id: bytes) -> None:
         """Have it, and its tokens, work no more on any instance. Raises `StoreUnavailable`."""
         digest = digest_of(session_id)
         was_known = self._good.drop(digest) is not None
-        session = await self._read(digest)
+        session = await self._read(session_id)
         if session is None:
             if was_known:  # its record is lost, but other instances may know it too
                 await self._revocations.revoke(digest, self._now() + OPAQUE_S)
@@ -183,41 +180,41 @@ class Sessions:
             await self._revocations.revoke(access.digest, access.exp + self._leeway_s)
         if session.refresh is not None:
             await self._spending.revoke(session.refresh)
-        await self._records.delete(_key(digest))
+        await self._records.delete(_key(session_id))
 
     # what a renewal does to the record
 
-    async def read(self, digest: str) -> tuple[bytes, Session] | None:
+    async def read(self, session_id: bytes) -> tuple[bytes, Session] | None:
         """The record as it lies there, and what it holds; `None` if there is none. Raises `StoreUnavailable`."""
-        sealed = await self._records.get(_key(digest))
+        sealed = await self._records.get(_key(session_id))
         if sealed is None:
             return None
-        text = self._sealer.opened(digest, sealed)
+        text = self._sealer.opened(session_id, sealed)
         session = session_from(text) if text is not None else None
         return None if session is None or session.until <= self._now() else (sealed, session)
 
-    async def fresh(self, digest: str, session: Session) -> Claims | None:
+    async def fresh(self, session_id: bytes, session: Session) -> Claims | None:
         """Its claims, from here on known, if its access token is good."""
         claims = await self.claims_of(session.access)
-        return None if claims is None else self._remember(digest, session, claims)
+        return None if claims is None else self._remember(session_id, session, claims)
 
-    async def replace(self, digest: str, sealed: bytes, tokens: Tokens, claims: Claims) -> Claims | None:
+    async def replace(self, session_id: bytes, sealed: bytes, tokens: Tokens, claims: Claims) -> Claims | None:
         """Put new tokens in the place of those in `sealed`; `None` if something else lies there by now."""
         session = self._session(tokens, claims)
-        text = self._sealed(digest, session)
-        if not await self._records.replace(_key(digest), sealed, text, ttl_s=self._life_s(session)):
+        text = self._sealed(session_id, session)
+        if not await self._records.replace(_key(session_id), sealed, text, ttl_s=self._life_s(session)):
             return None
-        return self._remember(digest, session, claims)
+        return self._remember(session_id, session, claims)
 
-    async def drop(self, digest: str, sealed: bytes) -> None:
+    async def drop(self, session_id: bytes, sealed: bytes) -> None:
         """Its tokens can't be renewed any more."""
-        self._good.drop(digest)
-        await self._records.replace(_key(digest), sealed, None, ttl_s=None)
+        self._good.drop(digest_of(session_id))
+        await self._records.replace(_key(session_id), sealed, None, ttl_s=None)
 
     # parts
 
-    async def _read(self, digest: str) -> Session | None:
-        found = await self.read(digest)
+    async def _read(self, session_id: bytes) -> Session | None:
+        found = await self.read(session_id)
         return found[1] if found is not None else None
 
     async def claims_of(self, access: str) -> Claims | None:
@@ -228,7 +225,8 @@ class Sessions:
             return None  # ended, or of a key that was changed: the next one will be good
         return claims if claims.exp > self._now() else None
 
-    def _remember(self, digest: str, session: Session, claims: Claims) -> Claims:
+    def _remember(self, session_id: bytes, session: Session, claims: Claims) -> Claims:
+        digest = digest_of(session_id)
         claims = replace(claims, digest=digest, forwarded=session.access.encode())
         self._good.put(digest, (min(self._now() + self._ttl_s, claims.exp), claims))
         return claims
@@ -239,12 +237,12 @@ class Sessions:
         until = claims.exp if refresh is None else now + refresh.remembered_s(now, 0)
         return Session(access=tokens.access, refresh=refresh, until=until, user_id=claims.user_id)
 
-    def _sealed(self, digest: str, session: Session) -> bytes:
-        return self._sealer.seal(digest, session.document())
+    def _sealed(self, session_id: bytes, session: Session) -> bytes:
+        return self._sealer.seal(session_id, session.document())
 
     def _life_s(self, session: Session) -> float:
         return max(1.0, min(session.until - self._now(), IDLE_S))
 
 
-def _key(digest: str) -> str:
-    return "session:" + digest
+def _key(session_id: bytes) -> str:
+    return "session:" + digest_of(session_id)

@@ -70,10 +70,10 @@ class KeyStore(Protocol):
 class SessionSealer(Protocol):
     """Keeps what must lie in the shared state from whoever can read or write that, and pages of other sites out."""
 
-    def seal(self, digest: str, text: bytes) -> bytes:
-        """`text` for the session of this digest, unreadable and unchangeable, and good for no other session."""
+    def seal(self, session_id: bytes, text: bytes) -> bytes:
+        """`text` for this session, unreadable and unchangeable without its id, and good for no other session."""
 
-    def opened(self, digest: str, sealed: bytes) -> bytes | None:
+    def opened(self, session_id: bytes, sealed: bytes) -> bytes | None:
         """The text; `None` for whatever was not sealed here for this session."""
 
     def csrf_token(self, session_id: bytes) -> str:
