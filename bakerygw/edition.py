@@ -19,6 +19,7 @@ from bakerygw.edge.gateway import Handler, LocalPage
 from bakerygw.edge.geocoding import SERVICE as GEOCODER
 from bakerygw.edge.healthpages import HealthPages
 from bakerygw.edge.policies import Policies
+from bakerygw.edge.proxy import Proxy
 from bakerygw.ports import Audit, Credentials, Scheme, TokenTelemetry
 from bakerygw.sessions import make_session_parts
 from bakerygw.signing import Signing, make_signing
@@ -65,6 +66,7 @@ def make_edition(
     names: Names,
     assets: Mapping[str, Asset],
     telemetry: TokenTelemetry,
+    proxy: Proxy,
     handlers: Mapping[Action, Handler],
     audit: Audit,
     older: Edition | None = None,
@@ -103,8 +105,8 @@ def make_edition(
         version=__version__,
         now=time.time,
     )
-    policies = make_policies(settings, upstreams, make_credentials(settings, signing, state))
-    sessions = make_session_parts(settings, reactor, state=state, policies=policies, audit=audit)
+    policies = make_policies(settings, upstreams, make_credentials(settings, reactor, signing, state))
+    sessions = make_session_parts(settings, reactor, state=state, proxy=proxy, policies=policies, audit=audit)
     return Edition(
         settings=settings,
         policies=sessions.policies,
@@ -139,11 +141,13 @@ def make_policies(settings: Settings, upstreams: UpstreamClient, credentials: Ma
     )
 
 
-def make_credentials(settings: Settings, signing: Signing, state: SharedState) -> Mapping[Scheme, Credentials]:
+def make_credentials(
+    settings: Settings, reactor: Any, signing: Signing, state: SharedState
+) -> Mapping[Scheme, Credentials]:
     """What callers may identify themselves by."""
     return {
         "bearer": signing.bearer,
-        "key": ApiKeys(state.keys, pepper=pepper(settings), now=time.time, clock=time.monotonic),
+        "key": ApiKeys(state.keys, pepper=pepper(settings), now=time.time, clock=reactor.seconds),
     }
 
 

@@ -27,13 +27,14 @@ def make_handlers(
     reactor: Any,
     *,
     state: SharedState,
+    proxy: Proxy,
     changes: SubscriptionChanges,
     audit: Audit,
     geocoded: Callable[[str], None],
 ) -> Mapping[Action, Handler]:
     """The handlers by their routes' action; `geocoded` counts look-ups of addresses."""
     return {
-        "subscription": SubscriptionHandler(Proxy(reactor), changes, audit).reply_to,
+        "subscription": SubscriptionHandler(proxy, changes, audit).reply_to,
         "limits": LimitsPage(state.admission).reply_to,
         "geocode": make_geocoding(settings, reactor, state, geocoded).reply_to,
     }

@@ -36,7 +36,7 @@ from bakerygw.edge.site import EdgeSite
 from bakerygw.edition import Edition, limit_names, make_edition, pepper, service_names, templates
 from bakerygw.handlers import make_handlers
 from bakerygw.lifecycle import GatewayService
-from bakerygw.ports import Audit
+from bakerygw.ports import SharedFacts
 from bakerygw.state import make_state
 from bakerygw.stores.sealed import SealedRecords
 from bakerygw.telemetry.logs import LogSystem
@@ -67,7 +67,7 @@ class House:
     def __init__(self, settings: Settings, reactor: Any, logs: LogSystem, lifecycle: LifecycleView, token: str) -> None:
         self._reactor, self.logs = reactor, logs
         self._assets = load_swagger_ui()
-        self._names = Names(reactor)
+        self._names, self._proxy = Names(reactor), Proxy(reactor)
         self.metrics = Metrics(
             CollectorRegistry(),
             version=__version__,
@@ -84,19 +84,26 @@ class House:
         )
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.changes = SubscriptionChanges(self.state.tenants, self.metrics.lookups, clock=reactor, now=time.time)
+        self.lookups = Lookups(
+            ServiceEnquiries(reactor),
+            self.state.tenants,
+            shared=self._shared_facts(settings),
+            telemetry=self.metrics.lookups,
+            now=time.time,
+        )
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(
             self.edition.policies,
             admission=Admission(self.state.admission, self.telemetry, self._key_desk()),
-            proxy=Proxy(reactor),
+            proxy=self._proxy,
             pages=self.edition.pages,
             handlers=self.edition.handlers,
             telemetry=self.telemetry,
             clock=reactor,
             now=time.time,
             inheritance=self._make_inheritance(),
-            lookups=self._make_lookups(settings),
+            lookups=self.lookups,
         )
         self.state.signals.on("disconnect", self.gateway.crowd.cut)
         self.public_site = EdgeSite(
@@ -169,6 +176,7 @@ class House:
         self.metrics.allow(routes=templates(settings), services=service_names(settings), limits=limit_names(settings))
         self.gateway.pages, self.gateway.handlers = edition.pages, edition.handlers
         self.gateway.policies = edition.policies
+        self.lookups.share(self._shared_facts(settings))
         self.public_site.proxies = TrustedProxies(settings.trusted_proxies)
         edition.signing.begin(old.signing)
         edition.health.start()
@@ -183,18 +191,19 @@ class House:
             names=self._names,
             assets=self._assets,
             telemetry=self.metrics.tokens,
+            proxy=self._proxy,
             handlers=self._make_handlers(settings),
             audit=self.auditing.trail,
             older=older,
         )
 
     def _make_inheritance(self) -> Inheritance:
-        audit = self.auditing.trail
-        return Inheritance(self.state.hierarchy, self.state.admission, audit, self._reactor.seconds)
+        return Inheritance(self.state.hierarchy, self.state.admission, self.auditing.trail, self._reactor.seconds)
 
     def _key_desk(self) -> KeyDesk:
-        audit = self.auditing.trail
-        return KeyDesk(audit=audit, attempted=self.metrics.key_attempt, used=self.state.keys.used, now=time.time)
+        return KeyDesk(
+            audit=self.auditing.trail, attempted=self.metrics.key_attempt, used=self.state.keys.used, now=time.time
+        )
 
     def _key_calls(self) -> KeyCalls:
         return KeyCalls(
@@ -213,26 +222,24 @@ class House:
             settings,
             self._reactor,
             state=self.state,
+            proxy=self._proxy,
             changes=self.changes,
             audit=self.auditing.trail,
             geocoded=self.metrics.geocoded,
         )
 
-    def _make_lookups(self, settings: Settings) -> Lookups:
-        """Shared with other instances only under a seal."""
-        secret, shared = settings.token_cache_secret, None
-        if secret is not None and self.state.embedded is None:
-            shared = SealedRecords(self.state.records, secret.get_secret_value(), self.metrics.lookups.forged)
-        return Lookups(
-            ServiceEnquiries(self._reactor),
-            self.state.tenants,
-            shared=shared,
-            telemetry=self.metrics.lookups,
-            now=time.time,
-        )
+    def _shared_facts(self, settings: Settings) -> SharedFacts | None:
+        """What is looked up is shared with other instances only under a seal."""
+        secret = settings.token_cache_secret
+        if secret is None or self.state.embedded is not None:
+            return None
+        return SealedRecords(self.state.records, secret.get_secret_value(), self.metrics.lookups.forged)
 
     def _admin_app(self, lifecycle: LifecycleView, token: str) -> AdminApp:
-        audit = self.auditing.trail
+        standing = self._standing()
+        limit_calls = TenantLimitCalls(
+            limits=self.state.limits, standing=standing, now=time.time, audit=self.auditing.trail
+        )
         return AdminApp(
             token=token,
             hosts=self.edition.settings.admin_hosts,
@@ -244,12 +251,12 @@ class House:
             config=lambda: masked(self.edition.settings),
             connections=self.public_site.connections,
             log_level=self.logs,
-            tables=(self._tenant_calls().table(), self._limit_calls(audit).table(), self._key_calls().table()),
+            tables=(self._tenant_calls(standing).table(), limit_calls.table(), self._key_calls().table()),
             now=time.time,
-            audit=audit,
+            audit=self.auditing.trail,
         )
 
-    def _tenant_calls(self) -> TenantCalls:
+    def _tenant_calls(self, standing: Standing) -> TenantCalls:
         notes = self.auditing.notes
         return TenantCalls(
             tenants=self.state.tenants,
@@ -258,15 +265,12 @@ class House:
             signals=self.state.signals,
             cut=self.gateway.crowd.cut,
             sections={
-                "limits": self._standing().of,
+                "limits": standing.of,
                 "refusals": notes.refusals,
                 "errors": notes.errors,
                 "audit": self.auditing.about,
             },
         )
-
-    def _limit_calls(self, audit: Audit) -> TenantLimitCalls:
-        return TenantLimitCalls(limits=self.state.limits, standing=self._standing(), now=time.time, audit=audit)
 
     def _standing(self) -> Standing:
         state, gateway = self.state, self.gateway

@@ -18,7 +18,7 @@ from bakerygw.edge.sessions import Sessions
 from bakerygw.edge.spending import Spending
 from bakerygw.ports import Audit
 from bakerygw.state import SharedState
-from bakerygw.tokens.seal import SessionSeal
+from bakerygw.tokens.session_seal import SessionSeal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +30,13 @@ class SessionParts:
 
 
 def make_session_parts(
-    settings: Settings, reactor: Any, *, state: SharedState, policies: Policies, audit: Audit
+    settings: Settings, reactor: Any, *, state: SharedState, proxy: Proxy, policies: Policies, audit: Audit
 ) -> SessionParts:
     """What the settings ask for, over these policies."""
     leeway_s = settings.jwt_leeway_seconds
     spending = Spending(
         state.records, state.revocations, state.admission, clock=reactor, now=time.time, leeway_s=leeway_s
     )
-    proxy = Proxy(reactor)
     sessions = _sessions(settings, reactor, state=state, policies=policies, spending=spending)
     calls = SessionCalls(proxy, sessions) if sessions is not None else None
     refreshing = Refreshing(

@@ -12,8 +12,8 @@ from bakerygw.tokens.bearer import BearerTokens
 from bakerygw.tokens.fetching import TIMEOUT_S, Fetch
 from bakerygw.tokens.keys import KeySource, PemKey, load_public_key
 from bakerygw.tokens.remote_keys import RemoteKeys
-from bakerygw.tokens.sealing import Rules, Sealer
 from bakerygw.tokens.shared import SharedTokens
+from bakerygw.tokens.token_seal import Rules, TokenSeal
 from bakerygw.tokens.verifier import TokenVerifier
 from bakerygw.upstream.dial import trust_root, way_to
 from bakerygw.upstream.names import Names
@@ -100,7 +100,7 @@ def _shared(settings: Settings, state: SharedState, telemetry: TokenTelemetry) -
     rules = Rules(algorithm=settings.jwt_algorithm, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
     return SharedTokens(
         state.records,
-        Sealer(secret.get_secret_value(), rules),
+        TokenSeal(secret.get_secret_value(), rules),
         ttl_s=settings.token_cache_ttl_seconds,
         now=time.time,
         telemetry=telemetry,

@@ -17,7 +17,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "bakerygw": frozenset(),
     "core": frozenset(),
     "ports": frozenset({"core"}),
-    "runtime": frozenset(),
+    "runtime": frozenset({"core"}),
     "config": frozenset({"core"}),
     "demo": frozenset({"core"}),
     **dict.fromkeys(ADAPTERS, frozenset({"ports", "core", "runtime"})),

@@ -229,6 +229,14 @@ def test_every_package_is_in_the_maintainers_table_and_in_the_readme(package: st
     assert f"`{package}`" in where.replace("bakerygw/", "")
 
 
+def test_the_maintainers_table_names_every_module_of_a_package_that_it_tells_the_modules_of() -> None:
+    table = page("docs/architecture.md").partition("\n## Files\n")[2].partition("\n## ")[0]
+    told = {cells[0].removeprefix("bakerygw/"): set(re.findall(r"`(\w+)`", cells[2])) for cells in rows(table)}
+    there = {name: {path.stem for path in (ROOT / "bakerygw" / name).glob("*.py")} - {"__init__"} for name in PACKAGES}
+
+    assert {name: names ^ told[name] for name, names in there.items() if told[name] and names != told[name]} == {}
+
+
 @pytest.mark.parametrize("source", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(source: Path) -> None:
     text = source.read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from bakerygw.admin.fields import state_unavailable
 from bakerygw.core.http import RequestHead
-from bakerygw.edge.healthpages import iso_time
+from bakerygw.core.times import iso_time
 from bakerygw.ports import Audit, KeyUnreadable, StoreUnavailable
 
 UNCONFIRMED = "The store did not confirm the change; look at the tenant, or repeat it."

@@ -21,7 +21,8 @@ from bakerygw.core.claims import is_id
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.problem import refuse
 from bakerygw.core.routing import Router
-from bakerygw.edge.healthpages import iso_time, json_reply
+from bakerygw.core.times import iso_time
+from bakerygw.edge.pages import json_reply
 from bakerygw.ports import Audit, KeyStore, KeyUnreadable, RevocationStore, StoreUnavailable, TenantStore
 from bakerygw.runtime.shield import shielded
 

@@ -18,9 +18,10 @@ from bakerygw.core.limits import (
     tenant_rule,
     tenant_subject,
 )
+from bakerygw.core.times import iso_time
 from bakerygw.edge.crowd import Crowd
-from bakerygw.edge.healthpages import iso_time, json_reply
 from bakerygw.edge.limiting import limit_row
+from bakerygw.edge.pages import json_reply
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import AdmissionAsk, AdmissionStore, Audit, StoreUnavailable, TenantLimits
 

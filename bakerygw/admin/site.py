@@ -13,7 +13,8 @@ from bakerygw.admin.fields import read_object
 from bakerygw.core.claims import is_id
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.problem import Problem, Refused, refuse
-from bakerygw.edge.healthpages import iso_time, json_reply
+from bakerygw.core.times import iso_time
+from bakerygw.edge.pages import json_reply
 from bakerygw.ports import Audit
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")

@@ -12,7 +12,8 @@ from bakerygw.admin.calls import Call, Table
 from bakerygw.admin.fields import bad_field, read_object, state_unavailable, text_of, time_of
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.edge.healthpages import iso_time, json_reply
+from bakerygw.core.times import iso_time
+from bakerygw.edge.pages import json_reply
 from bakerygw.ports import Audit, Signals, StoreUnavailable, TenantStore
 
 MAX_REASON_CHARS: Final = 500

@@ -25,6 +25,8 @@ MAX_REMEMBERED_S: Final = 400 * 86_400.0
 _SPELT: Final = re.compile(r"[!-~]+")
 # What no parser of cookies decodes, unquotes or strips.
 _SPELT_IN_COOKIE: Final = re.compile(r"[A-Za-z0-9._~+/=|:-]+")
+# Where parsers begin another cookie that take spaces (as Python's) or commas (RFC 2965 3.3.4) for an end, too.
+_WITHIN_COOKIE: Final = re.compile(rb"[,\s]refresh_token[ \t]*=[ \t]*([^;,\s]*)", re.IGNORECASE)
 _JSON: Final = re.compile(rb'application/json(?:[ \t]*;[ \t]*charset=(?:utf-8|"utf-8"))?[ \t]*', re.IGNORECASE)
 _NOT_LETTERS: Final = re.compile(r"[^a-z]")
 
@@ -80,7 +82,10 @@ def token_of_request(head: RequestHead, body: bytes) -> RefreshToken | None:
 
 
 def _in_cookies(head: RequestHead) -> set[str]:
-    texts = {text.decode("latin-1") for text in cookie_values(head, REFRESH_COOKIE, any_case=True)}
+    found = list(cookie_values(head, REFRESH_COOKIE, any_case=True))
+    for line in head.fields.get(b"cookie", ()):
+        found += _WITHIN_COOKIE.findall(line)
+    texts = {text.decode("latin-1") for text in found}
     if not all(map(_SPELT_IN_COOKIE.fullmatch, texts)):
         raise _unread("The cookie refresh_token holds characters that no token has.", "cookie")
     return texts

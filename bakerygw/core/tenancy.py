@@ -10,6 +10,7 @@ from urllib.parse import quote
 from bakerygw.core.claims import MAX_UNIX_S, TIERS, Claims, Subscription, TenantAccess, is_id
 from bakerygw.core.http import WRITING_METHODS, Pairs
 from bakerygw.core.limits import TenantLimit
+from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.values import value
 
@@ -220,6 +221,18 @@ def identity_headers(claims: Claims, view: TenantView | None) -> Pairs:
     if claims.is_demo and claims.demo_session_id is not None:
         pairs.append((b"X-Demo-Session-Id", claims.demo_session_id.encode()))
     return tuple(pairs)
+
+
+def owed_headers(claims: Claims | None, view: TenantView | None, bearer: bytes | None, trace: Trace) -> Pairs:
+    """All that the gateway itself tells a service about a request: who asks, by which access token, and its ids.
+
+    `bearer` is a token that the client has not sent to the service itself; of `claims` None nothing is known.
+    """
+    told = ((b"X-Request-ID", trace.request_id.encode("ascii")), (b"traceparent", trace.traceparent))
+    if claims is None:
+        return told
+    who = (*identity_headers(claims, view), *told)
+    return who if bearer is None else ((b"Authorization", b"Bearer " + bearer), *who)
 
 
 @lru_cache(4096)

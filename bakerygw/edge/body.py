@@ -1,12 +1,10 @@
 """The body of one request: from the channel's parser to whoever reads it, at the reader's pace."""
 
-from collections.abc import Callable
 from typing import Protocol
-
-from twisted.internet.defer import Deferred
 
 from bakerygw.core.http import BodySink, BodySource
 from bakerygw.core.problem import Problem, Refused
+from bakerygw.runtime.gathering import gather
 
 MAX_UNREAD_BYTES = 64 * 1024
 """What is kept for a reader that has not started or has paused, before the socket is no longer read."""
@@ -146,31 +144,6 @@ def too_large(cap: int) -> Problem:
     )
 
 
-class _Collector:
-    """A sink that keeps everything, up to a bound."""
-
-    def __init__(self, source: BodySource, cap: int, done: Callable[[bytes | Problem], None]) -> None:
-        self._source, self._cap, self._done = source, cap, done
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size <= self._cap:
-            self._parts.append(data)
-        else:
-            self._source.stop()
-            self._done(too_large(self._cap))
-
-    def done(self) -> None:
-        self._done(b"".join(self._parts))
-
-    def cut(self, reason: str) -> None:
-        self._done(
-            Problem(code="bad-request", detail="Send the whole body: it ended early.", reason=reason, close=True)
-        )
-
-
 async def collect(body: BodySource, cap: int) -> bytes:
     """The whole body, for handlers of the gateway's own.
 
@@ -178,14 +151,10 @@ async def collect(body: BodySource, cap: int) -> bytes:
     """
     if body.length is not None and body.length > cap:
         raise Refused(too_large(cap))
-    whole = body.whole()
-    if whole is not None:
-        if len(whole) > cap:
-            raise Refused(too_large(cap))
-        return whole
-    result: Deferred[bytes | Problem] = Deferred(lambda _: body.stop())
-    body.start(_Collector(body, cap, result.callback))
-    collected = await result
-    if isinstance(collected, Problem):
-        raise Refused(getattr(body, "failure", None) or collected)
-    return collected
+    collected = await gather(body, cap)
+    if isinstance(collected, bytes):
+        return collected
+    if collected.cut is None:
+        raise Refused(too_large(cap))
+    early = Problem(code="bad-request", detail="Send the whole body: it ended early.", reason=collected.cut, close=True)
+    raise Refused(getattr(body, "failure", None) or early)

@@ -63,7 +63,9 @@ class Facts(Generic[T]):
         each instance asks for itself. `now`: Unix seconds.
         """
         self._what, self._read, self._pause_s, self._pause_all = what, read, pause_s, pause_all
-        self._shared, self._telemetry, self._now = shared, telemetry, now
+        self._telemetry, self._now = telemetry, now
+        self.shared = shared
+        """Assign another for answers to come."""
         self._known: Recent[str, _Known[T]] = Recent(size)
         self._pauses: Recent[tuple[str, str], tuple[float, LookupFailed]] = Recent(MAX_PAUSES)
         self._flights: dict[str, _Flight[T]] = {}
@@ -97,9 +99,9 @@ class Facts(Generic[T]):
         if older is not None and older[1] > asked_at:
             return
         self._known.put(subject, (value, asked_at))
-        if self._shared is not None:
+        if self.shared is not None:
             offer = Deferred.fromCoroutine(
-                self._shared.put(self._key(subject), write_fact(value, asked_at), ttl_s=TTL_S)
+                self.shared.put(self._key(subject), write_fact(value, asked_at), ttl_s=TTL_S)
             )
             offer.addErrback(self._broken)
 
@@ -136,9 +138,9 @@ class Facts(Generic[T]):
         return value, asked_at
 
     async def _offered(self, subject: str) -> _Known[T] | None:
-        if self._shared is None:
+        if self.shared is None:
             return None
-        data = await self._shared.get(self._key(subject))
+        data = await self.shared.get(self._key(subject))
         if data is None:
             return None
         try:

@@ -1,40 +1,17 @@
 """Health as callers see it, from cached state alone: no page here waits for anything."""
 
-import dataclasses
-import json
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime
 from typing import Final
 
 from bakerygw.core.breaker import BreakerState
-from bakerygw.core.http import Pairs, Reply, RequestHead
+from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.problem import Problem, Refused
+from bakerygw.core.times import iso_time
+from bakerygw.edge.pages import json_reply, read_only_method
 from bakerygw.ports import HealthSource, ServiceHealth, StoreLink
 
 NOT_PROBED: Final = ServiceHealth(status="unknown", latency_ms=None, since=None, checked_at=None, detail="")
 """What is known of a service before its first probe."""
-
-
-def json_reply(document: object, *, status: int = 200, headers: Pairs = ()) -> Reply:
-    """A JSON answer that nobody may store: keys sorted, dataclasses as objects, sets as sorted lists."""
-    body = json.dumps(document, ensure_ascii=False, sort_keys=True, allow_nan=False, default=_plain).encode()
-    own = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
-    return Reply(status=status, headers=(*own, *headers), body=body)
-
-
-def read_only_method(head: RequestHead) -> None:
-    """Raise `method-not-allowed` with `Allow` (RFC 9110 section 10.2.1) unless the method is GET or HEAD."""
-    if head.method not in ("GET", "HEAD"):
-        raise Refused(
-            Problem(code="method-not-allowed", detail="Use GET or HEAD here.", headers=((b"Allow", b"GET, HEAD"),))
-        )
-
-
-def iso_time(seconds: float | None) -> str | None:
-    """Unix seconds as ISO 8601 in UTC with milliseconds and `Z`; `None` stays `None`."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class HealthPages:
@@ -112,11 +89,3 @@ def _overall(statuses: list[str], *, store_up: bool) -> str:
 def _shown(name: str) -> str:
     """A service's name as it stands in its path."""
     return name.replace("_", "-")
-
-
-def _plain(value: object) -> object:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    raise TypeError(f"no JSON for {type(value).__name__}")

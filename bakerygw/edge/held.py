@@ -1,8 +1,6 @@
-"""Bodies that are in memory, or come there, and bodies that are watched on their way."""
+"""Bodies that are in memory, and bodies that are watched on their way."""
 
 from collections.abc import Callable
-
-from twisted.internet.defer import Deferred
 
 from bakerygw.core.http import BodySink, BodySource
 
@@ -86,40 +84,3 @@ class WatchedBody:
         self._on_cut()
         if self._sink is not None:
             self._sink.cut(reason)
-
-
-class _Gathering:
-    """A sink that keeps at most `cap` bytes."""
-
-    def __init__(self, source: BodySource, cap: int) -> None:
-        self._source, self._left = source, cap
-        self._parts: list[bytes] = []
-        self.finished: Deferred[bytes | None] = Deferred(lambda _: source.stop())
-
-    def write(self, data: bytes) -> None:
-        if self._left < 0:
-            return
-        self._left -= len(data)
-        self._parts.append(data)
-        if self._left < 0:
-            self._source.stop()
-            self.finished.callback(None)
-
-    def done(self) -> None:
-        if self._left >= 0:
-            self.finished.callback(b"".join(self._parts))
-
-    def cut(self, reason: str) -> None:
-        if self._left >= 0:
-            self._left = -1
-            self.finished.callback(None)
-
-
-async def gather(body: BodySource, cap: int) -> bytes | None:
-    """The whole body of an answer; `None` if it has more than `cap` bytes or is cut. Cancelling stops the source."""
-    whole = body.whole()
-    if whole is not None:
-        return whole if len(whole) <= cap else None
-    gathering = _Gathering(body, cap)
-    body.start(gathering)
-    return await gathering.finished

@@ -11,7 +11,7 @@ from bakerygw.core.limits import Bucket, Level, LimitRule, tenant_subject, whole
 from bakerygw.core.problem import Problem, Refused
 from bakerygw.core.routing import Match, Route
 from bakerygw.core.stacks import UNROUTED, LimitPolicy, tier_in
-from bakerygw.edge.healthpages import iso_time
+from bakerygw.core.times import iso_time
 from bakerygw.edge.policies import Policies
 
 _WHOSE: Final = {

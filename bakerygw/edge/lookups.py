@@ -20,7 +20,7 @@ from bakerygw.core.tenancy import (
     check_tier,
     check_writable,
     confirmed,
-    identity_headers,
+    owed_headers,
     with_email,
     with_subscription,
 )
@@ -94,6 +94,10 @@ class Lookups:
             telemetry=telemetry,
             now=now,
         )
+
+    def share(self, shared: SharedFacts | None) -> None:
+        """From here on have other instances know what is learnt, and learn from them, by this alone."""
+        self._subscriptions.shared = self._emails.shared = shared
 
     async def complete(self, about: Inquiry, view: TenantView, state: AdmissionState) -> TenantView:
         """The view with what this route needs and the token leaves out.
@@ -212,10 +216,7 @@ def _bearer(about: Inquiry) -> bytes | None:
 
 def _headers(about: Inquiry, view: TenantView) -> Pairs:
     """Who asks, as services hear it with any request."""
-    trace, bearer = about.trace, _bearer(about)
-    who = ((b"Authorization", b"Bearer " + bearer),) if bearer is not None else ()
-    told = ((b"X-Request-ID", trace.request_id.encode("ascii")), (b"traceparent", trace.traceparent))
-    return (*_OURS, *who, *identity_headers(about.claims, view), *told)
+    return (*_OURS, *owed_headers(about.claims, view, _bearer(about), about.trace))
 
 
 def _not_looked_up(failed: LookupFailed, *, bearer: bool) -> Refused:

@@ -11,7 +11,7 @@ from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.routing import Route
 from bakerygw.core.sessions import private_headers
-from bakerygw.core.tenancy import identity_headers
+from bakerygw.core.tenancy import owed_headers
 from bakerygw.edge.admission import Grant
 from bakerygw.edge.body import RequestBody, too_large
 from bakerygw.edge.exchange import Exchange
@@ -106,10 +106,12 @@ class Proxy:
 def _request(
     head: RequestHead, body: RequestSource | None, *, route: Route, grant: Grant, trace: Trace
 ) -> UpstreamRequest:
+    claims = grant.claims
+    owed = owed_headers(claims, grant.view, claims.forwarded if claims is not None else None, trace)
     return UpstreamRequest(
         method=head.method,
         target=head.target,
-        headers=forward_headers(head, _owed(grant, trace), via=VIA),
+        headers=forward_headers(head, owed, via=VIA),
         body=body,
         first_byte_timeout_s=route.first_byte_timeout_s,
     )
@@ -119,16 +121,6 @@ def _check_sound(body: RequestBody) -> None:
     """Refuse what the client itself has spoilt."""
     if body.failure is not None:
         raise Refused(body.failure)
-
-
-def _owed(grant: Grant, trace: Trace) -> Pairs:
-    """What the gateway itself tells the service."""
-    told = ((b"X-Request-ID", trace.request_id.encode("ascii")), (b"traceparent", trace.traceparent))
-    if grant.claims is None:
-        return told
-    identity = (*identity_headers(grant.claims, grant.view), *told)
-    forwarded = grant.claims.forwarded
-    return identity if forwarded is None else ((b"Authorization", b"Bearer " + forwarded), *identity)
 
 
 def _reply(method: str, response: UpstreamResponse, authorities: Collection[str]) -> Reply:

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from bakerygw.core.cookies import set_cookie
 from bakerygw.core.forwarding import SESSION_COOKIE
-from bakerygw.core.http import WRITING_METHODS, Reply, RequestHead
+from bakerygw.core.http import WRITING_METHODS, Pairs, Reply, RequestHead
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.refresh_tokens import MAX_BODY_BYTES, RefreshToken, token_of_request
@@ -112,7 +112,8 @@ class Refreshing:
     ) -> Reply:
         reply = await sending
         if 200 <= reply.status < 300:
-            await self._in_force(reply, partial(self._end, grant, token))
+            taken = (set_cookie(SESSION_COOKIE, b""),) if _session_of(grant) is not None else ()
+            await self._in_force(reply, partial(self._end, grant, token), taken)
             self._audit(
                 "auth.logout",
                 user_id=trace.user_id,
@@ -120,8 +121,7 @@ class Refreshing:
                 client=trace.client,
                 request_id=trace.request_id,
             )
-            if _session_of(grant) is not None:
-                reply = reply.with_headers((set_cookie(SESSION_COOKIE, b""),))
+            reply = reply.with_headers(taken)
         return reply
 
     async def _without_token(self, exchange: Exchange, policies: Policies, trace: Trace) -> Reply:
@@ -152,8 +152,10 @@ class Refreshing:
             )
         )
 
-    async def _in_force(self, reply: Reply, end: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
-        """Wait until a sign-out holds everywhere.
+    async def _in_force(
+        self, reply: Reply, end: Callable[[], Coroutine[Deferred[Any], Any, None]], taken: Pairs
+    ) -> None:
+        """Wait until a sign-out holds everywhere; `taken` takes the cookie away, if it was by a cookie.
 
         Raises `Refused` state-unavailable in place of the service's reply; it is then tried again and again.
         """
@@ -166,6 +168,7 @@ class Refreshing:
                 Problem(
                     code="state-unavailable",
                     detail="The service has signed you out, but that does not hold everywhere yet; forget your tokens.",
+                    headers=taken,
                     retry_after_s=RETRY_AFTER_STATE_S,
                     reason="logout",
                 )

@@ -1,6 +1,8 @@
 """The access token of a session renewed once, however many requests on however many instances need it."""
 
 import json
+from collections.abc import Awaitable, Callable
+from functools import partial
 from math import inf
 from typing import ClassVar, Final, Protocol
 
@@ -13,18 +15,19 @@ from twisted.python.failure import Failure
 from bakerygw.core.claims import Claims
 from bakerygw.core.problem import Problem, Refused
 from bakerygw.core.sessions import MAX_ANSWER_BYTES, Session, Tokens, ended, object_in, tokens_in
-from bakerygw.edge.held import HeldBody, gather
+from bakerygw.edge.held import HeldBody
 from bakerygw.edge.proxy import RETRY_AFTER_SERVICE_S, VIA
 from bakerygw.edge.spending import UNKNOWN_S, Spending, Use
 from bakerygw.ports import CredentialsUnavailable, StoreUnavailable, UpstreamFailed, UpstreamRequest, Upstreams
+from bakerygw.runtime.gathering import NotWhole, gather
 from bakerygw.runtime.task import Task
 
 SERVICE: Final = "auth"
 TARGET: Final = b"/api/v1/auth/refresh"
 EXCHANGE_S: Final = 10.0
 """How long the auth service may take in all."""
-CLAIM_S: Final = 20.0
-"""How long an instance that dies meanwhile keeps the others from trying."""
+CLAIM_S: Final = 30.0
+"""How long an instance that dies meanwhile keeps the others from trying: longer than asking and writing may take."""
 WAIT_S: Final = 13.0
 """How long a request waits for a renewal on another instance: as long as one may take, the writing included."""
 LOST_S: Final = 2.5
@@ -33,7 +36,7 @@ POLL_S: Final = 0.1
 """How soon it looks for the first time; it takes longer and longer, up to `MAX_POLL_S`."""
 MAX_POLL_S: Final = 0.5
 WRITE_AGAIN_S: Final[tuple[float, ...]] = (0.0, 0.1, 0.4, 1.5)
-"""Pauses before the attempts to keep new tokens, which nothing could bring back."""
+"""Pauses before the attempts to keep new tokens for which requests wait; it goes on without them."""
 _NOT_NOW: Final = frozenset({408, 425, 429})
 """Refusals of a moment, not of a token (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4)."""
 
@@ -166,9 +169,12 @@ class Renewal:
             raise _unavailable(int(UNKNOWN_S), f"session-renewal-{status}")
         try:
             kept = await self._kept(digest, sealed, tokens, claims, book=book)
-        finally:
-            same = session.refresh is not None and tokens.refresh == session.refresh.text
-            await (use.released() if same else use.spent())
+        except StoreUnavailable:
+            # Nothing could bring them back. The claim stays meanwhile, so that nobody takes them for lost.
+            put = partial(self._put, digest, sealed, tokens, claims, book=book)
+            self._spending.insist(partial(_put_and_settled, put, partial(_settled, use, session, tokens)))
+            raise
+        await _settled(use, session, tokens)
         if kept is None:
             raise ended("token-invalid", "session-ended-meanwhile")
         return kept
@@ -192,17 +198,27 @@ class Renewal:
                 first_byte_timeout_s=EXCHANGE_S,
             ),
         )
-        return response.status, await gather(response.body, MAX_ANSWER_BYTES)
+        text = await gather(response.body, MAX_ANSWER_BYTES)
+        return response.status, None if isinstance(text, NotWhole) else text
 
     async def _kept(self, digest: str, sealed: bytes, tokens: Tokens, claims: Claims, *, book: Book) -> Claims | None:
         for pause_s in WRITE_AGAIN_S:
             if pause_s:
                 await deferLater(self._clock, pause_s)
             try:
-                return await book.replace(digest, sealed, tokens, claims)
+                return await self._put(digest, sealed, tokens, claims, book=book)
             except StoreUnavailable:
                 continue
         raise StoreUnavailable("session")
+
+    async def _put(self, digest: str, sealed: bytes, tokens: Tokens, claims: Claims, *, book: Book) -> Claims | None:
+        """The claims, once these tokens lie there; `None` if something else does. Raises `StoreUnavailable`."""
+        kept = await book.replace(digest, sealed, tokens, claims)
+        if kept is not None:
+            return kept
+        # An attempt that has seemed to fail may have been carried out.
+        found = await book.read(digest)
+        return await book.fresh(digest, found[1]) if found is not None and found[1].access == tokens.access else None
 
     async def _over(self, digest: str, sealed: bytes, book: Book, reason: str) -> Refused:
         await book.drop(digest, sealed)
@@ -216,6 +232,17 @@ def _tokens(text: bytes, session: Session) -> Tokens | None:
     if tokens is None or tokens.refresh is not None or session.refresh is None:
         return tokens
     return Tokens(access=tokens.access, refresh=session.refresh.text)
+
+
+async def _settled(use: Use, session: Session, tokens: Tokens) -> None:
+    """The refresh token is used up, unless the service has left it in force."""
+    same = session.refresh is not None and tokens.refresh == session.refresh.text
+    await (use.released() if same else use.spent())
+
+
+async def _put_and_settled(put: Callable[[], Awaitable[object]], settled: Callable[[], Awaitable[None]]) -> None:
+    await put()
+    await settled()
 
 
 def _unavailable(retry_s: int, reason: str) -> Refused:

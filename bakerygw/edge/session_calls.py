@@ -15,11 +15,11 @@ from bakerygw.core.sessions import MAX_ANSWER_BYTES, headers_without_tokens, obj
 from bakerygw.edge.admission import RETRY_AFTER_STATE_S, Grant, state_unavailable
 from bakerygw.edge.body import collect
 from bakerygw.edge.exchange import Exchange
-from bakerygw.edge.held import gather
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.sessions import Sessions
 from bakerygw.ports import CredentialsUnavailable, StoreUnavailable
+from bakerygw.runtime.gathering import NotWhole, gather
 from bakerygw.runtime.shield import shielded
 
 MAX_LOGIN_BYTES: Final = 64 * 1024
@@ -51,7 +51,7 @@ class SessionCalls:
         if not 200 <= reply.status < 300 or isinstance(reply.body, bytes):
             return reply
         text = await gather(reply.body, MAX_ANSWER_BYTES)
-        if text is None:
+        if isinstance(text, NotWhole):
             raise Refused(Problem(code="upstream-invalid", detail="The service's answer is cut or too long."))
         return await self._begun(head, reply.with_body(text), text)
 

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from bakerygw.core.claims import Claims
 from bakerygw.ports import Records, StoreUnavailable, TokenTelemetry
-from bakerygw.tokens.sealing import Sealer
+from bakerygw.tokens.token_seal import TokenSeal
 
 TELL_EVERY_S: Final = 60.0
 """Whoever can write to the store must not be able to fill the log as well."""
@@ -27,7 +27,7 @@ class SharedTokens:
     def __init__(
         self,
         records: Records,
-        sealer: Sealer,
+        sealer: TokenSeal,
         *,
         ttl_s: float,
         now: Callable[[], float],

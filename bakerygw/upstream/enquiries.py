@@ -8,8 +8,9 @@ from twisted.internet.interfaces import IReactorTime
 
 from bakerygw.core.claims import ClaimsError, Subscription
 from bakerygw.core.facts import read_email, read_subscription
-from bakerygw.core.http import BodySource, Pairs
+from bakerygw.core.http import Pairs
 from bakerygw.ports import LookupFailed, LookupFailure, UpstreamFailed, UpstreamRequest, Upstreams
+from bakerygw.runtime.gathering import NotWhole, gather
 
 SUBSCRIPTION_TIMEOUT_S: Final = 2.0
 """From asking to the last byte of the answer."""
@@ -90,53 +91,7 @@ async def _exchange(upstreams: Upstreams, service: str, request: UpstreamRequest
     if body.length is not None and body.length > MAX_ANSWER_BYTES:
         body.stop()
         raise LookupFailed("invalid", f"{service}: answer too long")
-    whole = body.whole()
-    if whole is not None and len(whole) <= MAX_ANSWER_BYTES:
-        return whole
-    if whole is not None:
-        raise LookupFailed("invalid", f"{service}: answer too long")
-    gathered = _Gathered(body, service)
-    body.start(gathered)
-    return await gathered.all
-
-
-class _Gathered:
-    """A sink that keeps everything, up to a bound."""
-
-    def __init__(self, source: BodySource, service: str) -> None:
-        self._source, self._service = source, service
-        self._parts: list[bytes] = []
-        self._room = MAX_ANSWER_BYTES
-        self._ended = False
-        self.all: Deferred[bytes] = Deferred(self._given_up)
-
-    def write(self, data: bytes) -> None:
-        """Keep the next bytes."""
-        if self._ended:
-            return
-        self._room -= len(data)
-        if self._room >= 0:
-            self._parts.append(data)
-        else:
-            self._fail("answer too long")
-            self._source.stop()
-
-    def done(self) -> None:
-        """That was all."""
-        if not self._ended:
-            self._ended = True
-            self.all.callback(b"".join(self._parts))
-
-    def cut(self, reason: str) -> None:
-        """It ended early."""
-        if not self._ended:
-            self._fail(f"cut: {reason}")
-
-    def _fail(self, cause: str) -> None:
-        self._ended = True
-        self._parts = []
-        self.all.errback(LookupFailed("invalid", f"{self._service}: {cause}"))
-
-    def _given_up(self, _: "Deferred[bytes]") -> None:
-        self._ended = True
-        self._source.stop()
+    found = await gather(body, MAX_ANSWER_BYTES)
+    if isinstance(found, NotWhole):
+        raise LookupFailed("invalid", f"{service}: answer {found.why}")
+    return found

@@ -130,6 +130,8 @@ def test_without_either_there_is_none() -> None:
         (b"", ((b"Cookie", b'refresh_token="a"'),)),
         (b"", ((b"Cookie", b"refresh_token=%61"),)),
         (b"", ((b"Cookie", b"refresh_token="),)),
+        (BODY, (JSON, (b"Cookie", b"a=1 refresh_token=other"))),
+        (BODY, (JSON, (b"Cookie", b"a=1,Refresh_Token = other"))),
     ],
 )
 def test_what_a_service_might_read_otherwise_is_refused(body: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> None:

@@ -211,7 +211,7 @@ class TestCalls:
         secrets = {
             "ADMIN_TOKEN": "admin-secret-4711",
             "REDIS_PASSWORD": "redis-secret-4711",
-            "TOKEN_CACHE_SECRET": "cache-secret-4711",
+            "TOKEN_CACHE_SECRET": "cache-secret-4711-of-32-characters",
         }
         gateway = start_gateway({**secrets, "REDIS_HOST": own_redis.host, "REDIS_PORT": str(own_redis.port)})
 

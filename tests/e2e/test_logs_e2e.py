@@ -177,7 +177,7 @@ class TestSecrets:
                 "REDIS_PORT": str(own_redis.port),
                 "REDIS_PASSWORD": "redis-password-4711",
                 "ADMIN_TOKEN": "admin-token-4711",
-                "TOKEN_CACHE_SECRET": "cache-secret-4711",
+                "TOKEN_CACHE_SECRET": "cache-secret-4711-of-32-characters",
                 "LOG_LEVEL": "DEBUG",
             }
         )

@@ -1,9 +1,12 @@
 """Old tokens, two gateways on one Redis, and a tenant service that hangs, lies, floods, redirects and dies."""
 
+import hmac
 import json
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +14,7 @@ import pytest
 import redis
 from redis_server import RedisServer
 
+from bakerygw.stores.sealed import SEAL_BYTES
 from tests.e2e.calling import SALES, at_once, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.stage import NO_LIMITS
@@ -43,6 +47,7 @@ class Town:
             "TOKEN_CACHE_SECRET": SECRET,
             **NO_LIMITS,
         }
+        self.settings = settings
         self.gateways = [running.enter_context(Gateway(settings)) for _ in range(2)]
         self.clients = [running.enter_context(gateway.client()) for gateway in self.gateways]
         self._tenants = 0
@@ -306,6 +311,31 @@ class TestFurtherTenants:
             "tenant-forbidden",
         )
         assert town.questions() == []
+
+
+def test_another_secret_seals_from_the_reload_on(town: Town, issuer: Issuer, tmp_path: Path) -> None:
+    file, old, new = tmp_path / "gateway.toml", "o" * 32, "n" * 32
+    file.write_text(f'token_cache_secret = "{old}"\n')
+    with Gateway({**town.settings, "TOKEN_CACHE_SECRET": None}, config=file) as gateway, gateway.client() as client:
+
+        def sealed() -> bytes:
+            """What it writes about a tenant that nobody has asked about."""
+            known = set(town.redis.keys("bakerygw:lookup:*"))
+            token = town.old_token(town.new_tenant())
+            assert client.get(SALES, headers={"Authorization": f"Bearer {token}"}).status_code == 200
+            until(lambda: len(set(town.redis.keys("bakerygw:lookup:*")) - known) == 1)
+            (key,) = set(town.redis.keys("bakerygw:lookup:*")) - known
+            name = key.removeprefix(b"bakerygw:")
+            value = town.redis.get(key)
+            seals = [hmac.digest(secret.encode(), b"bakerygw lookups v1", "sha256") for secret in (old, new)]
+            told = b"%d:%b%b" % (len(name), name, value[SEAL_BYTES:])
+            return b"".join(b"on"[at : at + 1] for at in (0, 1) if hmac.digest(seals[at], told, "sha256") == value[:32])
+
+        assert sealed() == b"o"
+        file.write_text(f'token_cache_secret = "{new}"\n')
+        gateway.signal(signal.SIGHUP)
+        gateway.wait_for_event("reload.done")
+        assert sealed() == b"n"
 
 
 class TestEmail:

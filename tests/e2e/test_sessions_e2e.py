@@ -1,6 +1,7 @@
 """Cookie sessions of browsers, over two instances and a real Redis."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ class AuthService:
         if path == "login":
             return self.tokens(self.lifetime_s)
         if path != "refresh":
-            return answer(204, b"") if path == "logout" else answer(200, b'{"service": true}')
+            return answer(204, b"", delay_s=self.delay_s) if path == "logout" else answer(200, b'{"service": true}')
         with self.lock:
             self.renewals += 1
         if self.status != 200:
@@ -244,6 +245,20 @@ def test_signing_out_on_one_instance_ends_it_on_the_other_within_a_second(
     refresh = json.loads(told.body)["refresh_token"]
     with pair[1].client() as client:
         assert code_of(client.post(REFRESH, json={"refresh_token": refresh})) == (401, "token-revoked")
+
+
+def test_who_closes_the_page_while_signing_out_is_signed_out_on_both(
+    pair: tuple[Gateway, Gateway], auth: AuthService, service: RecordingUpstream
+) -> None:
+    browser, _ = sign_in(pair[0])
+    assert [browser.ask(gateway).status_code for gateway in pair] == [200, 200]
+    auth.delay_s = 0.3
+    lines = (f"POST {LOGOUT} HTTP/1.1", "Host: x", f"Cookie: {browser.cookie}", f"X-CSRF-Token: {browser.csrf}", "", "")
+    with socket.create_connection(("127.0.0.1", pair[0].port)) as page:
+        page.sendall("\r\n".join(lines).encode())
+        until(lambda: any(request.target == LOGOUT.encode() for request in service.requests))
+    for gateway in pair:
+        until(lambda gateway=gateway: browser.ask(gateway).status_code == 401, 1.5)
 
 
 def test_without_redis_known_sessions_go_on_and_others_wait(

@@ -16,7 +16,7 @@ from bakerygw.edge.sessions import Sessions
 from bakerygw.edge.spending import Spending
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.records import MemoryRecords
-from bakerygw.tokens.seal import SessionSeal
+from bakerygw.tokens.session_seal import SessionSeal
 
 JSON = b"Content-Type: application/json"
 REFRESH = b"/api/v1/auth/refresh"
@@ -46,7 +46,7 @@ class FlakyRecords(MemoryRecords):
         super().__init__(now)
         self.left: int | None = None
         self.late = False
-        """Claims are made, but nobody hears of it in time."""
+        """Claims and replacements are made, but nobody hears of it in time."""
         self.puts: dict[str, float | None] = {}
         self.slow: Deferred[None] | None = None
         """What claims and replacements wait for, once they are done."""
@@ -80,6 +80,8 @@ class FlakyRecords(MemoryRecords):
         replaced = await super().replace(key, expected, value, ttl_s=ttl_s)
         if self.slow is not None:
             await self.slow
+        if self.late:
+            raise StoreUnavailable("no answer in time")
         return replaced
 
     async def delete(self, key: str) -> None:

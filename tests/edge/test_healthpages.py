@@ -5,7 +5,9 @@ import pytest
 
 from bakerygw.core.http import Reply
 from bakerygw.core.problem import Refused
-from bakerygw.edge.healthpages import HealthPages, iso_time, json_reply
+from bakerygw.core.times import iso_time
+from bakerygw.edge.healthpages import HealthPages
+from bakerygw.edge.pages import json_reply
 from bakerygw.ports import ServiceHealth
 from tests.heads import make_head
 

@@ -575,7 +575,7 @@ def test_nor_for_another_instance_which_is_replaced_when_it_has_died():
     waiting = there.client(request(b"GET", SALES, b"Cookie: " + browser.cookie))
     pass_slowly(there, 14)
     assert code(waiting.only()) == (503, "service-unavailable")
-    here.pass_s(20.1)
+    here.pass_s(30.1)
     here.services.response = response(200, (CONTENT,), RENEWED)
     assert browser.ask(SALES, stage=there).status == 200
 
@@ -602,6 +602,42 @@ def test_new_tokens_are_kept_as_soon_as_redis_is_back():
     stage.records.left = None
     stage.background.advance(0.1)
     assert client.only().status == 200
+
+
+def renewing(stage):
+    """A browser in the middle of a renewal, the client that has caused it, and the service's answer to come."""
+    browser = expired(stage)
+    stage.services.response = None
+    client = stage.client(request(b"GET", SALES, b"Cookie: " + browser.cookie))
+    stage.services.response = response(200)
+    return browser, client, stage.services.waiting[0]
+
+
+def test_new_tokens_are_kept_though_redis_is_away_for_longer_than_requests_wait():
+    stage = stage_of()
+    browser, client, waiting = renewing(stage)
+    stage.records.left = 0
+    waiting.callback(response(200, (CONTENT,), RENEWED))
+    pass_slowly(stage, 5)
+    answer = client.only()
+    assert code(answer) == (503, "state-unavailable")
+    assert b"set-cookie" not in answer.headers
+    stage.records.left = None
+    pass_slowly(stage, 5)
+    assert browser.ask(SALES).status == 200
+    assert len(refreshes(stage)) == 1
+    assert code(stage.refresh("r-1")) == (401, "token-revoked")
+
+
+def test_new_tokens_that_were_written_unheard_end_no_session():
+    stage = stage_of()
+    browser, client, waiting = renewing(stage)
+    stage.records.late = True
+    waiting.callback(response(200, (CONTENT,), RENEWED))
+    stage.records.late = False
+    stage.background.advance(0.1)
+    assert client.only().status == 200
+    assert browser.ask(SALES).status == 200
 
 
 def test_without_a_refresh_token_a_session_ends_with_its_access_token():
@@ -677,6 +713,19 @@ def test_signing_out_ends_the_session_and_its_tokens_everywhere():
         refresh_token("r-1").digest: NOW + OPAQUE_S,
     }
     assert code(here.refresh("r-1")) == (401, "token-revoked")
+
+
+def test_a_sign_out_that_can_not_be_told_to_others_takes_the_cookie_away_all_the_same():
+    stage = stage_of()
+    browser = stage.sign_in()
+    stage.revocations.away = True
+    stage.services.response = response(204)
+    answer = browser.write(LOGOUT)
+    assert code(answer) == (503, "state-unavailable")
+    assert b"Max-Age=0" in answer.headers[b"set-cookie"][0]
+    stage.revocations.away = False
+    stage.background.advance(0.1)
+    assert "session:" + digest_of(browser) not in stage.records._values
 
 
 def test_a_record_that_is_put_back_after_that_is_of_no_use():

@@ -11,7 +11,7 @@ from store_fakes import RecordingTelemetry, link_to
 from bakerygw.core.api_keys import ApiKey, key_id_from, record_json, sealed, spelt
 from bakerygw.ports import KeyUnreadable
 from bakerygw.stores.api_keys import KEEP_S, StoredKeys
-from bakerygw.stores.records import MemoryRecords, RedisRecords
+from bakerygw.stores.records import RedisRecords
 
 
 def made(number: int = 0, **facts) -> ApiKey:
@@ -22,17 +22,6 @@ def made(number: int = 0, **facts) -> ApiKey:
         "revoked_at": None, "secrets": (), **facts,
     })  # fmt: skip
     return replace(bare, secrets=(sealed(bare, spelt(key_id, bytes(32)), b"", bare.created_at),))
-
-
-@pytest_twisted.async_yield_fixture(params=["memory", "redis"])
-async def records(request):
-    if request.param == "memory":
-        yield MemoryRecords(time.time)
-        return
-    link = link_to(request.getfixturevalue("redis_server"), RecordingTelemetry())
-    await link.start()
-    yield RedisRecords(link)
-    await link.stop()
 
 
 @pytest.fixture

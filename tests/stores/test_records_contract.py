@@ -1,7 +1,5 @@
 """One contract for records in Redis and in this process."""
 
-import time
-
 import pytest
 import pytest_twisted
 from redis import Redis
@@ -10,17 +8,6 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.records import MAX_BYTES, MemoryRecords, RedisRecords
-
-
-@pytest_twisted.async_yield_fixture(params=["memory", "redis"])
-async def records(request):
-    if request.param == "memory":
-        yield MemoryRecords(time.time)
-        return
-    link = link_to(request.getfixturevalue("redis_server"), RecordingTelemetry())
-    await link.start()
-    yield RedisRecords(link)
-    await link.stop()
 
 
 @pytest_twisted.ensureDeferred

@@ -12,8 +12,8 @@ from bakerygw.ports import CredentialsUnavailable, StoreUnavailable, TokenRefuse
 from bakerygw.tokens.bearer import BearerTokens
 from bakerygw.tokens.jwks import KeySet, parse_key_set
 from bakerygw.tokens.keys import ALGORITHMS, KeySource, PemKey, VerificationKey, load_public_key
-from bakerygw.tokens.sealing import Rules, Sealer
 from bakerygw.tokens.shared import SharedTokens
+from bakerygw.tokens.token_seal import Rules, TokenSeal
 from bakerygw.tokens.verifier import TokenVerifier
 from tests.deferreds import failure_of, success_of
 from tests.minting import USER_ID, Issuer
@@ -64,7 +64,7 @@ class Instance:
             issuer=settings.get("issuer", "bakery-auth"),
             audience=settings.get("audience"),
         )
-        shared = SharedTokens(shelf, Sealer(secret, rules), ttl_s=900, now=self.clock, telemetry=self.told)  # type: ignore[arg-type]
+        shared = SharedTokens(shelf, TokenSeal(secret, rules), ttl_s=900, now=self.clock, telemetry=self.told)  # type: ignore[arg-type]
         self.tokens = BearerTokens(self.verifier, keys=self.keys, shared=shared)
         self.signatures = 0
         checked = self.verifier._signature.verify

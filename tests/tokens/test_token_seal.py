@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bakerygw.tokens.sealing import Rules, Sealer
+from bakerygw.tokens.token_seal import Rules, TokenSeal
 from tests.tokens.token_fakes import NOW
 
 SECRET = "0123456789abcdef0123456789abcdef"
 RULES = Rules(algorithm="RS256", issuer="bakery-auth", audience=None)
 TOKEN = b"header.payload.signature"
 KEY = sha256(b"key").digest()
-SEALER = Sealer(SECRET, RULES)
+SEALER = TokenSeal(SECRET, RULES)
 SEALED = SEALER.seal(TOKEN, KEY, NOW + 100.9)
 
 
@@ -24,7 +24,7 @@ def test_a_seal_is_believed_until_its_time_which_is_in_whole_seconds() -> None:
 
 
 def test_another_instance_with_the_same_secret_and_settings_believes_it() -> None:
-    assert Sealer(SECRET, replace(RULES)).judge(SEALED, TOKEN, KEY, NOW) == "hit"
+    assert TokenSeal(SECRET, replace(RULES)).judge(SEALED, TOKEN, KEY, NOW) == "hit"
 
 
 def test_a_seal_holds_nothing_of_the_token_and_nothing_of_the_secret() -> None:
@@ -36,17 +36,17 @@ def test_a_seal_holds_nothing_of_the_token_and_nothing_of_the_secret() -> None:
 @pytest.mark.parametrize(
     "sealer",
     [
-        Sealer("another-secret-of-thirty-two-char", RULES),
-        Sealer(SECRET + "0", RULES),
-        Sealer(SECRET, replace(RULES, algorithm="RS512")),
-        Sealer(SECRET, replace(RULES, issuer="bakery-auth2")),
-        Sealer(SECRET, replace(RULES, audience="bakery-auth")),
-        Sealer(SECRET, replace(RULES, audience="")),
-        Sealer(SECRET, Rules(algorithm="RS256bakery", issuer="-auth", audience=None)),
+        TokenSeal("another-secret-of-thirty-two-char", RULES),
+        TokenSeal(SECRET + "0", RULES),
+        TokenSeal(SECRET, replace(RULES, algorithm="RS512")),
+        TokenSeal(SECRET, replace(RULES, issuer="bakery-auth2")),
+        TokenSeal(SECRET, replace(RULES, audience="bakery-auth")),
+        TokenSeal(SECRET, replace(RULES, audience="")),
+        TokenSeal(SECRET, Rules(algorithm="RS256bakery", issuer="-auth", audience=None)),
     ],
     ids=["secret", "longer", "algorithm", "issuer", "audience", "empty audience", "shifted"],
 )
-def test_what_was_sealed_under_another_secret_or_setting_is_foreign(sealer: Sealer) -> None:
+def test_what_was_sealed_under_another_secret_or_setting_is_foreign(sealer: TokenSeal) -> None:
     assert sealer.judge(SEALED, TOKEN, KEY, NOW) == "foreign"
     assert SEALER.judge(sealer.seal(TOKEN, KEY, NOW + 100), TOKEN, KEY, NOW) == "foreign"
 

@@ -31,7 +31,7 @@ class Rules:
     audience: str | None
 
 
-class Sealer:
+class TokenSeal:
     """Makes and checks seals: "the signature of this token was good under these rules, by this key; until then".
 
     A seal is a version, a mark of its origin, a time, and an HMAC-SHA256 (RFC 2104) over all of it, the rules, the key

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bakerygw.tokens.seal import MAX_SEALED_BYTES, SessionSeal
+from bakerygw.tokens.session_seal import MAX_SEALED_BYTES, SessionSeal
 
 OLD, NEW = "o" * 32, "n" * 32
 DIGEST = "ab" * 32
