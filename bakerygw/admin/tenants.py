@@ -71,8 +71,9 @@ class TenantCalls:
         """The tenant's flags and all sections; what cannot be told says so in its own place."""
         try:
             document = _document(tenant_id, await self._tenants.flags(tenant_id))
-        except StoreUnavailable:
-            document = {"tenant_id": tenant_id, **{name: {"unavailable": AWAY} for name in FLAGS}}
+        except StoreUnavailable as error:
+            why = unread(error, AWAY).problem.detail
+            document = {"tenant_id": tenant_id, **{name: {"unavailable": why} for name in FLAGS}}
         for name, section in self._sections.items():
             document[name] = await self._section(name, section, tenant_id)
         return json_reply(document)

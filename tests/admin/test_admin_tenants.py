@@ -28,7 +28,6 @@ def test_a_tenants_flags_are_told_with_times_as_text():
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
-        ("GET", b"", None),
         ("PUT", b"/read-only", {}),
         ("POST", b"/subscription-changed", None),
         ("GET", b"/limits", None),
@@ -46,6 +45,15 @@ def test_a_value_that_means_nothing_is_named_so_that_it_can_be_mended(method, pa
         "tenant:bakery-1:subscription_changed_at in Redis is no time; set it anew or delete it there, nothing was "
         "changed here."
     )
+
+
+def test_a_tenants_page_names_it_too():
+    class Spoilt(FakeTenants):
+        async def flags(self, tenant_id):
+            raise StoreUnreadable(f"tenant:{tenant_id}:read_only in Redis is no text")
+
+    page = json.loads(Admin(tenants=Spoilt()).call("GET", b"/api/tenants/bakery-1").body)
+    assert page["read_only"]["unavailable"].startswith("tenant:bakery-1:read_only in Redis is no text; set it anew")
 
 
 def test_a_tenants_page_has_all_sections_and_one_that_fails_hides_no_other(logged_failures):
