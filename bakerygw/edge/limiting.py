@@ -30,13 +30,21 @@ def buckets_of(
     by user and by tenant hold for callers with both alone.
     """
     route = match.route if match is not None else None
-    # The one rule of its own that a request is under; the others are stacked upon it.
-    rule = (route.limit if route is not None else None) or policies.general_limit
-    buckets: tuple[Bucket, ...] = (Bucket(key=f"{rule.name}:{_subject(head, known)}", rule=rule),)
+    # The one rule of its own that a request is under; the others are stacked upon it, and so is a route's that is tried.
+    rule, tried = policies.general_limit, None
+    if route is not None and route.limit is not None:
+        if route.limit.shadow:
+            tried = route.limit
+        else:
+            rule = route.limit
+    subject = _subject(head, known)
+    buckets: tuple[Bucket, ...] = (Bucket(key=f"{rule.name}:{subject}", rule=rule),)
     if known is not None and known.key is not None and known.key.limit is not None:
         # A key's own limit stands for the general one, never for that of a route.
         own = Bucket(key=f"key:{known.key.key_id}", rule=known.key.limit)
         buckets = (own,) if rule is policies.general_limit else (own, *buckets)
+    if tried is not None:
+        buckets = (*buckets, Bucket(key=f"{tried.name}:{subject}", rule=tried))
     if route is not None and route.auth_limit:
         strict = policies.auth_limit
         buckets = (*buckets, Bucket(key=f"{strict.name}:addr:{client_subject(head.client)}", rule=strict))

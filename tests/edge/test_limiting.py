@@ -49,6 +49,16 @@ def test_a_verified_callers_request_is_under_all_limits_at_once():
     assert len(stage.store.asked) == 2
 
 
+def test_a_routes_limit_that_is_only_tried_leaves_the_general_one_in_force():
+    tried = replace(SALES_LIMIT, name="tried", shadow=True)
+    route = Route(prefix="/api/v1/tried", template="/api/v1/tried/**", kind="proxy", service="sales", limit=tried)
+    stage = Stage(router=Router((*ROUTES, route)))
+    stage.store.empty |= {"tried"}
+    answer = stage.ask(b"/api/v1/tried/x", token=b"good")
+    assert stage.store.spent == ["default:addr:192.0.2.1", "tried:addr:192.0.2.1"]
+    assert (answer.status, answer.headers[b"ratelimit-policy"]) == (200, [b'"default";q=300;w=60'])
+
+
 @pytest.mark.parametrize("token", [b"good", b"bad", b""])
 def test_who_is_not_verified_yet_spends_the_addresss_budgets_alone(token):
     stage = stacked(*BY_EACH)
