@@ -30,7 +30,7 @@ def buckets_of(
     by user and by tenant hold for callers with both alone.
     """
     route = match.route if match is not None else None
-    # The one rule of its own that a request is under; the others are stacked upon it, and so is a route's that is tried.
+    # The one rule of its own that a request is under; the others, one that is only tried too, are stacked upon it.
     rule, tried = policies.general_limit, None
     if route is not None and route.limit is not None:
         if route.limit.shadow:
