@@ -85,14 +85,50 @@ NOT_COMPILED = {
     "edge/rendering.py",
     "edge/resource.py",
     "edge/tunnel.py",
-    "edge/geocoding.py",  # this and the next three ask another host once a second: in no proxied request's way
-    "edge/answers.py",
-    "edge/turns.py",
-    "upstream/nominatim.py",
-    "runtime/oneway.py",  # a question now and then, over Twisted's own client
     "runtime/resolver.py",  # waits in threads
     "runtime/sockets.py",  # Twisted deletes attributes of transports, which those of compiled classes do not allow
     "upstream/names.py",  # exceptions below Twisted's and OSError
+}
+# In no way of a proxied request with a known token: compiling these would take minutes and gain nothing.
+OFF_THE_PATH = {
+    "core/api_keys.py",
+    "core/cookies.py",
+    "core/documents.py",
+    "core/facts.py",
+    "core/geocoding.py",
+    "core/key_terms.py",
+    "core/openapi.py",
+    "core/openapi_components.py",
+    "core/openapi_geocode.py",
+    "core/origins.py",
+    "core/places.py",
+    "core/privacy.py",
+    "core/refresh_tokens.py",
+    "core/sessions.py",
+    "edge/answers.py",
+    "edge/apidocs.py",
+    "edge/changes.py",
+    "edge/facts.py",
+    "edge/geocoding.py",
+    "edge/held.py",
+    "edge/keys.py",
+    "edge/limits_page.py",
+    "edge/lookups.py",
+    "edge/refreshing.py",
+    "edge/renewal.py",
+    "edge/session_calls.py",
+    "edge/sessions.py",
+    "edge/spending.py",
+    "edge/subscriptions.py",
+    "edge/turns.py",
+    "ports/audit.py",
+    "ports/geocoding.py",
+    "ports/lookups.py",
+    "runtime/gathering.py",
+    "runtime/oneway.py",
+    "runtime/shield.py",
+    "upstream/enquiries.py",
+    "upstream/nominatim.py",
 }
 COMPILE = os.environ.get("BAKERYGW_COMPILE", "") not in {"", "0"}
 BUILDS = {"bdist_wheel", "build", "build_ext", "install"}
@@ -115,7 +151,8 @@ def extensions() -> list[Any]:
 
     os.chdir(HERE)
     package = Path("bakerygw")
-    sources = {path for pattern in COMPILED for path in package.glob(pattern)} - {package / it for it in NOT_COMPILED}
+    sources = {path for pattern in COMPILED for path in package.glob(pattern)}
+    sources -= {package / it for it in NOT_COMPILED | OFF_THE_PATH}
     made = mypycify(["--config-file", "pyproject.toml", *sorted(map(str, sources))], group_name="bakerygw")
     for extension in made:  # what a compiler of another year warns of is no reason not to build
         extension.extra_compile_args = [flag for flag in extension.extra_compile_args if flag != "-Werror"]
