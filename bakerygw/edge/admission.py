@@ -94,6 +94,15 @@ class Admission:
         """Look at the token, if this route reads it. No decision is taken, so a bad one is `NOBODY` here."""
         if match is not None and not match.route.auth:
             return NOBODY
+        values = head.fields.get(b"authorization", ())
+        if len(values) == 1 and values[0][:7] == b"Bearer ":
+            # Nearly every request: what is known was sound in its form when it was verified.
+            token = values[0][7:]
+            claims = policies.credentials["bearer"].known(token)
+            if claims is not None:
+                self._telemetry.token_cache(True)
+                trace.user_id, trace.tenant_id = claims.user_id, claims.tenant_id
+                return Caller(scheme="bearer", secret=token, known=claims, said=claims)
         try:
             scheme, secret = presented(head, policies.credentials, policies.sessions)
         except Refused:
@@ -117,7 +126,11 @@ class Admission:
             buckets = buckets_of(head, match, None, policies, None)
             ask = AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests)
         else:
-            buckets, effective = budgets_of(head, match, known, policies, tenants[-1] if tenants else None)
+            effective = tenants[-1] if tenants else None
+            if known.tenant_access:
+                buckets, effective = budgets_of(head, match, known, policies, effective)
+            else:
+                buckets = buckets_of(head, match, known, policies, effective)
             if known.is_demo or (match is not None and match.route.action == "limits"):
                 ask = AdmissionAsk(
                     buckets=buckets,

@@ -48,7 +48,7 @@ class Proxy:
             raise Refused(too_large(body.cap))
         return self._answer(
             service,
-            _request(head, None if head.length == 0 else body, route=route, grant=grant, trace=trace),
+            _request(head, None if head.length == 0 else body, route, grant, trace),
             body,
             grant=grant,
             policies=policies,
@@ -63,7 +63,7 @@ class Proxy:
         Raises `Refused` where there is none, at once or when it is awaited.
         """
         service = self._service(route, grant, policies, trace)
-        request = _request(head, HeldBody(body) if body else None, route=route, grant=grant, trace=trace)
+        request = _request(head, HeldBody(body) if body else None, route, grant, trace)
         return self._answer(service, request, None, grant=grant, policies=policies, trace=trace)
 
     async def _answer(
@@ -104,7 +104,7 @@ class Proxy:
 
 
 def _request(
-    head: RequestHead, body: RequestSource | None, *, route: Route, grant: Grant, trace: Trace
+    head: RequestHead, body: RequestSource | None, route: Route, grant: Grant, trace: Trace
 ) -> UpstreamRequest:
     claims = grant.claims
     owed = owed_headers(claims, grant.view, claims.forwarded if claims is not None else None, trace)
