@@ -33,7 +33,7 @@ def buckets_of(
     plain = route is not None and route.limit is None and not route.auth_limit and not policies.stacks
     if plain and known is not None and known.key is None:  # nearly every request
         rule = policies.general_limit
-        return (Bucket(key=f"{rule.name}:{'demo' if known.is_demo else 'user'}:{known.user_id}", rule=rule),)
+        return (Bucket(key=f"{rule.name}:{_subject(head, known)}", rule=rule),)
     # The one rule of its own that a request is under; the others, one that is only tried too, are stacked upon it.
     rule, tried = policies.general_limit, None
     if route is not None and route.limit is not None:

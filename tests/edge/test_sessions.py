@@ -520,15 +520,21 @@ def pass_slowly(stage, seconds):
         stage.background.advance(0.1)
 
 
-def test_it_waits_for_another_instance_as_long_as_the_service_may_take():
+def renewing_here_and_asked_there():
+    """Two instances, and a client of each: the first renews the session, for nine seconds by now; the second waits."""
     here = stage_of()
     there = stage_of(here)
     browser = here.sign_in()
     for stage in (here, there):
         stage.pass_s(901)
     here.services.response = None
-    first, second = (stage.client(request(b"GET", SALES, b"Cookie: " + browser.cookie)) for stage in (here, there))
+    clients = [stage.client(request(b"GET", SALES, b"Cookie: " + browser.cookie)) for stage in (here, there)]
     pass_slowly(there, 9)
+    return here, there, clients
+
+
+def test_it_waits_for_another_instance_as_long_as_the_service_may_take():
+    here, there, (first, second) = renewing_here_and_asked_there()
     (waiting,) = here.services.waiting
     here.services.response = response(200)
     waiting.callback(response(200, (CONTENT,), RENEWED))
@@ -538,14 +544,7 @@ def test_it_waits_for_another_instance_as_long_as_the_service_may_take():
 
 
 def test_a_token_that_was_used_a_moment_before_its_record_is_replaced_ends_no_session():
-    here = stage_of()
-    there = stage_of(here)
-    browser = here.sign_in()
-    for stage in (here, there):
-        stage.pass_s(901)
-    here.services.response = None
-    first, second = (stage.client(request(b"GET", SALES, b"Cookie: " + browser.cookie)) for stage in (here, there))
-    pass_slowly(there, 9)
+    here, there, (first, second) = renewing_here_and_asked_there()
     here.records._put("refresh:" + refresh_token("r-1").digest, b"spent", None)
     pass_slowly(there, 1)
     (waiting,) = here.services.waiting
