@@ -117,8 +117,10 @@ class Admission:
             trace.user_id, trace.tenant_id = known.user_id, known.tenant_id
         return Caller(scheme=scheme, secret=secret, known=known, said=said)
 
-    async def ask(self, head: RequestHead, match: Match | None, caller: Caller, policies: Policies) -> AdmissionState:
-        """Everything that this request needs of the shared state, in its one round trip."""
+    async def ask(
+        self, head: RequestHead, match: Match | None, caller: Caller, policies: Policies, *, paid: bool = False
+    ) -> AdmissionState:
+        """Everything that this request needs of the shared state, in its one round trip; `paid`: but for tokens."""
         known, said = _spender(caller), caller.said
         tenants = _tenants(head, match, said)
         digests = (said.digest,) if said is not None and match is not None else ()
@@ -131,7 +133,7 @@ class Admission:
                 buckets, effective = budgets_of(head, match, known, policies, effective)
             else:
                 buckets = buckets_of(head, match, known, policies, effective)
-            if known.is_demo or (match is not None and match.route.action == "limits"):
+            if known.is_demo or paid or (match is not None and match.route.action == "limits"):
                 ask = AdmissionAsk(
                     buckets=buckets,
                     tenants=tenants,
@@ -139,7 +141,7 @@ class Admission:
                     verified=True,
                     limit_of=effective,
                     demo=known.is_demo,
-                    peek=match is not None and match.route.action == "limits",
+                    peek=paid or (match is not None and match.route.action == "limits"),
                 )
             else:  # nearly every request; each argument counts here
                 ask = AdmissionAsk(buckets=buckets, tenants=tenants, digests=digests, verified=True, limit_of=effective)

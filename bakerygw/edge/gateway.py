@@ -78,7 +78,7 @@ class Gateway(Conversation):
         if unlimited is not None:
             return unlimited
         caller = admission.caller_of(head, match, policies, trace)
-        state = await admission.ask(head, match, caller, policies)
+        state = await admission.ask(head, match, caller, policies, paid=again)
         owed = limit_headers(state.levels)
         try:
             admission.check_limit(state.levels, caller, trace)

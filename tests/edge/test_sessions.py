@@ -423,6 +423,15 @@ def renewed_elsewhere(here, **claims):
     return browser, there
 
 
+def test_a_request_that_is_judged_again_is_paid_for_once():
+    browser, there = renewed_elsewhere(stage_of())
+    there.store.flags[USER.tenant_id] = TenantFlags(changed_at=NOW)
+    before = len(there.store.asked)
+    assert browser.ask(SALES, stage=there).status == 200
+    asked = [ask for ask in there.store.asked[before:] if ask.buckets]
+    assert [ask.peek for ask in asked] == [False, True]
+
+
 @pytest.mark.parametrize("tenant", [USER.tenant_id, "t-other", "t-child"])
 def test_a_session_renewed_after_its_subscription_changed_is_good_on_every_instance(tenant):
     parent = TenantAccess(
