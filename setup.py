@@ -91,6 +91,7 @@ NOT_COMPILED = {
 }
 # In no way of a proxied request with a known token: compiling these would take minutes and gain nothing.
 OFF_THE_PATH = {
+    "core/alerts.py",
     "core/api_keys.py",
     "core/cookies.py",
     "core/documents.py",
@@ -122,6 +123,7 @@ OFF_THE_PATH = {
     "edge/subscriptions.py",
     "edge/turns.py",
     "ports/audit.py",
+    "ports/events.py",
     "ports/geocoding.py",
     "ports/lookups.py",
     "runtime/gathering.py",

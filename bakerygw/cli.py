@@ -190,7 +190,7 @@ def _table(settings: Settings) -> str:
 
 
 def _row(route: Route, settings: Settings) -> tuple[str, str, str, str, str]:
-    to = {"local": "gateway", "later": "gateway (not available)"}.get(route.kind, route.service or "")
+    to = {"local": "gateway", "stream": "gateway"}.get(route.kind, route.service or "")
     if route.action == "geocode":
         to = "gateway" if may_geocode(settings) else "gateway (demo)" if settings.demo else "gateway (not set up)"
     if route.kind == "proxy" and route.service not in settings.services:

@@ -6,8 +6,8 @@ import os
 import re
 import secrets
 import signal
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Literal
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
@@ -24,10 +24,10 @@ from bakerygw.config.routes import ConfigError
 from bakerygw.config.secrecy import secret_values
 from bakerygw.config.settings import Settings
 from bakerygw.config.token_file import TokenFile, token_folder
-from bakerygw.core.tenancy import TenantFlags
 from bakerygw.demo.banner import banner
 from bakerygw.demo.services import DemoServices
 from bakerygw.edge.site import EdgeSite
+from bakerygw.house import House
 from bakerygw.telemetry.logs import LogSystem
 
 FIRST_CONTACT_S: Final = 1.0
@@ -39,39 +39,9 @@ Python's 700 that took a twentieth of the time under load."""
 
 NEEDS_RESTART: Final = re.compile(
     "port|host|listen|admin_.*|structlog_pretty_print|log_anonymize|audit_.*|redis_.*|rate_limit_on_store_failure|"
-    "max_connections.*|sse_.*|demo"
+    "max_connections.*|sse_.*|ws_.*|publish_token|demo"
 )
 """Settings that SIGHUP does not put in force."""
-
-
-class House(Protocol):
-    """The parts of a gateway, as far as its life is concerned."""
-
-    public_site: EdgeSite
-    admin_site: EdgeSite
-
-    @property
-    def settings(self) -> Settings:
-        """The settings in force."""
-
-    @property
-    def store_status(self) -> str:
-        """The state of the way to the shared store."""
-
-    def open(self) -> "Deferred[None]":
-        """Begin what runs in the background; fires after the first contact with Redis, well or not."""
-
-    def close_services(self) -> None:
-        """No service is asked any more."""
-
-    def close_state(self) -> "Deferred[None]":
-        """Leave Redis."""
-
-    async def seed(self, flags: Mapping[str, TenantFlags]) -> None:
-        """Put the demo's flags into the embedded store."""
-
-    def swap(self, settings: Settings) -> None:
-        """Put another configuration in force for requests to come; raises, with nothing changed, if it is unfit."""
 
 
 class GatewayService(Service):

@@ -39,6 +39,7 @@ from bakerygw.lifecycle import GatewayService
 from bakerygw.ports import SharedFacts
 from bakerygw.state import make_state
 from bakerygw.stores.sealed import SealedRecords
+from bakerygw.streaming import make_streaming
 from bakerygw.telemetry.logs import LogSystem
 from bakerygw.telemetry.metrics import Metrics, StoreMetrics
 from bakerygw.telemetry.request_log import RequestLog
@@ -85,6 +86,7 @@ class House:
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.changes = SubscriptionChanges(self.state.tenants, self.metrics.lookups, clock=reactor, now=time.time)
         self.lookups = self._make_lookups(settings)
+        self.streaming = make_streaming(settings, reactor, state=self.state)
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(
@@ -135,7 +137,12 @@ class House:
         self.edition.health.start()
         self.stalls.start()
         self.auditing.open()
+        self.streaming.open()
         return self.state.open()
+
+    def drain_streams(self, window_s: float) -> "Deferred[None]":
+        """Say goodbye to all that is held open; fires when the last has been told."""
+        return self.streaming.drain(window_s)
 
     def close_services(self) -> None:
         """No service is asked any more."""
@@ -147,6 +154,7 @@ class House:
         self.changes.stop()
 
         async def close() -> None:
+            await self.streaming.close()
             await self.auditing.close()
             await self.state.close()
 
@@ -212,7 +220,7 @@ class House:
         )
 
     def _make_handlers(self, settings: Settings) -> Mapping[Action, Handler]:
-        return make_handlers(
+        handlers = make_handlers(
             settings,
             self._reactor,
             state=self.state,
@@ -221,6 +229,7 @@ class House:
             audit=self.auditing.trail,
             geocoded=self.metrics.geocoded,
         )
+        return {**handlers, **self.streaming.handlers}
 
     def _make_lookups(self, settings: Settings) -> Lookups:
         return Lookups(

@@ -4,7 +4,6 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
@@ -18,6 +17,7 @@ from pydantic_settings import (
 )
 
 from bakerygw.config.checks import findings
+from bakerygw.config.draft import Draft
 from bakerygw.config.routes import (
     KNOWN_SERVICES,
     ConfigError,
@@ -26,7 +26,7 @@ from bakerygw.config.routes import (
     merge_routes,
     taken_prefix,
 )
-from bakerygw.config.secrecy import masked, shown_value
+from bakerygw.config.secrecy import masked
 from bakerygw.config.surroundings import surrounding_findings
 from bakerygw.config.values import (
     ALGORITHMS,
@@ -155,6 +155,15 @@ class Settings(BaseSettings):
     sse_history_seconds: Count = 86_400
     sse_max_per_user: Count = 5
     sse_max_per_tenant: Count = 200
+    sse_max_streams: Count = 20_000
+    """Of the whole instance."""
+    sse_new_per_second: Count = 200
+    ws_max_per_user: Count = 5
+    ws_max_per_tenant: Count = 200
+    ws_max_sockets: Count = 2000
+    """Of the whole instance."""
+    publish_token: Secret | None = None
+    """Opens the admin port's call that publishes alerts, and nothing else."""
     drain_grace_seconds: Grace = 5.0
     drain_timeout_seconds: Grace = 30.0
 
@@ -203,28 +212,12 @@ class _Environ(PydanticBaseSettingsSource):
         return {name: value for name, value in {**own, **services}.items() if value is not None}
 
 
-@dataclass(slots=True)
-class _Draft:
-    """Values on their way to `Settings`, and what is wrong with them."""
-
-    given: dict[str, str]
-    values: dict[str, Any]
-    problems: list[str]
-    bad: set[str]
-    """Fields about which nothing more can be said."""
-
-    def wrong(self, name: str, allowed: str) -> None:
-        """Note a problem, in one line, with the value masked where it is secret."""
-        self.bad.add(name)
-        self.problems.append(f"{name.upper()}: {shown_value(name, self.given.get(name))}; {allowed}")
-
-
 def load_settings(environ: Mapping[str, str], config_file: str | None = None, *, demo: bool = False) -> Settings:
     """The settings of an environment over a TOML file, checked as a whole.
 
     Raises `ConfigError` that lists every problem. An empty value counts as not given.
     """
-    draft = _Draft(given={}, values={"demo": demo}, problems=[], bad=set())
+    draft = Draft(given={}, values={"demo": demo}, problems=[], bad=set())
     readable = config_file is None or _take_file(draft, config_file)
     draft.given |= {name: value for name, value in _Environ(environ)().items() if value.strip()}
     draft.values |= {name: value for name, value in draft.given.items() if not name.endswith("_service_url")}
@@ -241,7 +234,7 @@ def load_settings(environ: Mapping[str, str], config_file: str | None = None, *,
     return settings.model_copy(update={"routes": routes, "limit_policies": policies})
 
 
-def _take_file(draft: _Draft, path: str) -> bool:
+def _take_file(draft: Draft, path: str) -> bool:
     """Read the TOML file into the draft; whether it could be read."""
     try:
         with open(path, "rb"):
@@ -267,7 +260,7 @@ def _take_file(draft: _Draft, path: str) -> bool:
     return True
 
 
-def _take_services(draft: _Draft) -> None:
+def _take_services(draft: Draft) -> None:
     services: dict[str, tuple[str, ...]] = {}
     demo_services: dict[str, tuple[str, ...]] = {}
     given = {name: value for name, value in draft.given.items() if name.endswith("_service_url")}
@@ -290,7 +283,7 @@ def _take_services(draft: _Draft) -> None:
     draft.values |= {"services": services, "demo_services": demo_services}
 
 
-def _take_files(draft: _Draft) -> None:
+def _take_files(draft: Draft) -> None:
     """Check that the files named can be read, and take the key's text from its file."""
     for name in _FILES:
         path = draft.values.get(name)
@@ -315,7 +308,7 @@ def _take_files(draft: _Draft) -> None:
         draft.bad.add("jwt_public_key")
 
 
-def _validated(draft: _Draft) -> Settings:
+def _validated(draft: Draft) -> Settings:
     """The settings, with defaults where a value is wrong, so that the other checks can go on."""
     values = {name: value for name, value in draft.values.items() if name not in draft.bad}
     try:
@@ -326,7 +319,7 @@ def _validated(draft: _Draft) -> Settings:
     return Settings.model_validate({name: value for name, value in values.items() if name not in draft.bad})
 
 
-def _routes(draft: _Draft, settings: Settings) -> tuple[tuple[Route, ...], tuple[LimitPolicy, ...]]:
+def _routes(draft: Draft, settings: Settings) -> tuple[tuple[Route, ...], tuple[LimitPolicy, ...]]:
     builtin = builtin_routes(settings.services)
     if settings.routes_file is None:
         return builtin, ()
@@ -338,7 +331,7 @@ def _routes(draft: _Draft, settings: Settings) -> tuple[tuple[Route, ...], tuple
     return builtin, ()
 
 
-def _cross_check(draft: _Draft, settings: Settings, environ: Mapping[str, str]) -> None:
+def _cross_check(draft: Draft, settings: Settings, environ: Mapping[str, str]) -> None:
     """Note what is wrong between fields or on this machine, unless one of them is known to be wrong by itself."""
     wrong_before = frozenset(draft.bad)
     if environ.get("XDG_RUNTIME_DIR"):

@@ -183,7 +183,7 @@ def _summary(route: Route) -> str:
 
 def _rules(route: Route, method: str) -> str:
     rules = []
-    if route.kind == "later" and route.prefix != GEOCODE:
+    if _later(route):
         rules.append("For the time being this answers 503 with the code `service-unavailable`.")
     if route.prefix == SESSION and method == "GET":
         rules.append("To a session's cookie the gateway answers itself: `csrf_token`, `user_id` and `tenant_id`.")
@@ -203,6 +203,10 @@ def _rules(route: Route, method: str) -> str:
     return " ".join(rules)
 
 
+def _later(route: Route) -> bool:
+    return route.kind == "stream" or route.action == "ticket"
+
+
 def _parameter_names(route: Route) -> tuple[str, ...]:
     return ("RequestId", "TenantId") if route.auth and route.tenant else ("RequestId",)
 
@@ -211,7 +215,7 @@ def _answer(route: Route) -> Json:
     headers = refs("X-Request-ID", "RateLimit-Policy", "RateLimit")
     if route.prefix == GEOCODE:
         return {"200": {**geocode_answer(), "headers": headers}}
-    if route.kind == "later":
+    if _later(route):
         return {}
     description = "The service's own answer, unchanged." if route.kind == "proxy" else "The answer."
     headers = refs("X-Request-ID", "RateLimit-Policy", "RateLimit")

@@ -10,8 +10,11 @@ from bakerygw.core.limits import LimitRule
 from bakerygw.core.problem import refuse
 from bakerygw.core.values import value
 
-Kind = Literal["proxy", "local", "later"]
-Action = Literal["login", "refresh", "logout", "session", "subscription", "geocode", "limits"]
+Kind = Literal["proxy", "local", "stream"]
+"""To a service; answered here; or held open by the gateway for long, and then not counted with the requests."""
+Action = Literal[
+    "login", "refresh", "logout", "session", "subscription", "geocode", "limits", "alerts", "ticket", "training"
+]
 """What the gateway does by itself: in place of a service, or beside proxying to it."""
 
 TENANTS: Final = "/api/v1/tenants"

@@ -147,15 +147,16 @@ class Gateway(Conversation):
 
     async def _handle(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
         """The route's handler; among all that are under way the request is counted here."""
-        if route.auth or route.kind == "proxy":
+        if route.kind != "stream" and (route.auth or route.kind == "proxy"):
             self.crowd.enter(exchange, grant, policies.max_concurrent, trace)
         handler = self.handlers.get(route.action) if route.action is not None else None
         if handler is not None:
             return await handler(exchange, route, grant, policies, trace)
         if route.kind == "proxy":
             return await self._proxy.reply_to(exchange, route, grant, policies, trace)
-        if route.kind == "local":
-            return self.pages[route.prefix](exchange.head)
+        page = self.pages.get(route.prefix)
+        if page is not None:
+            return page(exchange.head)
         raise refuse("service-unavailable", "This version of the gateway has this not yet; see /docs.", reason="later")
 
     def _standing_for(self, head: RequestHead, trace: Trace) -> Pairs:

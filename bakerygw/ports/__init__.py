@@ -1,6 +1,7 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
 from bakerygw.ports.audit import AuditStore, Ledger, SignalKind, Signals
+from bakerygw.ports.events import AlertSource, Changed, EventLog, Listener, Page, Placed, Stored, Watch
 from bakerygw.ports.geocoding import Geocoder
 from bakerygw.ports.identity import (
     Credentials,
@@ -40,20 +41,26 @@ __all__ = [
     "AdmissionAsk",
     "AdmissionState",
     "AdmissionStore",
+    "AlertSource",
     "Audit",
     "AuditStore",
+    "Changed",
     "Credentials",
     "CredentialsUnavailable",
     "Enquiries",
+    "EventLog",
     "Geocoder",
     "HealthSource",
     "Hierarchy",
     "KeyStore",
     "KeyUnreadable",
     "Ledger",
+    "Listener",
     "LookupFailed",
     "LookupFailure",
     "LookupTelemetry",
+    "Page",
+    "Placed",
     "Records",
     "RevocationStore",
     "Scheme",
@@ -66,6 +73,7 @@ __all__ = [
     "StoreTelemetry",
     "StoreUnavailable",
     "StoreUnreadable",
+    "Stored",
     "Telemetry",
     "TenantLimits",
     "TenantStore",
@@ -75,5 +83,6 @@ __all__ = [
     "UpstreamRequest",
     "UpstreamResponse",
     "Upstreams",
+    "Watch",
     "with_limit",
 ]

@@ -88,17 +88,19 @@ def test_the_gateways_own_pages_are_public_and_read_only(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "method", "read_only_exempt"),
+    ("path", "method", "kind", "read_only_exempt"),
     [
-        ("/api/v1/alerts/stream", "GET", False),
-        ("/api/v1/alerts/ticket", "POST", True),
-        ("/api/v1/training/ws", "GET", False),
-        ("/api/v1/geocode", "POST", True),
+        ("/api/v1/alerts/stream", "GET", "stream", False),
+        ("/api/v1/alerts/ticket", "POST", "local", True),
+        ("/api/v1/training/ws", "GET", "stream", False),
+        ("/api/v1/geocode", "POST", "local", True),
     ],
 )
-def test_what_is_not_built_is_known_and_authenticated(path: str, method: str, read_only_exempt: bool) -> None:
+def test_what_the_gateway_does_itself_is_known_and_authenticated(
+    path: str, method: str, kind: str, read_only_exempt: bool
+) -> None:
     route = at(path)
-    assert (route.kind, route.auth, route.read_only_exempt) == ("later", True, read_only_exempt)
+    assert (route.kind, route.auth, route.read_only_exempt) == (kind, True, read_only_exempt)
     assert method in (route.methods or ())
 
 

@@ -96,7 +96,7 @@ ROUTES = (
     Route(prefix="/api/v1/gold", template="/api/v1/gold/**", kind="proxy", service="sales", min_tier="enterprise"),
     Route(prefix="/api/v1/reports", template="/api/v1/reports/**", kind="proxy", service="sales", limit=SALES_LIMIT),
     Route(prefix="/api/v1/small", template="/api/v1/small/**", kind="proxy", service="sales", max_body=10),
-    Route(prefix="/api/v1/geocode", template="/api/v1/geocode", kind="later", exact=True, read_only_exempt=True),
+    Route(prefix="/api/v1/geocode", template="/api/v1/geocode", kind="local", exact=True, read_only_exempt=True),
     Route(
         prefix="/api/v1/tenants/{id}/subscription",
         template="/api/v1/tenants/{id}/subscription/**",

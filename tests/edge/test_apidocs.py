@@ -39,15 +39,22 @@ ROUTES = (
         limit=LimitRule(name="forecasts", requests=5, window_s=60),
         max_body=1000,
     ),
-    Route(prefix="/api/v1/alerts/stream", template="/api/v1/alerts/stream", kind="later", exact=True),
+    Route(prefix="/api/v1/alerts/stream", template="/api/v1/alerts/stream", kind="stream", exact=True),
     Route(
         prefix="/api/v1/alerts/ticket",
         template="/api/v1/alerts/ticket",
-        kind="later",
+        kind="local",
+        action="ticket",
         exact=True,
         methods=frozenset({"POST"}),
     ),
-    Route(prefix="/api/v1/geocode", template="/api/v1/geocode", kind="later", exact=True),
+    Route(
+        prefix="/api/v1/geocode",
+        template="/api/v1/geocode",
+        kind="local",
+        exact=True,
+        methods=frozenset({"POST"}),
+    ),
 )
 
 

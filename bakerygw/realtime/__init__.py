@@ -1,0 +1,1 @@
+"""What stays open: alerts over SSE, and training over WebSocket."""

@@ -1,0 +1,54 @@
+"""What is held open for somebody, whatever is spoken on it: how it is let in, told of changes, and ended."""
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from bakerygw.core.tenancy import TenantFlags
+from bakerygw.edge.admission import Grant
+
+HeldKind = Literal["stream", "socket"]
+Ending = Literal["token-expired", "token-revoked", "token-stale", "forbidden", "disconnected", "draining"]
+"""Why the gateway ends what it holds open; `forbidden`: the tenant is no longer open to this user."""
+
+
+class Held(Protocol):
+    """A stream or socket, as its `Guard` sees it. No method raises; none is called after `end`."""
+
+    def expiring(self, in_s: float) -> None:
+        """Its credential ends in so many seconds."""
+
+    def tenant_state(self, flags: TenantFlags) -> None:
+        """The flags of its tenant are different from what it was told last."""
+
+    def end(self, why: Ending) -> None:
+        """Say so as its protocol does, and close. It calls `leave` of its place when that is done."""
+
+
+class Place(Protocol):
+    """One place among those held open, taken until `leave`."""
+
+    def hold(self, held: Held) -> None:
+        """From here on `held` is told."""
+
+    def leave(self) -> None:
+        """It has ended, however that came about; harmless if it has left."""
+
+
+class Guard(Protocol):
+    """Lets in, watches and ends all that is held open, by its bounds, its credentials and its tenants."""
+
+    def enter(self, kind: HeldKind, grant: Grant) -> Place:
+        """Take a place before anything is sent.
+
+        Raises `Refused`: too-many-streams (429 for user and tenant), service-unavailable (503 for the instance, and
+        for too many new ones in a second).
+        """
+
+    def cut(self, tenant_id: str) -> int:
+        """End all of a tenant's; how many there were."""
+
+    def of(self, tenant_id: str) -> dict[HeldKind, int]:
+        """How many of a tenant's are open here."""
+
+    def drain(self, window_s: float, done: Callable[[], None]) -> None:
+        """Let nobody in any more, and end all, spread at random over the window; then call `done`."""
