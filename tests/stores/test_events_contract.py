@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,8 @@ class Logs:
 
     one: Any
     other: Any
-    told: list[tuple[str, bytes]]
-    notes: dict[str, bytes]
+    told: Callable[[], list[tuple[str, bytes]]]
+    notes: Callable[[], dict[str, bytes]]
 
 
 def memory_logs(**options):
@@ -46,35 +47,30 @@ def memory_logs(**options):
         tell=lambda tenant_id, payload: told.append((tenant_id, payload)),
         notify=notes.__setitem__,
     )
-    return Logs(log, log, told, notes)
+    return Logs(log, log, lambda: told, lambda: notes)
 
 
-class Outbox:
-    """What Redis holds to be notified, as a mapping."""
-
-    def __init__(self, redis):
-        self._redis = redis
-
-    def __eq__(self, expected):
-        due = self._redis.zrange("bakerygw:notify:due", 0, -1, withscores=True)
-        assert all(abs(score / 1000 - time.time()) < 20 for _, score in due)
-        held = {key.decode(): value for key, value in self._redis.hgetall("bakerygw:notify:body").items()}
-        return held == expected and {member.decode() for member, _ in due} == expected.keys()
+def outbox_of(redis):
+    """What Redis holds to be notified, due now, as a dictionary."""
+    due = dict(redis.zrange("bakerygw:notify:due", 0, -1, withscores=True))
+    assert all(abs(score / 1000 - time.time()) < 20 for score in due.values())
+    bodies = redis.hgetall("bakerygw:notify:body")
+    assert bodies.keys() == due.keys()
+    return {member.decode(): body for member, body in bodies.items()}
 
 
-class Channel:
-    """What was published on Redis since it was made, as a list."""
+def listener_of(redis):
+    """A function that gives all that was published on Redis since this call."""
+    heard, told = redis.pubsub(), []
+    heard.psubscribe("alerts:tenant:*")
+    heard.get_message(timeout=1)
 
-    def __init__(self, redis):
-        self._heard = redis.pubsub()
-        self._heard.psubscribe("alerts:tenant:*")
-        self._heard.get_message(timeout=1)
-        self._all = []
+    def all_told():
+        while (said := heard.get_message(timeout=0.02)) is not None:
+            told.append((said["channel"].decode().removeprefix("alerts:tenant:"), said["data"]))
+        return told
 
-    def __eq__(self, expected):
-        while (said := self._heard.get_message(timeout=0.02)) is not None:
-            self._all.append((said["channel"].decode().removeprefix("alerts:tenant:"), said["data"]))
-        return self._all == expected
+    return all_told
 
 
 @pytest_twisted.async_yield_fixture(params=["memory", "redis"])
@@ -92,7 +88,7 @@ async def make(request):
         def redis_logs(**options):
             options = {"history_events": EVENTS, "history_s": HISTORY_S, "seen_s": SEEN_S, **options}
             one, other = (RedisEventLog(link, clock=Clock(), **options) for link in links)
-            return Logs(one, other, Channel(redis), Outbox(redis))
+            return Logs(one, other, listener_of(redis), lambda: outbox_of(redis))
 
         yield redis_logs
     for link in links:
@@ -246,7 +242,7 @@ async def test_a_publish_is_placed_and_told_to_all(logs):
     said = alert("t", alert_id="a-1")
     placed = await logs.one.publish(said)
     assert (placed.position.offset, placed.fresh) == (1, True)
-    assert logs.told == [("t", said.payload)]
+    assert logs.told() == [("t", said.payload)]
     (heard,) = await logs.other.append([said])
     assert (heard.position, heard.fresh) == (placed.position, False)
 
@@ -258,7 +254,7 @@ async def test_a_publish_with_the_same_id_is_a_repeat_whatever_it_says_and_whene
     await pause(SEEN_S + 0.05)
     again = await logs.other.publish(alert("t", "other words", alert_id="a-1"))
     assert (again.position, again.fresh) == (first.position, False)
-    assert logs.told == [("t", said.payload)]
+    assert logs.told() == [("t", said.payload)]
     elsewhere = await logs.other.publish(alert("u", alert_id="a-1"))
     another = await logs.other.publish(alert("t", "other words", alert_id="a-2"))
     assert (elsewhere.fresh, another.fresh, another.position.offset) == (True, True, 2)
@@ -276,7 +272,7 @@ async def test_what_was_heard_already_is_not_told_again_by_a_publish(logs):
     (heard,) = await logs.one.append([alert(alert_id="a-1")])
     published = await logs.one.publish(alert(alert_id="a-1"))
     assert (published.position, published.fresh) == (heard.position, False)
-    assert logs.told == []
+    assert logs.told() == []
 
 
 @pytest_twisted.ensureDeferred
@@ -301,7 +297,7 @@ async def test_what_is_to_be_notified_goes_into_the_outbox_once(logs):
         f"t:{placed[1].position.text}": mail.payload,
         f"u:{published.position.text}": by_post.payload,
     }
-    assert logs.notes == expected
+    assert logs.notes() == expected
 
 
 @pytest_twisted.ensureDeferred
