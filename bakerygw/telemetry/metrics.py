@@ -21,6 +21,7 @@ from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
 from bakerygw.telemetry.lookups import LookupMetrics
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
+from bakerygw.telemetry.stream_metrics import StreamMetrics
 from bakerygw.telemetry.token_metrics import TokenMetrics
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -91,6 +92,9 @@ class Metrics:
         self.tokens = TokenMetrics(registry)
         self.lookups = LookupMetrics(registry)
         self._gauges(version, "compiled" if compiled else "plain")
+        self.alerts = StreamMetrics(
+            registry, open_now=self.sse_connections, sent=self.events_sent, dropped=self.event_dropped
+        )
         self.reactor_stalls = Counters(
             registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
         ).child()
