@@ -56,6 +56,8 @@ class Surroundings(Protocol):
     reads: DeferredSemaphore
     listening: bool
     """All that is published is heard."""
+    bounds: tuple[int, int]
+    """Frames and bytes that a ring keeps."""
 
     def fan_out(self, feed: "Feed") -> None:
         """Let the feed's streams have what is new, in slices."""
@@ -274,7 +276,7 @@ class Feed:
 
     def _start(self, head: Position) -> None:
         self.epoch, self.offset, self.known = head.epoch, head.offset, True
-        self.ring = Ring(head.offset)
+        self.ring = Ring(head.offset, *self._hub.bounds)
 
     def _take(self, page: Page, before: Position, ahead: int) -> int:
         """What the history had behind `before`, and was said to have up to `ahead`; how many of it are new here."""
@@ -303,6 +305,7 @@ class Feed:
         if isinstance(result, Failure) and not result.check(StoreUnavailable, CancelledError):
             self._log.failure("feed.failed", result)
         if comparing is not None:
+            comparing.addErrback(_forget)  # behind those who wait, who have all been told
             comparing.callback(result if isinstance(result, Failure) else None)
 
 
@@ -318,7 +321,7 @@ def _pass_on(result: object, waiter: "Deferred[None]") -> object:
             waiter.errback(result)
         else:
             waiter.callback(None)
-    return None
+    return result
 
 
 def _nothing() -> None:

@@ -12,6 +12,7 @@ from bakerygw.ports.events import EventLog, Placed
 from bakerygw.ports.telemetry import StreamTelemetry
 from bakerygw.realtime.fanout import Fanout
 from bakerygw.realtime.feed import READS_AT_ONCE, Feed
+from bakerygw.realtime.ring import RING_BYTES, RING_FRAMES
 from bakerygw.realtime.stream import Resume
 from bakerygw.realtime.wheel import Wheel
 
@@ -31,6 +32,7 @@ class Hub:
         self.reads = DeferredSemaphore(READS_AT_ONCE)
         self.listening = False
         """All that is published is heard, and stored."""
+        self.bounds = RING_FRAMES, RING_BYTES
         self.wheel = Wheel(clock, heartbeat_s, ticked=self._sweep)
         self.feeds: dict[str, Feed] = {}
         self.fan_out = Fanout(clock).add

@@ -26,16 +26,17 @@ class Frame:
 class Ring:
     """Frames by their numbers, which grow by one; streams keep the number of the frame that they need next."""
 
-    __slots__ = ("_bytes", "_frames", "end", "first", "reach", "run")
+    __slots__ = ("_bytes", "_frames", "_max_bytes", "_max_frames", "end", "first", "reach", "run")
 
-    def __init__(self, offset: int) -> None:
+    def __init__(self, offset: int, max_frames: int = RING_FRAMES, max_bytes: int = RING_BYTES) -> None:
         """Empty, behind the alert with this offset."""
+        self._max_frames, self._max_bytes = max_frames, max_bytes
         self._frames: list[Frame] = []
         self._bytes = 0
         self.first = self.end = 0
         """The numbers of the oldest frame, and of the next to come."""
-        self.run = 0
-        """The number of the frame that begins the present run of offsets without a hole."""
+        self.run = -1
+        """The number of the frame that begins the present run of offsets without a hole; that of no frame at first."""
         self.reach = offset
         """All alerts of the run behind this offset are here."""
 
@@ -54,7 +55,7 @@ class Ring:
         """Let go of what is beyond the bounds, but of nothing from the number `lowest` on."""
         surplus, size = 0, self._bytes
         number = len(self._frames)
-        while surplus < number and (number - surplus > RING_FRAMES or size > RING_BYTES):
+        while surplus < number and (number - surplus > self._max_frames or size > self._max_bytes):
             if self.first + surplus >= lowest:
                 break
             size -= len(self._frames[surplus].plain)
