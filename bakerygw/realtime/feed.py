@@ -62,6 +62,9 @@ class Surroundings(Protocol):
     def fan_out(self, feed: "Feed") -> None:
         """Let the feed's streams have what is new, in slices."""
 
+    def drop(self, feed: "Feed") -> None:
+        """Nobody needs this feed."""
+
     def gap(self, reason: str) -> None:
         """A gap was told to a feed's streams."""
 
@@ -122,6 +125,9 @@ class Feed:
             self._append(position.offset, payload)
             self._absorb()
             return
+        if self.empty:
+            self._hub.drop(self)  # whoever comes begins anew; nobody reads what is missing
+            return
         if len(self._early) < MAX_EARLY:
             self._early[position.offset] = payload
         if self._grace is None and self._comparing is None:
@@ -133,18 +139,22 @@ class Feed:
             self._degraded = True
             self._say("degraded", {}, named=False)
 
+    def learn(self) -> "Deferred[None]":
+        """Learn where the history stands, while that is not `known`. Fails only with `StoreUnavailable`."""
+        waiter: Deferred[None] = Deferred()
+        if self._comparing is not None:
+            self._comparing.addBoth(_pass_on, waiter)
+            return waiter
+        self._comparing = Deferred()
+        self._comparing.addBoth(_pass_on, waiter)
+        Deferred.fromCoroutine(self._compare()).addBoth(self._compared)
+        return waiter
+
     def compare(self) -> "Deferred[None]":
         """Learn from the history what was missed; fires when that is here. Fails only with `StoreUnavailable`."""
-        waiter: Deferred[None] = Deferred()
-        if self._comparing is None:
-            self._comparing = Deferred()
-            self._comparing.addBoth(_pass_on, waiter)
-            work = Deferred.fromCoroutine(self._compare())
-            work.addBoth(self._compared)
-        else:
+        if self._comparing is not None:
             self._again = True
-            self._comparing.addBoth(_pass_on, waiter)
-        return waiter
+        return self.learn()
 
     def close(self) -> None:
         """Nobody needs it any more."""
@@ -248,6 +258,8 @@ class Feed:
             self._again = False
             if not self.known:
                 self._start(await self._hub.log.head(self.tenant_id))
+                if not self._again:
+                    return
                 continue
             if self.empty:
                 return

@@ -61,7 +61,7 @@ class Hub:
         self.listening = True
         for feed in list(self.feeds.values()):
             if feed.empty:
-                self._drop(feed)
+                self.drop(feed)
             else:
                 feed.compare().addErrback(_later)
         hopeful, self._hopeful = self._hopeful, []
@@ -131,11 +131,11 @@ class Hub:
     async def _prepared(self, feed: Feed, resume: Resume | None) -> Resume | None:
         position = None if resume is None else resume.position
         if not feed.known:
-            await self._compared(feed)
+            await self._soon(feed.learn())
         if position is None:
             return resume
         if position.epoch > feed.epoch or (position.epoch == feed.epoch and position.offset > feed.offset):
-            await self._compared(feed)  # another instance may have been quicker
+            await self._soon(feed.compare())  # another instance may have been quicker
         if (
             position.epoch != feed.epoch
             or position.offset > feed.offset
@@ -144,9 +144,9 @@ class Hub:
             return Resume(position=position)
         return Resume(position=position, page=await feed.read(position))
 
-    async def _compared(self, feed: Feed) -> None:
+    async def _soon(self, learnt: "Deferred[None]") -> None:
         try:
-            await feed.compare().addTimeout(PATIENCE_S, self.clock)
+            await learnt.addTimeout(PATIENCE_S, self.clock)
         except DeferredTimeoutError:
             raise StoreUnavailable("the history did not answer") from None
 
@@ -157,7 +157,7 @@ class Hub:
             if feed.known and self.listening:
                 self._empty[feed] = self.clock.seconds()
             else:
-                self._drop(feed)
+                self.drop(feed)
 
     def _sweep(self) -> None:
         """Let go of feeds that nobody has come back to."""
@@ -166,9 +166,10 @@ class Hub:
             feed, since = next(iter(self._empty.items()))
             if since > until:
                 break
-            self._drop(feed)
+            self.drop(feed)
 
-    def _drop(self, feed: Feed) -> None:
+    def drop(self, feed: Feed) -> None:
+        """Let go of a feed that has no readers."""
         feed.close()
         self._empty.pop(feed, None)
         if self.feeds.get(feed.tenant_id) is feed:

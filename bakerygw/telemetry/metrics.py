@@ -92,7 +92,7 @@ class Metrics:
         self.tokens = TokenMetrics(registry)
         self.lookups = LookupMetrics(registry)
         self._gauges(version, "compiled" if compiled else "plain")
-        self.alerts = StreamMetrics(
+        self.streams = StreamMetrics(
             registry, open_now=self.sse_connections, sent=self.events_sent, dropped=self.event_dropped
         )
         self.reactor_stalls = Counters(
