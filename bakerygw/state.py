@@ -24,6 +24,7 @@ from bakerygw.ports import (
     StoreTelemetry,
     TenantLimits,
     TenantStore,
+    Watch,
 )
 from bakerygw.stores.api_keys import StoredKeys
 from bakerygw.stores.events import RedisEventLog
@@ -75,6 +76,8 @@ class SharedState:
     """The state itself, where there is no Redis."""
     mirror: Mirror
     """Unused where there is no Redis."""
+    watch: Watch
+    """Tells of changes: the mirror, or the state itself."""
     open: Callable[[], "Deferred[None]"]
     """Begin to keep Redis connected; fires when the first attempt ended, well or not."""
     close: Callable[[], "Deferred[None]"]
@@ -102,6 +105,7 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
         status=local,
         embedded=local,
         mirror=Mirror(),
+        watch=local,
         open=lambda: succeed(None),
         close=lambda: succeed(None),
     )
@@ -137,7 +141,6 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         clock=reactor,
         telemetry=telemetry,
     )
-
     records = RedisRecords(link)
 
     def start() -> "Deferred[None]":
@@ -163,6 +166,7 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         status=store,
         embedded=None,
         mirror=mirror,
+        watch=mirror,
         open=start,
         close=lambda: Deferred.fromCoroutine(stop()),
     )

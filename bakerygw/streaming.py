@@ -1,7 +1,9 @@
 """The composition root's part for what stays open: alerts, training, and what is sent on to be notified."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -9,6 +11,9 @@ from twisted.internet.defer import Deferred, succeed
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
+from bakerygw.realtime.bounds import Bounds, Most
+from bakerygw.realtime.guard import StreamGuard
+from bakerygw.realtime.held import Guard
 from bakerygw.state import SharedState
 
 
@@ -16,6 +21,8 @@ from bakerygw.state import SharedState
 class Streaming:
     """All that streams, and how it begins and ends."""
 
+    guard: Guard
+    """Who may hold a stream or socket open, and until when."""
     handlers: Mapping[Action, Handler] = field(default_factory=dict)
 
     def open(self) -> None:
@@ -23,7 +30,9 @@ class Streaming:
 
     def drain(self, window_s: float) -> "Deferred[None]":
         """Say goodbye to all streams and sockets, spread over the window; fires when the last has been told."""
-        return succeed(None)
+        told: Deferred[None] = Deferred()
+        self.guard.drain(window_s, lambda: told.callback(None))
+        return told
 
     def close(self) -> "Deferred[None]":
         """Listen no more; fires when that is done."""
@@ -32,4 +41,36 @@ class Streaming:
 
 def make_streaming(settings: Settings, reactor: Any, *, state: SharedState) -> Streaming:
     """What the settings ask for; nothing is opened."""
-    return Streaming()
+    return Streaming(guard=make_guard(settings, reactor, state))
+
+
+def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
+    """The guard that the settings ask for."""
+    random = Random()  # noqa: S311  spreads, and keeps nothing secret
+    bounds = Bounds(
+        {
+            "stream": Most(
+                per_user=settings.sse_max_per_user,
+                per_tenant=settings.sse_max_per_tenant,
+                in_all=settings.sse_max_streams,
+            ),
+            "socket": Most(
+                per_user=settings.ws_max_per_user,
+                per_tenant=settings.ws_max_per_tenant,
+                in_all=settings.ws_max_sockets,
+            ),
+        },
+        new_per_second=settings.sse_new_per_second,
+        seconds=reactor.seconds,
+        jitter=random.random,
+    )
+    return StreamGuard(
+        bounds,
+        store=state.admission,
+        hierarchy=state.hierarchy,
+        watch=state.watch,
+        trusted=lambda: state.embedded is not None or state.mirror.trusted(reactor.seconds()),
+        clock=reactor,
+        now=time.time,
+        random=random,
+    )
