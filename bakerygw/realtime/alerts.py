@@ -63,15 +63,14 @@ class AlertStreams:
 
 def resume_of(head: RequestHead) -> Resume | None:
     """Where the client wants to go on: its `Last-Event-ID`, else `?last_event_id=`; `None` if it begins."""
-    values = head.fields.get(b"last-event-id")
-    text = values[-1] if values else _asked(head.query)
+    text = head.first(b"last-event-id") or _asked(head.query)
     if not text:
         return None
     return Resume(position=parse_position(text) if len(text) <= MAX_POSITION else None)
 
 
 def _asked(query: bytes | None) -> bytes:
-    if not query or b"last_event_id" not in query:
+    if not query:
         return b""
     try:
         pairs = parse_qsl(query, max_num_fields=100)
