@@ -11,16 +11,21 @@ from twisted.internet.defer import Deferred, succeed
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
+from bakerygw.realtime.alerts import AlertStreams
 from bakerygw.realtime.bounds import Bounds, Most
 from bakerygw.realtime.guard import StreamGuard
 from bakerygw.realtime.held import Guard
+from bakerygw.realtime.hub import Hub
 from bakerygw.state import SharedState
+from bakerygw.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streaming:
     """All that streams, and how it begins and ends."""
 
+    hub: Hub
+    """Who brings what is published to the streams."""
     guard: Guard
     """Who may hold a stream or socket open, and until when."""
     handlers: Mapping[Action, Handler] = field(default_factory=dict)
@@ -36,12 +41,26 @@ class Streaming:
 
     def close(self) -> "Deferred[None]":
         """Listen no more; fires when that is done."""
+        self.hub.close()
         return succeed(None)
 
 
-def make_streaming(settings: Settings, reactor: Any, *, state: SharedState) -> Streaming:
+def make_streaming(settings: Settings, reactor: Any, *, state: SharedState, metrics: Metrics) -> Streaming:
     """What the settings ask for; nothing is opened."""
-    return Streaming(guard=make_guard(settings, reactor, state))
+    guard = make_guard(settings, reactor, state)
+    hub = make_hub(settings, reactor, state, metrics)
+    return Streaming(hub=hub, guard=guard, handlers={"alerts": AlertStreams(hub, guard).open})
+
+
+def make_hub(settings: Settings, reactor: Any, state: SharedState, metrics: Metrics) -> Hub:
+    """The hub that the settings ask for."""
+    return Hub(
+        state.events,
+        clock=reactor,
+        heartbeat_s=settings.sse_heartbeat_seconds,
+        telemetry=metrics.streams,
+        random=Random(),  # noqa: S311  spreads, and keeps nothing secret
+    )
 
 
 def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
