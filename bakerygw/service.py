@@ -78,7 +78,7 @@ class House:
             services=service_names(settings),
             limits=limit_names(settings),
         )
-        self.state = make_state(settings, reactor, StoreMetrics(self.metrics))
+        self.state = make_state(settings, reactor, StoreMetrics(self.metrics), self.metrics.alerts)
         self.auditing = Auditing(settings, reactor, self.state, logs, self.metrics)
         self.telemetry = RequestTelemetry(
             RequestLog(logs, self.auditing.anonymous), self.metrics, unwell=self.auditing.unwell
@@ -86,7 +86,7 @@ class House:
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.changes = SubscriptionChanges(self.state.tenants, self.metrics.lookups, clock=reactor, now=time.time)
         self.lookups = self._make_lookups(settings)
-        self.streaming = make_streaming(settings, reactor, state=self.state)
+        self.streaming = make_streaming(settings, reactor, state=self.state, metrics=self.metrics)
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(
