@@ -78,7 +78,7 @@ class House:
             services=service_names(settings),
             limits=limit_names(settings),
         )
-        self.state = make_state(settings, reactor, StoreMetrics(self.metrics))
+        self.state = make_state(settings, reactor, StoreMetrics(self.metrics), self.metrics.alerts)
         self.auditing = Auditing(settings, reactor, self.state, logs, self.metrics)
         self.telemetry = RequestTelemetry(
             RequestLog(logs, self.auditing.anonymous), self.metrics, unwell=self.auditing.unwell

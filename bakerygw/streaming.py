@@ -6,16 +6,18 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
+from bakerygw.ports import AlertSource
 from bakerygw.realtime.alerts import AlertStreams
 from bakerygw.realtime.bounds import Bounds, Most
 from bakerygw.realtime.guard import StreamGuard
 from bakerygw.realtime.held import Guard
 from bakerygw.realtime.hub import Hub
+from bakerygw.realtime.intake import Intake
 from bakerygw.state import SharedState
 from bakerygw.telemetry.metrics import Metrics
 
@@ -28,10 +30,13 @@ class Streaming:
     """Who brings what is published to the streams."""
     guard: Guard
     """Who may hold a stream or socket open, and until when."""
+    source: AlertSource
+    intake: Intake
     handlers: Mapping[Action, Handler] = field(default_factory=dict)
 
     def open(self) -> None:
         """Begin to listen for alerts."""
+        self.source.start(self.intake)
 
     def drain(self, window_s: float) -> "Deferred[None]":
         """Say goodbye to all streams and sockets, spread over the window; fires when the last has been told."""
@@ -40,16 +45,27 @@ class Streaming:
         return told
 
     def close(self) -> "Deferred[None]":
-        """Listen no more; fires when that is done."""
-        self.hub.close()
-        return succeed(None)
+        """Listen no more; fires when that is done, and what was heard is stored."""
+
+        async def close() -> None:
+            await self.source.stop()
+            await self.intake.close()
+            self.hub.close()
+
+        return Deferred.fromCoroutine(close())
 
 
 def make_streaming(settings: Settings, reactor: Any, *, state: SharedState, metrics: Metrics) -> Streaming:
     """What the settings ask for; nothing is opened."""
     guard = make_guard(settings, reactor, state)
     hub = make_hub(settings, reactor, state, metrics)
-    return Streaming(hub=hub, guard=guard, handlers={"alerts": AlertStreams(hub, guard).open})
+    return Streaming(
+        source=state.alerts,
+        intake=Intake(state.events, hub, reactor, metrics.alerts, missed=state.alerts.missed),
+        hub=hub,
+        guard=guard,
+        handlers={"alerts": AlertStreams(hub, guard).open},
+    )
 
 
 def make_hub(settings: Settings, reactor: Any, state: SharedState, metrics: Metrics) -> Hub:

@@ -241,7 +241,7 @@ class Intake:
             self._refused, self._refused_quiet_until = 0, now + QUIET_S
 
     def _judge(self) -> None:
-        """Tell the hub what has changed: what is wrong at once, that all is well when what waited till then is stored."""
+        """Tell the hub of changes: what is wrong at once, and that all is well when what waited till then is stored."""
         since = self._failing_since
         if not self._listening or (since is not None and self._clock.seconds() - since >= PATIENCE_S):
             self._well_from = None

@@ -107,10 +107,13 @@ class RedisAlertChannel:
             report=self._line_told,
             jitter=jitter,
         )
-        self._vouching = Vouching(reactor, link, nonce=nonce, sure=lambda: self._listening, settled=self._settled)
+        self._vouching = Vouching(
+            reactor, link, nonce=nonce, sure=lambda: self._listening is True, settled=self._settled
+        )
         self._listener: Listener | None = None
         self._session: _Session | None = None
-        self._listening = False
+        self._listening: bool | None = None
+        """What the listener was told last; `None`: nothing yet."""
         self._reason = ""
         """Why it is not, as it was logged last."""
         self._data_since: float | None = None
@@ -266,10 +269,10 @@ class RedisAlertChannel:
         if self._listener is not None:
             await self._listener.settled()
 
-    def _judge(self, session: _Session, reason: str) -> None:
-        """Tell what has changed, once."""
-        sure = session.sure
-        if sure != self._listening:
+    def _judge(self, session: _Session | None, reason: str) -> None:
+        """Tell what has changed, once. Without a `reason` it can only have become better."""
+        sure = session is not None and session.sure
+        if sure != (self._listening or False) or (reason and self._listening is None):
             self._listening = sure
             self._telemetry.listening(sure)
             if sure:
@@ -283,11 +286,8 @@ class RedisAlertChannel:
             self._report(reason)
 
     def _line_told(self, state: str, reason: str) -> None:
-        """Where there is no connection at all, streams that were opened before the first one are told as well."""
         if state == "unreachable":
-            if not self._reason and self._listener is not None:
-                self._listener.interrupted()
-            self._report(reason)
+            self._judge(None, reason)
 
     def _report(self, reason: str) -> None:
         """Log why nothing is heard, or nobody can tell, when it has changed."""

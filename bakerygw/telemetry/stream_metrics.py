@@ -14,7 +14,7 @@ class StreamMetrics:
     """Implements `ports.StreamTelemetry`."""
 
     def __init__(
-        self, registry: CollectorRegistry, *, open_now: Gauge, sent: Count, dropped: Callable[[str], None]
+        self, registry: CollectorRegistry, open_now: Gauge, sent: Count, dropped: Callable[[str], None]
     ) -> None:
         """The three are told of what others count, too."""
         self.streams: Callable[[int], None] = open_now.set
