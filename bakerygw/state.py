@@ -27,6 +27,7 @@ from bakerygw.ports import (
     StoreTelemetry,
     TenantLimits,
     TenantStore,
+    Watch,
 )
 from bakerygw.stores.alert_channel import RedisAlertChannel, RedisAlertPublisher
 from bakerygw.stores.api_keys import StoredKeys
@@ -82,6 +83,8 @@ class SharedState:
     """The state itself, where there is no Redis."""
     mirror: Mirror
     """Unused where there is no Redis."""
+    watch: Watch
+    """Tells of changes: the mirror, or the state itself."""
     open: Callable[[], "Deferred[None]"]
     """Begin to keep Redis connected; fires when the first attempt ended, well or not."""
     close: Callable[[], "Deferred[None]"]
@@ -113,6 +116,7 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry, aler
         status=local,
         embedded=local,
         mirror=Mirror(),
+        watch=local,
         open=lambda: succeed(None),
         close=lambda: succeed(None),
     )
@@ -121,23 +125,13 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry, aler
 def _in_redis(
     settings: Settings, reactor: Any, telemetry: StoreTelemetry, local: MemoryStore, alerts: AlertTelemetry
 ) -> SharedState:
-    username, password = _user(settings)
     endpoint = redis_endpoint(settings, reactor)
     mirror = Mirror()
     link = _link(settings, reactor, endpoint, 0.0, telemetry=telemetry, event="store.link")
     # A connection for alerts alone: pages of a history are large, and no request's limit may wait behind them.
     history = _link(settings, reactor, endpoint, HISTORY_TIMEOUT_S, telemetry=Uncounted(), event="alerts.link")
     signals = RedisSignals(link)
-    invalidations = Invalidations(
-        reactor,
-        endpoint,
-        link,
-        mirror,
-        username=username,
-        password=password,
-        name=secrets.token_hex(8),
-        signals=signals.heard,
-    )
+    invalidations = _invalidations(settings, reactor, endpoint, link=link, mirror=mirror, signals=signals)
     store = RedisStore(link, mirror, reactor, time.time)
     admission = ResilientAdmission(
         store,
@@ -175,6 +169,7 @@ def _in_redis(
         status=store,
         embedded=None,
         mirror=mirror,
+        watch=mirror,
         open=start,
         close=lambda: Deferred.fromCoroutine(stop()),
     )
@@ -206,6 +201,28 @@ def _user(settings: Settings) -> tuple[str | None, str | None]:
     """The name and the password to sign in to Redis with."""
     password = settings.redis_password
     return settings.redis_username, password.get_secret_value() if password is not None else None
+
+
+def _invalidations(
+    settings: Settings,
+    reactor: Any,
+    endpoint: IStreamClientEndpoint,
+    *,
+    link: RedisLink,
+    mirror: Mirror,
+    signals: RedisSignals,
+) -> Invalidations:
+    username, password = _user(settings)
+    return Invalidations(
+        reactor,
+        endpoint,
+        link,
+        mirror,
+        username=username,
+        password=password,
+        name=secrets.token_hex(8),
+        signals=signals.heard,
+    )
 
 
 def _channel(
