@@ -98,6 +98,7 @@ OFF_THE_PATH = {
     "core/facts.py",
     "core/geocoding.py",
     "core/key_terms.py",
+    "core/notifications.py",
     "core/openapi.py",
     "core/openapi_components.py",
     "core/openapi_geocode.py",

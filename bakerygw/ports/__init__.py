@@ -1,7 +1,20 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
 from bakerygw.ports.audit import AuditStore, Ledger, SignalKind, Signals
-from bakerygw.ports.events import AlertSource, Changed, EventLog, Listener, Page, Placed, Stored, Watch
+from bakerygw.ports.events import (
+    AlertSource,
+    Changed,
+    EventLog,
+    Haul,
+    Listener,
+    Notification,
+    NotificationTelemetry,
+    Outbox,
+    Page,
+    Placed,
+    Stored,
+    Watch,
+)
 from bakerygw.ports.geocoding import Geocoder
 from bakerygw.ports.identity import (
     Credentials,
@@ -50,6 +63,7 @@ __all__ = [
     "Enquiries",
     "EventLog",
     "Geocoder",
+    "Haul",
     "HealthSource",
     "Hierarchy",
     "KeyStore",
@@ -59,6 +73,9 @@ __all__ = [
     "LookupFailed",
     "LookupFailure",
     "LookupTelemetry",
+    "Notification",
+    "NotificationTelemetry",
+    "Outbox",
     "Page",
     "Placed",
     "Records",
