@@ -20,6 +20,7 @@ from bakerygw.core.geocoding import OUTCOMES
 from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
 from bakerygw.telemetry.lookups import LookupMetrics
+from bakerygw.telemetry.notifications import NotificationMetrics
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
 from bakerygw.telemetry.token_metrics import TokenMetrics
 
@@ -90,6 +91,7 @@ class Metrics:
         self._redis_families()
         self.tokens = TokenMetrics(registry)
         self.lookups = LookupMetrics(registry)
+        self.notifications = NotificationMetrics(registry)
         self._gauges(version, "compiled" if compiled else "plain")
         self.reactor_stalls = Counters(
             registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
