@@ -6,10 +6,14 @@ import time
 import pytest
 import pytest_twisted
 from redis import Redis
+from redis_server import RedisServer
 from store_fakes import RecordingTelemetry, link_to, pause
+from test_tenant_acl import rules
+from twisted.internet.task import Clock
 
-from bakerygw.core.alerts import MAX_ALERT_BYTES
+from bakerygw.core.alerts import MAX_ALERT_BYTES, parse_alert
 from bakerygw.ports import StoreUnavailable
+from bakerygw.stores.events import RedisEventLog
 from bakerygw.stores.outbox import BODY, DUE, HOLDER, SINCE, MemoryOutbox, RedisOutbox
 
 ONE, TWO, THREE = "t1:1-1", "t1:1-2", "t2:1-1"
@@ -318,3 +322,28 @@ async def test_in_memory_being_put_and_finished_again_and_again_leaves_nothing()
     assert outbox._entries == {}
     assert outbox._bytes == 0
     assert len(outbox._due) <= 102
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_gateways_redis_user_may_do_all_that_the_outbox_needs():
+    """And what the history puts in comes out, under the names that both know."""
+    with RedisServer() as server, Redis(port=server.port) as redis:
+        assert server.command("ACL", "SETUSER", "bakerygw", *rules("operators.md", "bakerygw")) == b"+OK"
+        link = link_to(server, RecordingTelemetry(), username="bakerygw", password="PASSWORD")
+        await link.start()
+        outbox = RedisOutbox(link, token=lambda: "lease", doubt_s=0.0, max_waiting=2)
+        history = RedisEventLog(link, clock=Clock(), history_events=10, history_s=60)
+        payloads = [b'{"channels":["email"],"n":%d}' % number for number in range(4)]
+        await history.append([parse_alert("t1", payload) for payload in payloads])
+        await history.append([parse_alert("t1", b'{"channels":["sse"]}')])
+        redis.hset(BODY, ONE, b"")
+        redis.zadd(DUE, {ONE: 1})
+        haul = await outbox.take(4, lease_s=0.01)
+        assert [it.payload for it in haul.taken] == payloads[2:]
+        assert haul.given_up == {"overflow": 3}
+        await pause(0.03)
+        await outbox.take(4, lease_s=60)
+        await outbox.postpone(haul.taken[0], 5, failed=1)
+        await outbox.finish(haul.taken[1])
+        assert redis.zcard(DUE) == 1
+        await link.stop()
