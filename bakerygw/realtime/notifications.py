@@ -20,7 +20,7 @@ BEFORE_S: Final = 3.0
 """An attempt that has not begun so long after its lease did, because this process was held up, is left to others."""
 SLOTS: Final = 4
 """Attempts at a time: enough for thousands of alerts a minute, and few enough for a service that is slow."""
-IDLE_S: Final = 5.0
+IDLE_S: Final = 2.0
 """How often is looked for what other instances left, when nothing is known to be due sooner."""
 SOON_S: Final = 0.05
 SETTLE_S: Final = 0.5

@@ -17,7 +17,7 @@ BODY: Final = "bakerygw:notify:body"
 HOLDER: Final = "bakerygw:notify:holder"
 SINCE: Final = "bakerygw:notify:since"
 
-DOUBT_S: Final = 3.0
+DOUBT_S: Final = 2.0
 """How long after its end a lease's holder can still say that its notification was accepted."""
 MAX_WAITING: Final = 100_000
 """Beyond it the oldest is given up."""
