@@ -12,10 +12,11 @@ from twisted.internet.defer import Deferred
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
-from bakerygw.ports import NotificationTelemetry, Upstreams
+from bakerygw.ports import Upstreams
 from bakerygw.realtime.notifications import Notifications
 from bakerygw.realtime.notifier import Notifier
 from bakerygw.state import SharedState
+from bakerygw.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,18 +44,18 @@ def make_streaming(
     reactor: Any,
     *,
     state: SharedState,
+    metrics: Metrics,
     upstreams: Callable[[], Upstreams],
-    notified: NotificationTelemetry,
 ) -> Streaming:
     """What the settings ask for; nothing is opened. `upstreams` gives those of the configuration in force."""
-    return Streaming(notifications=make_notifications(reactor, state, upstreams, notified))
+    return Streaming(notifications=make_notifications(reactor, state, metrics, upstreams))
 
 
 def make_notifications(
-    reactor: Any, state: SharedState, upstreams: Callable[[], Upstreams], telemetry: NotificationTelemetry
+    reactor: Any, state: SharedState, metrics: Metrics, upstreams: Callable[[], Upstreams]
 ) -> Notifications:
     """What sends alerts on to the notification service."""
     notifier = Notifier(upstreams, clock=reactor, now=time.time, token=secrets.token_hex)
     return Notifications(
-        state.outbox, notifier, state.tenants, clock=reactor, chance=random.random, telemetry=telemetry
+        state.outbox, notifier, state.tenants, clock=reactor, chance=random.random, telemetry=metrics.notifications
     )
