@@ -67,6 +67,7 @@ class Browser:
         self._pages: dict[str, Page] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: Any = None
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         try:
@@ -79,7 +80,8 @@ class Browser:
                 env={**os.environ, "HOME": self._profile},
             )
             url = self._devtools_url()
-            self._socket = connect(url, max_size=None, compression=None, proxy=None, open_timeout=START_S)
+            opening = connect(url, max_size=None, compression=None, proxy=None, open_timeout=START_S)
+            self._socket = self._held.enter_context(opening)
             threading.Thread(target=self._read, daemon=True).start()
         except BaseException:
             self._clean_up()
@@ -164,13 +166,11 @@ class Browser:
                     page.told(said["method"], said["params"])
 
     def _clean_up(self) -> None:
-        if self._socket is not None:
-            with contextlib.suppress(Exception):
-                self._socket.close()
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(10)
+        self._held.close()
         for _ in range(50):  # its children may still write
             shutil.rmtree(self._profile, ignore_errors=True)
             if not Path(self._profile).exists():

@@ -757,7 +757,7 @@ export class AlertStream {
 
 /** The tabs of one user and tenant: one leads and holds the connection, the others follow. */
 class Tabs {
-  id = Math.random().toString(36).slice(2);
+  id = crypto.getRandomValues(new Uint32Array(3)).join("-");
   leading = false;
   #heardAt = Date.now();
   #asked = false;
