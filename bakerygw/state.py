@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import wrapClientTLS
@@ -14,6 +14,7 @@ from twisted.internet.ssl import optionsForClientTLS
 from bakerygw.config.settings import Settings
 from bakerygw.ports import (
     AdmissionStore,
+    EventLog,
     Hierarchy,
     KeyStore,
     Records,
@@ -25,9 +26,11 @@ from bakerygw.ports import (
     TenantStore,
 )
 from bakerygw.stores.api_keys import StoredKeys
+from bakerygw.stores.events import RedisEventLog
 from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.invalidation import Invalidations
 from bakerygw.stores.memory import MemoryStore
+from bakerygw.stores.memory_events import MemoryEventLog
 from bakerygw.stores.mirror import Mirror
 from bakerygw.stores.records import MemoryRecords, RedisRecords
 from bakerygw.stores.redis import RedisStore
@@ -36,6 +39,22 @@ from bakerygw.stores.resilient import ResilientAdmission
 from bakerygw.stores.signals import LocalSignals, RedisSignals
 from bakerygw.upstream.dial import trust_root
 from bakerygw.upstream.names import NameEndpoint, Names
+
+HISTORY_TIMEOUT_S: Final = 0.5
+"""At least, of a call on the history of alerts: no request waits for it, and an alert late is better than none."""
+
+
+class Uncounted:
+    """`StoreTelemetry` that nobody reads: such calls are not calls of requests."""
+
+    def round_trip(self, seconds: float) -> None:
+        """Not counted."""
+
+    def failure(self, kind: str) -> None:
+        """Not counted; the link tells by itself."""
+
+    def degraded(self, yes: bool) -> None:
+        """No concern of theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +69,7 @@ class SharedState:
     records: Records
     signals: Signals
     keys: KeyStore
+    events: EventLog
     status: StoreLink
     embedded: MemoryStore | None
     """The state itself, where there is no Redis."""
@@ -75,6 +95,9 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
         revocations=local,
         records=records,
         keys=StoredKeys(records, time.time),
+        events=MemoryEventLog(
+            time.time, history_events=settings.sse_history_events, history_s=settings.sse_history_seconds
+        ),
         signals=LocalSignals(),
         status=local,
         embedded=local,
@@ -89,15 +112,11 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
     password = settings.redis_password.get_secret_value() if settings.redis_password else None
     endpoint = redis_endpoint(settings, reactor)
     mirror = Mirror()
-    link = RedisLink(
-        reactor,
-        endpoint,
-        username=username,
-        password=password,
-        db=settings.redis_db,
-        timeout_s=settings.redis_timeout_ms / 1000,
-        telemetry=telemetry,
-    )
+    timeout_s = settings.redis_timeout_ms / 1000
+    link = _link(settings, reactor, endpoint, timeout_s=timeout_s, telemetry=telemetry, event="store.link")
+    # A connection for alerts alone: pages of a history are large, and no request's limit may wait behind them.
+    its_timeout_s = max(HISTORY_TIMEOUT_S, timeout_s)
+    history = _link(settings, reactor, endpoint, timeout_s=its_timeout_s, telemetry=Uncounted(), event="alerts.link")
     signals = RedisSignals(link)
     invalidations = Invalidations(
         reactor,
@@ -123,10 +142,12 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
 
     def start() -> "Deferred[None]":
         invalidations.start()
+        history.start()
         return link.start()
 
     async def stop() -> None:
         await invalidations.stop()
+        await history.stop()
         await link.stop()
 
     return SharedState(
@@ -137,6 +158,7 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         revocations=store,
         records=records,
         keys=StoredKeys(records, time.time),
+        events=_events(settings, reactor, history),
         signals=signals,
         status=store,
         embedded=None,
@@ -144,6 +166,33 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         open=start,
         close=lambda: Deferred.fromCoroutine(stop()),
     )
+
+
+def _link(
+    settings: Settings,
+    reactor: Any,
+    endpoint: IStreamClientEndpoint,
+    *,
+    timeout_s: float,
+    telemetry: StoreTelemetry,
+    event: str,
+) -> RedisLink:
+    password = settings.redis_password
+    return RedisLink(
+        reactor,
+        endpoint,
+        username=settings.redis_username,
+        password=password.get_secret_value() if password is not None else None,
+        db=settings.redis_db,
+        timeout_s=timeout_s,
+        telemetry=telemetry,
+        event=event,
+    )
+
+
+def _events(settings: Settings, reactor: Any, link: RedisLink) -> RedisEventLog:
+    kept, kept_s = settings.sse_history_events, settings.sse_history_seconds
+    return RedisEventLog(link, clock=reactor, history_events=kept, history_s=kept_s)
 
 
 def redis_endpoint(settings: Settings, reactor: Any) -> IStreamClientEndpoint:
