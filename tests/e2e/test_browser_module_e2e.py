@@ -5,16 +5,16 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from tests.e2e.browser import Browser
-from tests.e2e.harness import REPOSITORY
 
 WEB = Path(__file__).parent / "web"
-MODULE = REPOSITORY / "bakerygw" / "edge" / "static" / "bakerygw.js"
+MODULE = Path(str(files("bakerygw.edge"))) / "static" / "bakerygw.js"
 NAMES = re.findall(r'^test\("(.+)", ', (WEB / "module_tests.js").read_text(encoding="utf-8"), re.MULTILINE)
 PAGE = '<!doctype html><title>tests</title><link rel="icon" href="data:,">'
 
@@ -38,9 +38,9 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(origin: str) -> dict[str, str | None]:
+def outcomes(browser: Browser, origin: str) -> dict[str, str | None]:
     """How each test of the module ended; nothing but what a test asks for goes wrong in the page."""
-    with Browser() as browser, browser.page(origin) as page:
+    with browser.page(origin, context=browser.context()) as page:
         script = 'import("/module_tests.js").then(() => import("/stage.js")).then((stage) => stage.run())'
         found: dict[str, str | None] = page.evaluate(script, timeout_s=60)
         assert page.errors == []
