@@ -533,9 +533,17 @@ export class AlertStream {
     return this.#pause.wait(delay, signal, wishedMs !== null);
   }
 
+  /**
+   * Another token may be good; and where a ticket was not, another ticket.
+   * @param {GatewayError} error
+   */
+  #mayAskAgain(error) {
+    return this.#access.canRenew || error.problem?.instance === STREAM_PATH;
+  }
+
   /** @param {GatewayError} error @param {AbortSignal} signal */
   async #wait(error, signal) {
-    const delay = this.#attempts.after(error, this.#access.canRenew);
+    const delay = this.#attempts.after(error, this.#mayAskAgain(error));
     if (delay === 0) return;
     this.#say("waiting", { retryInMs: delay, error });
     await this.#pause.wait(delay, signal, error.retryAfterS !== null);
@@ -719,7 +727,7 @@ export class AlertStream {
       last: () => this.#last,
       read: (signal, onEvent) => this.#read(signal, onEvent),
       take: (event) => this.#take(event),
-      pause: (error, signal) => sleep(this.#attempts.after(error, this.#access.canRenew), signal),
+      pause: (error, signal) => sleep(this.#attempts.after(error, this.#mayAskAgain(error)), signal),
     });
     this.#catchUp = catchUp;
     catchUp.run().then(

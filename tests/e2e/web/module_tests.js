@@ -250,6 +250,17 @@ test("a token that can't be replaced is not tried again", async (stage) => {
   equal(stage.gateway.count(TICKET), 1);
 });
 
+test("a ticket that is not taken is replaced by another one, once", async (stage) => {
+  const refused = () => problem(401, "token-invalid", { instance: STREAM });
+  stage.gateway.answers[STREAM].push(refused());
+  const first = tab(stage);
+  await until(() => first.told.states.includes("open"));
+  stage.gateway.answers[STREAM].push(refused(), refused());
+  const second = tab(stage);
+  await until(() => second.told.errors.length === 1);
+  equal([first.told.errors, stage.gateway.count(TICKET)], [[], 4]);
+});
+
 test("a page where nobody is signed in asks the gateway nothing", async (stage) => {
   const { told } = tab(stage, { getToken: async () => null });
   await until(() => told.errors.length === 1);
