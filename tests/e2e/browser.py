@@ -184,6 +184,7 @@ class Page:
     def __init__(self, browser: Browser, target: str, session: str) -> None:
         self._browser, self._target, self._session = browser, target, session
         self._loaded = threading.Event()
+        self._closed = False
         self.console: list[str] = []
         """All that was printed to the console, `level: text`."""
         self.errors: list[str] = []
@@ -297,7 +298,10 @@ class Page:
         path.write_bytes(base64.b64decode(taken["data"]))
 
     def close(self) -> None:
-        """Close the tab, as a person does."""
+        """Close the tab, as a person does; harmless if it is closed."""
+        if self._closed:
+            return
+        self._closed = True
         self._browser.forget(self._session)
         self._browser.command("Target.closeTarget", {"targetId": self._target})
 

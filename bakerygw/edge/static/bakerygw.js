@@ -403,6 +403,7 @@ export class AlertStream {
     this.#life = life;
     this.#attempts = new Attempts();
     listen(life.signal, () => this.#awake());
+    globalThis.addEventListener?.("pagehide", (event) => this.#hide(event.persisted), { signal: life.signal });
     this.#run(life.signal).then(
       () => {},
       (error) => this.#fail(GatewayError.of(error), life),
@@ -437,6 +438,16 @@ export class AlertStream {
     this.#end();
     this.#say("closed", { error });
     this.#call(this.#options.onError, error);
+  }
+
+  /**
+   * The page is left, but kept by the browser in case somebody comes back to it: it must not hold what other tabs need.
+   * @param {boolean} kept
+   */
+  #hide(kept) {
+    if (!kept) return;
+    this.#end();
+    globalThis.addEventListener("pageshow", () => this.open(), { once: true });
   }
 
   #again() {
