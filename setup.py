@@ -111,6 +111,7 @@ OFF_THE_PATH = {
     "core/sessions.py",
     "edge/answers.py",
     "edge/apidocs.py",
+    "edge/browser_module.py",
     "edge/changes.py",
     "edge/facts.py",
     "edge/geocoding.py",
@@ -203,7 +204,12 @@ setup(
     # without one setuptools installs an import hook that twistd's search for plugins does not see.
     package_dir={"": "."},
     packages=[*find_packages(include=["bakerygw", "bakerygw.*"]), "twisted.plugins"],
-    package_data={"bakerygw": ["py.typed"], "bakerygw.stores": ["*.lua"], "bakerygw.demo": ["page/*", "page/**/*"]},
+    package_data={
+        "bakerygw": ["py.typed"],
+        "bakerygw.edge": ["static/*"],
+        "bakerygw.stores": ["*.lua"],
+        "bakerygw.demo": ["page/*", "page/**/*"],
+    },
     exclude_package_data={"twisted.plugins": ["dropin.cache"]},
     include_package_data=False,
     zip_safe=False,

@@ -38,6 +38,7 @@ PAGES: Final[Mapping[str, tuple[str, str, str | None]]] = {
     ),
     "/openapi.json": ("This document", "application/json", None),
     "/docs": ("This document as a page to read and try", "text/html", None),
+    "/bakerygw.js": ("A module for pages: alerts and training progress", "text/javascript", None),
 }
 """The gateway's own pages: summary, media type, schema."""
 

@@ -83,7 +83,7 @@ def test_document_is_valid_openapi(document):
 def test_an_empty_route_table_still_documents_the_gateways_own_pages():
     document = build_document((), version="1")
     validate(document)
-    assert set(document["paths"]) == {"/health", "/api/v1/health", "/openapi.json", "/docs"}
+    assert set(document["paths"]) == {"/health", "/api/v1/health", "/openapi.json", "/docs", "/bakerygw.js"}
     assert all(item["get"]["security"] == [] for item in document["paths"].values())
 
 
