@@ -79,7 +79,7 @@ class House:
             services=service_names(settings),
             limits=limit_names(settings),
         )
-        self.state = make_state(settings, reactor, StoreMetrics(self.metrics))
+        self.state = make_state(settings, reactor, StoreMetrics(self.metrics), self.metrics.alerts)
         self.auditing = Auditing(settings, reactor, self.state, logs, self.metrics)
         self.telemetry = RequestTelemetry(
             RequestLog(logs, self.auditing.anonymous), self.metrics, unwell=self.auditing.unwell
@@ -87,7 +87,7 @@ class House:
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.changes = SubscriptionChanges(self.state.tenants, self.metrics.lookups, clock=reactor, now=time.time)
         self.lookups = self._make_lookups(settings)
-        self.streaming = make_streaming(settings, reactor, state=self.state)
+        self.streaming = make_streaming(settings, reactor, state=self.state, metrics=self.metrics)
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(
@@ -102,7 +102,7 @@ class House:
             inheritance=self._make_inheritance(),
             lookups=self.lookups,
         )
-        self.state.signals.on("disconnect", self.gateway.crowd.cut)
+        self.state.signals.on("disconnect", self._cut)
         self.public_site = EdgeSite(
             self.gateway,
             clock=reactor,
@@ -285,14 +285,23 @@ class House:
             now=time.time,
             audit=self.auditing.trail,
             signals=self.state.signals,
-            cut=self.gateway.crowd.cut,
+            cut=self._cut,
             sections={
+                "open": self._open,
                 "limits": standing.of,
                 "refusals": notes.refusals,
                 "errors": notes.errors,
                 "audit": self.auditing.about,
             },
         )
+
+    def _cut(self, tenant_id: str) -> int:
+        """End all that is under way and all that is held open for a tenant on this instance; how much that was."""
+        return self.streaming.guard.cut(tenant_id) + self.gateway.crowd.cut(tenant_id)
+
+    async def _open(self, tenant_id: str) -> object:
+        held = self.streaming.guard.of(tenant_id)
+        return {"streams": held["stream"], "sockets": held["socket"]}
 
     def _standing(self) -> Standing:
         state, gateway = self.state, self.gateway
