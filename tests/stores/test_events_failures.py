@@ -1,6 +1,7 @@
 """The history of alerts in a Redis that loses, forges or refuses."""
 
 import json
+import time
 
 import pytest
 import pytest_twisted
@@ -15,8 +16,8 @@ from bakerygw.stores.events import RedisEventLog
 
 ERA, HEAD, KEPT = "bakerygw:alerts:era", "bakerygw:alerts:head:t", "bakerygw:alerts:kept:t"
 START = Position(epoch=0, offset=0)
-FAR = 10**14
-"""A number of an era that no clock reaches: as though Redis' clock stood still for ever."""
+FAR = int(time.time() * 1000) + 10**9
+"""A number of an era that the clock does not reach: as though Redis' clock stood still."""
 
 
 def alert(message="m", **members):
@@ -172,6 +173,29 @@ async def test_eras_never_go_back(one, redis):
     redis.set(ERA, "5 5")
     assert await one.log.era() > FAR + 1
     assert await one.log.begin_era(5) == await one.log.era()
+
+
+@pytest.mark.parametrize("forged", [10**15 - 1, 10**15, 2**53, FAR + 10**11])
+@pytest_twisted.ensureDeferred
+async def test_a_number_that_no_clock_gives_is_not_believed_and_does_no_lasting_harm(one, other, redis, forged):
+    await one.place("a")
+    redis.set(ERA, f"{forged} {forged}")
+    redis.set(HEAD, f"{forged} {forged} {forged}")
+    first = await other.place("b", "c")
+    assert abs(first[0].epoch - time.time() * 1000) < 20_000
+    assert [position.offset for position in first] == [1, 2]
+    assert await one.place("d") == [Position(epoch=first[0].epoch, offset=3)]
+    assert await one.log.era() == await other.log.era() <= first[0].epoch
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_lying_redis_has_told_is_forgotten_with_it(one, redis):
+    log = RedisEventLog(Answers([0, 10**17, 5, 1]), clock=Clock(), history_events=10, history_s=10)
+    await log.append(some("a"))
+    log._link = one.link
+    (placed,) = await log.append(some("b"))
+    (next_placed,) = await log.append(some("c"))
+    assert placed.position.epoch == next_placed.position.epoch < FAR
 
 
 @pytest_twisted.ensureDeferred
