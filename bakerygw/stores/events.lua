@@ -190,7 +190,7 @@ local function place(history, tenant, memory, memory_ms, notify, payload)
     forced('HSET', KEYS[3], member, payload)
     forced('ZADD', KEYS[2], text(now), member)
   end
-  local added = redis.pcall('XADD', history.stream, 'MAXLEN', '~', text(keep), id, 't', text(now), 'p', payload)
+  local added = redis.pcall('XADD', history.stream, 'MAXLEN', text(keep), id, 't', text(now), 'p', payload)
   if type(added) == 'table' then
     if not string.find(added.err, 'WRONGTYPE', 1, true) and not string.find(added.err, 'equal or smaller', 1, true) then
       error(added.err, 0)

@@ -343,6 +343,16 @@ async def test_who_may_not_read_spoils_nothing_for_others(one, redis_server, red
     assert await one.kept() == ["a"]
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_lower_bound_holds_at_once_and_takes_no_more_room_from_the_next_alert_on(one, redis):
+    await one.place(*"abcde")
+    log = RedisEventLog(one.link, clock=Clock(), history_events=2, history_s=60)
+    page = await log.read("t", START, count=100, max_bytes=10_000)
+    assert (page.first, len(page.events), redis.xlen(KEPT)) == (4, 2, 5)
+    await log.append(some("f"))
+    assert redis.xlen(KEPT) == 2
+
+
 @pytest.mark.parametrize("young", [0, 1, 30])
 @pytest_twisted.ensureDeferred
 async def test_what_is_past_its_age_takes_no_room(one, redis, young):
