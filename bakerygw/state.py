@@ -27,6 +27,7 @@ from bakerygw.ports import (
     StoreTelemetry,
     TenantLimits,
     TenantStore,
+    Watch,
 )
 from bakerygw.stores.alert_channel import RedisAlertChannel, RedisAlertPublisher
 from bakerygw.stores.api_keys import StoredKeys
@@ -82,6 +83,8 @@ class SharedState:
     """The state itself, where there is no Redis."""
     mirror: Mirror
     """Unused where there is no Redis."""
+    watch: Watch
+    """Tells of changes: the mirror, or the state itself."""
     open: Callable[[], "Deferred[None]"]
     """Begin to keep Redis connected; fires when the first attempt ended, well or not."""
     close: Callable[[], "Deferred[None]"]
@@ -113,6 +116,7 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry, aler
         status=local,
         embedded=local,
         mirror=Mirror(),
+        watch=local,
         open=lambda: succeed(None),
         close=lambda: succeed(None),
     )
@@ -123,11 +127,9 @@ def _in_redis(
 ) -> SharedState:
     endpoint = redis_endpoint(settings, reactor)
     mirror = Mirror()
-    timeout_s = settings.redis_timeout_ms / 1000
-    link = _link(settings, reactor, endpoint, timeout_s=timeout_s, telemetry=telemetry, event="store.link")
+    link = _link(settings, reactor, endpoint, 0.0, telemetry=telemetry, event="store.link")
     # A connection for alerts alone: pages of a history are large, and no request's limit may wait behind them.
-    its_timeout_s = max(HISTORY_TIMEOUT_S, timeout_s)
-    history = _link(settings, reactor, endpoint, timeout_s=its_timeout_s, telemetry=Uncounted(), event="alerts.link")
+    history = _link(settings, reactor, endpoint, HISTORY_TIMEOUT_S, telemetry=Uncounted(), event="alerts.link")
     signals = RedisSignals(link)
     invalidations = _invalidations(settings, reactor, endpoint, link=link, mirror=mirror, signals=signals)
     store = RedisStore(link, mirror, reactor, time.time)
@@ -139,7 +141,6 @@ def _in_redis(
         clock=reactor,
         telemetry=telemetry,
     )
-
     records = RedisRecords(link)
     events = _events(settings, reactor, history)
 
@@ -168,6 +169,7 @@ def _in_redis(
         status=store,
         embedded=None,
         mirror=mirror,
+        watch=mirror,
         open=start,
         close=lambda: Deferred.fromCoroutine(stop()),
     )
@@ -177,8 +179,8 @@ def _link(
     settings: Settings,
     reactor: Any,
     endpoint: IStreamClientEndpoint,
+    least_s: float,
     *,
-    timeout_s: float,
     telemetry: StoreTelemetry,
     event: str,
 ) -> RedisLink:
@@ -189,7 +191,7 @@ def _link(
         username=username,
         password=password,
         db=settings.redis_db,
-        timeout_s=timeout_s,
+        timeout_s=max(least_s, settings.redis_timeout_ms / 1000),
         telemetry=telemetry,
         event=event,
     )
