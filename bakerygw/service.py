@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 
 from bakerygw import __version__, is_compiled
+from bakerygw.admin.alerts import AlertCalls
 from bakerygw.admin.application import AdminGateway
 from bakerygw.admin.keys import KeyCalls
 from bakerygw.admin.limits import Standing, TenantLimitCalls
@@ -253,8 +254,11 @@ class House:
         limit_calls = TenantLimitCalls(
             limits=self.state.limits, standing=standing, now=time.time, audit=self.auditing.trail
         )
+        alert_calls = AlertCalls(self.state.events, lambda result: self.metrics.alerts_posted.child(result).inc())
+        publish_token = self.edition.settings.publish_token
         return AdminApp(
             token=token,
+            publish_token=publish_token.get_secret_value() if publish_token is not None else None,
             hosts=self.edition.settings.admin_hosts,
             metrics=self.metrics.exposition,
             health=self._health,
@@ -264,7 +268,12 @@ class House:
             config=lambda: masked(self.edition.settings),
             connections=self.public_site.connections,
             log_level=self.logs,
-            tables=(self._tenant_calls(standing).table(), limit_calls.table(), self._key_calls().table()),
+            tables=(
+                self._tenant_calls(standing).table(),
+                limit_calls.table(),
+                self._key_calls().table(),
+                alert_calls.table(),
+            ),
             now=time.time,
             audit=self.auditing.trail,
         )

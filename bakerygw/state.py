@@ -127,11 +127,9 @@ def _in_redis(
 ) -> SharedState:
     endpoint = redis_endpoint(settings, reactor)
     mirror = Mirror()
-    timeout_s = settings.redis_timeout_ms / 1000
-    link = _link(settings, reactor, endpoint, timeout_s=timeout_s, telemetry=telemetry, event="store.link")
+    link = _link(settings, reactor, endpoint, 0.0, telemetry=telemetry, event="store.link")
     # A connection for alerts alone: pages of a history are large, and no request's limit may wait behind them.
-    its_timeout_s = max(HISTORY_TIMEOUT_S, timeout_s)
-    history = _link(settings, reactor, endpoint, timeout_s=its_timeout_s, telemetry=Uncounted(), event="alerts.link")
+    history = _link(settings, reactor, endpoint, HISTORY_TIMEOUT_S, telemetry=Uncounted(), event="alerts.link")
     signals = RedisSignals(link)
     invalidations = _invalidations(settings, reactor, endpoint, link=link, mirror=mirror, signals=signals)
     store = RedisStore(link, mirror, reactor, time.time)
@@ -181,8 +179,8 @@ def _link(
     settings: Settings,
     reactor: Any,
     endpoint: IStreamClientEndpoint,
+    least_s: float,
     *,
-    timeout_s: float,
     telemetry: StoreTelemetry,
     event: str,
 ) -> RedisLink:
@@ -193,7 +191,7 @@ def _link(
         username=username,
         password=password,
         db=settings.redis_db,
-        timeout_s=timeout_s,
+        timeout_s=max(least_s, settings.redis_timeout_ms / 1000),
         telemetry=telemetry,
         event=event,
     )

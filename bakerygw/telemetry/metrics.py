@@ -147,6 +147,7 @@ class Metrics:
         )
         self._geocoded = Counters(registry, "gateway_geocoded", "Addresses looked up, by how that ended.", ("result",))
         self._geocode_outcomes = Label(OUTCOMES)
+        self.alerts_posted = Counters(registry, "gateway_alerts_posted", "Alerts published by calls.", ("result",))
         self.events_sent = Counters(registry, "gateway_events_sent", "Events sent to streams.").child()
         self._event_drops = Counters(
             registry, "gateway_events_dropped", "Events not kept, or not sent to a stream.", ("reason",)
