@@ -11,10 +11,12 @@ from twisted.internet.defer import Deferred, succeed
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
+from bakerygw.edge.tickets import Tickets
 from bakerygw.realtime.bounds import Bounds, Most
 from bakerygw.realtime.guard import StreamGuard
 from bakerygw.realtime.held import Guard
 from bakerygw.state import SharedState
+from bakerygw.tokens.session_seal import TICKETS, SessionSeal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,7 @@ class Streaming:
 
     guard: Guard
     """Who may hold a stream or socket open, and until when."""
+    tickets: Tickets
     handlers: Mapping[Action, Handler] = field(default_factory=dict)
 
     def open(self) -> None:
@@ -41,7 +44,8 @@ class Streaming:
 
 def make_streaming(settings: Settings, reactor: Any, *, state: SharedState) -> Streaming:
     """What the settings ask for; nothing is opened."""
-    return Streaming(guard=make_guard(settings, reactor, state))
+    tickets = Tickets(state.records, SessionSeal(purpose=TICKETS), time.time)
+    return Streaming(guard=make_guard(settings, reactor, state), tickets=tickets, handlers={"ticket": tickets.reply_to})
 
 
 def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:

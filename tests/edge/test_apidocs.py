@@ -122,12 +122,20 @@ def test_health_details_have_the_members_that_are_told(document):
 
 
 def test_routes_still_to_come_are_marked_as_answering_503(document):
-    stream, ticket = document["paths"]["/api/v1/alerts/stream"], document["paths"]["/api/v1/alerts/ticket"]
-    assert (set(stream), set(ticket)) == ({"get"}, {"post"})
-    for operation in (stream["get"], ticket["post"]):
+    stream = document["paths"]["/api/v1/alerts/stream"]
+    assert set(stream) == {"get"}
+    for operation in (stream["get"],):
         assert "answers 503" in operation["description"]
         assert "2XX" not in operation["responses"]
         assert "503" in operation["responses"]
+
+
+def test_a_ticket_is_described_with_what_it_answers(document):
+    (method,) = document["paths"]["/api/v1/alerts/ticket"].values()
+    answer = method["responses"]["201"]["content"]["application/json"]["schema"]
+    assert answer == {"$ref": "#/components/schemas/Ticket"}
+    assert set(document["components"]["schemas"]["Ticket"]["required"]) == {"ticket", "expires_in"}
+    assert "requestBody" not in method
 
 
 def test_geocoding_describes_its_question_and_its_answer(document):
