@@ -36,6 +36,7 @@ EXTRAS = {
     "test": [
         "pytest>=9",
         "pytest-twisted>=1.14.3",
+        "pytest-xdist>=3.8",
         "pytest-cov>=7",
         "coverage>=7.10",
         "hypothesis>=6.130",

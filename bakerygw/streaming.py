@@ -6,16 +6,19 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
 from bakerygw.edge.tickets import Tickets
+from bakerygw.ports import AlertSource, Placed
 from bakerygw.realtime.bounds import Bounds, Most
 from bakerygw.realtime.guard import StreamGuard
 from bakerygw.realtime.held import Guard
+from bakerygw.realtime.intake import Intake
 from bakerygw.state import SharedState
+from bakerygw.telemetry.metrics import Metrics
 from bakerygw.tokens.session_seal import TICKETS, SessionSeal
 
 
@@ -26,10 +29,13 @@ class Streaming:
     guard: Guard
     """Who may hold a stream or socket open, and until when."""
     tickets: Tickets
+    source: AlertSource
+    intake: Intake
     handlers: Mapping[Action, Handler] = field(default_factory=dict)
 
     def open(self) -> None:
         """Begin to listen for alerts."""
+        self.source.start(self.intake)
 
     def drain(self, window_s: float) -> "Deferred[None]":
         """Say goodbye to all streams and sockets, spread over the window; fires when the last has been told."""
@@ -38,14 +44,26 @@ class Streaming:
         return told
 
     def close(self) -> "Deferred[None]":
-        """Listen no more; fires when that is done."""
-        return succeed(None)
+        """Listen no more; fires when that is done, and what was heard is stored."""
+
+        async def close() -> None:
+            await self.source.stop()
+            await self.intake.close()
+
+        return Deferred.fromCoroutine(close())
 
 
-def make_streaming(settings: Settings, reactor: Any, *, state: SharedState) -> Streaming:
+def make_streaming(settings: Settings, reactor: Any, *, state: SharedState, metrics: Metrics) -> Streaming:
     """What the settings ask for; nothing is opened."""
+    intake = Intake(state.events, _NoStreams(), reactor, metrics.alerts, missed=state.alerts.missed)
     tickets = Tickets(state.records, SessionSeal(purpose=TICKETS), time.time)
-    return Streaming(guard=make_guard(settings, reactor, state), tickets=tickets, handlers={"ticket": tickets.reply_to})
+    return Streaming(
+        guard=make_guard(settings, reactor, state),
+        tickets=tickets,
+        source=state.alerts,
+        intake=intake,
+        handlers={"ticket": tickets.reply_to},
+    )
 
 
 def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
@@ -78,3 +96,16 @@ def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
         now=time.time,
         random=random,
     )
+
+
+class _NoStreams:
+    """`realtime.intake.Hub` of a gateway that streams to nobody."""
+
+    def stored(self, tenant_id: str, placed: Placed, payload: bytes) -> None:
+        """Nobody waits for it."""
+
+    def degraded(self) -> None:
+        """Nobody is there."""
+
+    def restored(self) -> None:
+        """Nobody is there."""

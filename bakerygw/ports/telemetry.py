@@ -34,6 +34,25 @@ class StoreTelemetry(Protocol):
         """Whether admission runs on local state now."""
 
 
+class AlertTelemetry(Protocol):
+    """What the way of alerts into the history reports."""
+
+    def heard(self) -> None:
+        """Something was published for a tenant, well or ill formed."""
+
+    def placed(self, fresh: int, known: int) -> None:
+        """So many alerts were written into the history, and so many stood there already."""
+
+    def dropped(self, reason: str) -> None:
+        """Something that was heard is not kept: invalid, too-large or store."""
+
+    def listening(self, yes: bool) -> None:
+        """Whether all that is published is heard now."""
+
+    def era(self) -> None:
+        """An era has begun, as alerts may have been missed."""
+
+
 class TokenTelemetry(Protocol):
     """What the checking of tokens reports."""
 
