@@ -125,23 +125,13 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry, aler
 def _in_redis(
     settings: Settings, reactor: Any, telemetry: StoreTelemetry, local: MemoryStore, alerts: AlertTelemetry
 ) -> SharedState:
-    username, password = _user(settings)
     endpoint = redis_endpoint(settings, reactor)
     mirror = Mirror()
     link = _link(settings, reactor, endpoint, 0.0, telemetry=telemetry, event="store.link")
     # A connection for alerts alone: pages of a history are large, and no request's limit may wait behind them.
     history = _link(settings, reactor, endpoint, HISTORY_TIMEOUT_S, telemetry=Uncounted(), event="alerts.link")
     signals = RedisSignals(link)
-    invalidations = Invalidations(
-        reactor,
-        endpoint,
-        link,
-        mirror,
-        username=username,
-        password=password,
-        name=secrets.token_hex(8),
-        signals=signals.heard,
-    )
+    invalidations = _invalidations(settings, reactor, endpoint, link=link, mirror=mirror, signals=signals)
     store = RedisStore(link, mirror, reactor, time.time)
     admission = ResilientAdmission(
         store,
@@ -210,6 +200,28 @@ def _user(settings: Settings) -> tuple[str | None, str | None]:
     """The name and the password to sign in to Redis with."""
     password = settings.redis_password
     return settings.redis_username, password.get_secret_value() if password is not None else None
+
+
+def _invalidations(
+    settings: Settings,
+    reactor: Any,
+    endpoint: IStreamClientEndpoint,
+    *,
+    link: RedisLink,
+    mirror: Mirror,
+    signals: RedisSignals,
+) -> Invalidations:
+    username, password = _user(settings)
+    return Invalidations(
+        reactor,
+        endpoint,
+        link,
+        mirror,
+        username=username,
+        password=password,
+        name=secrets.token_hex(8),
+        signals=signals.heard,
+    )
 
 
 def _channel(

@@ -12,10 +12,12 @@ from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
 from bakerygw.edge.tickets import Tickets
-from bakerygw.ports import AlertSource, Placed
+from bakerygw.ports import AlertSource
+from bakerygw.realtime.alerts import AlertStreams
 from bakerygw.realtime.bounds import Bounds, Most
 from bakerygw.realtime.guard import StreamGuard
 from bakerygw.realtime.held import Guard
+from bakerygw.realtime.hub import Hub
 from bakerygw.realtime.intake import Intake
 from bakerygw.state import SharedState
 from bakerygw.telemetry.metrics import Metrics
@@ -26,6 +28,8 @@ from bakerygw.tokens.session_seal import TICKETS, SessionSeal
 class Streaming:
     """All that streams, and how it begins and ends."""
 
+    hub: Hub
+    """Who brings what is published to the streams."""
     guard: Guard
     """Who may hold a stream or socket open, and until when."""
     tickets: Tickets
@@ -49,20 +53,34 @@ class Streaming:
         async def close() -> None:
             await self.source.stop()
             await self.intake.close()
+            self.hub.close()
 
         return Deferred.fromCoroutine(close())
 
 
 def make_streaming(settings: Settings, reactor: Any, *, state: SharedState, metrics: Metrics) -> Streaming:
     """What the settings ask for; nothing is opened."""
-    intake = Intake(state.events, _NoStreams(), reactor, metrics.alerts, missed=state.alerts.missed)
     tickets = Tickets(state.records, SessionSeal(purpose=TICKETS), time.time)
+    guard = make_guard(settings, reactor, state)
+    hub = make_hub(settings, reactor, state, metrics)
     return Streaming(
-        guard=make_guard(settings, reactor, state),
-        tickets=tickets,
         source=state.alerts,
-        intake=intake,
-        handlers={"ticket": tickets.reply_to},
+        intake=Intake(state.events, hub, reactor, metrics.alerts, missed=state.alerts.missed),
+        hub=hub,
+        guard=guard,
+        tickets=tickets,
+        handlers={"alerts": AlertStreams(hub, guard).open, "ticket": tickets.reply_to},
+    )
+
+
+def make_hub(settings: Settings, reactor: Any, state: SharedState, metrics: Metrics) -> Hub:
+    """The hub that the settings ask for."""
+    return Hub(
+        state.events,
+        clock=reactor,
+        heartbeat_s=settings.sse_heartbeat_seconds,
+        telemetry=metrics.streams,
+        random=Random(),  # noqa: S311  spreads, and keeps nothing secret
     )
 
 
@@ -96,16 +114,3 @@ def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
         now=time.time,
         random=random,
     )
-
-
-class _NoStreams:
-    """`realtime.intake.Hub` of a gateway that streams to nobody."""
-
-    def stored(self, tenant_id: str, placed: Placed, payload: bytes) -> None:
-        """Nobody waits for it."""
-
-    def degraded(self) -> None:
-        """Nobody is there."""
-
-    def restored(self) -> None:
-        """Nobody is there."""

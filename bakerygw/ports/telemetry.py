@@ -63,6 +63,25 @@ class TokenTelemetry(Protocol):
         """One look-up among the seals that instances share: hit, miss, foreign, refused or unavailable."""
 
 
+class StreamTelemetry(Protocol):
+    """What the streams of alerts report."""
+
+    def streams(self, number: int) -> None:
+        """So many are open now."""
+
+    def sent(self, events: int) -> None:
+        """So many events were written to streams."""
+
+    def replayed(self, events: int) -> None:
+        """So many of them came from the history."""
+
+    def gap(self, reason: str) -> None:
+        """A stream, or all of a tenant's, was told of a hole: epoch, trimmed, rewound or unknown."""
+
+    def dropped(self, reason: str) -> None:
+        """An event was not sent, or a stream ended for it: slow, invalid, too-large, store or closed."""
+
+
 class Audit(Protocol):
     """Where what must be answerable for is told. Never raises, never waits.
 

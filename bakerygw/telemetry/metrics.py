@@ -22,6 +22,7 @@ from bakerygw.core.problem import PROBLEMS
 from bakerygw.telemetry.alert_metrics import AlertMetrics
 from bakerygw.telemetry.lookups import LookupMetrics
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
+from bakerygw.telemetry.stream_metrics import StreamMetrics
 from bakerygw.telemetry.token_metrics import TokenMetrics
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -93,6 +94,7 @@ class Metrics:
         self.lookups = LookupMetrics(registry)
         self.alerts = AlertMetrics(registry, self.event_dropped)
         self._gauges(version, "compiled" if compiled else "plain")
+        self.streams = StreamMetrics(registry, self.sse_connections, self.events_sent, self.event_dropped)
         self.reactor_stalls = Counters(
             registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
         ).child()
