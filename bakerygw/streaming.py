@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
+from bakerygw.edge.tickets import Tickets
 from bakerygw.ports import AlertSource, Upstreams
 from bakerygw.realtime.alerts import AlertStreams
 from bakerygw.realtime.bounds import Bounds, Most
@@ -23,6 +24,7 @@ from bakerygw.realtime.notifications import Notifications
 from bakerygw.realtime.notifier import Notifier
 from bakerygw.state import SharedState
 from bakerygw.telemetry.metrics import Metrics
+from bakerygw.tokens.session_seal import TICKETS, SessionSeal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class Streaming:
     """Who brings what is published to the streams."""
     guard: Guard
     """Who may hold a stream or socket open, and until when."""
+    tickets: Tickets
     source: AlertSource
     intake: Intake
     notifications: Notifications
@@ -70,6 +73,7 @@ def make_streaming(
     settings: Settings, reactor: Any, *, state: SharedState, metrics: Metrics, upstreams: Callable[[], Upstreams]
 ) -> Streaming:
     """What the settings ask for; nothing is opened. `upstreams` gives those of the configuration in force."""
+    tickets = Tickets(state.records, SessionSeal(purpose=TICKETS), time.time)
     guard = make_guard(settings, reactor, state)
     hub = make_hub(settings, reactor, state, metrics)
     return Streaming(
@@ -78,7 +82,8 @@ def make_streaming(
         hub=hub,
         guard=guard,
         notifications=make_notifications(reactor, state, metrics, upstreams),
-        handlers={"alerts": AlertStreams(hub, guard).open},
+        tickets=tickets,
+        handlers={"alerts": AlertStreams(hub, guard).open, "ticket": tickets.reply_to},
     )
 
 
