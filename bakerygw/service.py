@@ -86,7 +86,9 @@ class House:
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.changes = SubscriptionChanges(self.state.tenants, self.metrics.lookups, clock=reactor, now=time.time)
         self.lookups = self._make_lookups(settings)
-        self.streaming = make_streaming(settings, reactor, state=self.state)
+        self.streaming = make_streaming(
+            settings, reactor, state=self.state, proxy=self._proxy, sockets=self.metrics.sockets
+        )
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(

@@ -1,6 +1,6 @@
 """The composition root's part for what stays open: alerts, training, and what is sent on to be notified."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,12 @@ from twisted.internet.defer import Deferred, succeed
 
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
+from bakerygw.edge.admission import Grant
 from bakerygw.edge.gateway import Handler
+from bakerygw.edge.proxy import Proxy
+from bakerygw.ports import SocketTelemetry
+from bakerygw.realtime.held import Held, HeldKind
+from bakerygw.realtime.training import Training
 from bakerygw.state import SharedState
 
 
@@ -30,6 +35,35 @@ class Streaming:
         return succeed(None)
 
 
-def make_streaming(settings: Settings, reactor: Any, *, state: SharedState) -> Streaming:
+def make_streaming(
+    settings: Settings, reactor: Any, *, state: SharedState, proxy: Proxy, sockets: SocketTelemetry
+) -> Streaming:
     """What the settings ask for; nothing is opened."""
-    return Streaming()
+    guard = _Everyone()
+    return Streaming(handlers={"training": Training(proxy, guard, sockets, reactor).reply_to})
+
+
+class _Everyone:
+    """A guard that lets everybody in."""
+
+    def enter(self, kind: HeldKind, grant: Grant) -> "_Everyone":
+        """A place."""
+        return self
+
+    def hold(self, held: Held) -> None:
+        """Nothing."""
+
+    def leave(self) -> None:
+        """Nothing."""
+
+    def cut(self, tenant_id: str) -> int:
+        """None."""
+        return 0
+
+    def of(self, tenant_id: str) -> dict[HeldKind, int]:
+        """None."""
+        return {}
+
+    def drain(self, window_s: float, done: Callable[[], None]) -> None:
+        """At once."""
+        done()

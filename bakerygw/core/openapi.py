@@ -43,8 +43,8 @@ PAGES: Final[Mapping[str, tuple[str, str, str | None]]] = {
 LATER: Final[Mapping[str, str]] = {
     "/api/v1/alerts/stream": "Alerts of the tenant as server-sent events",
     "/api/v1/alerts/ticket": "A ticket that opens one stream or socket",
-    "/api/v1/training/ws": "Training progress over WebSocket",
 }
+TRAINING: Final = "/api/v1/training/ws"
 GET_ONLY: Final = frozenset({"/api/v1/alerts/stream", "/api/v1/training/ws"})
 
 ANSWERED: Final[Mapping[str, tuple[str, str]]] = {
@@ -178,6 +178,8 @@ def _summary(route: Route) -> str:
         return f"Passed through to the service {(route.service or '').replace('_', '-')}"
     if route.prefix in ANSWERED:
         return ANSWERED[route.prefix][0]
+    if route.prefix == TRAINING:
+        return "Training progress over WebSocket (RFC 6455)"
     return LATER.get(route.prefix, "Answered by the gateway")
 
 
@@ -204,7 +206,7 @@ def _rules(route: Route, method: str) -> str:
 
 
 def _later(route: Route) -> bool:
-    return route.kind == "stream" or route.action == "ticket"
+    return (route.kind == "stream" and route.prefix != TRAINING) or route.action == "ticket"
 
 
 def _parameter_names(route: Route) -> tuple[str, ...]:
@@ -217,6 +219,8 @@ def _answer(route: Route) -> Json:
         return {"200": {**geocode_answer(), "headers": headers}}
     if _later(route):
         return {}
+    if route.prefix == TRAINING:
+        return {"101": {"description": "The service has accepted: from here on WebSocket.", "headers": headers}}
     description = "The service's own answer, unchanged." if route.kind == "proxy" else "The answer."
     headers = refs("X-Request-ID", "RateLimit-Policy", "RateLimit")
     if route.prefix in ANSWERED:
@@ -227,7 +231,9 @@ def _answer(route: Route) -> Json:
 
 
 def _statuses(route: Route) -> set[int]:
-    statuses = {*EVERYWHERE, *((502, 504) if route.kind == "proxy" or route.prefix == GEOCODE else ())}
+    statuses = {*EVERYWHERE, *((502, 504) if route.kind == "proxy" or route.prefix in (GEOCODE, TRAINING) else ())}
+    if route.prefix == TRAINING:
+        statuses.add(426)
     if route.auth:
         statuses |= {401, 402} if route.tenant else {401}
     return statuses

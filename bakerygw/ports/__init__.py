@@ -27,9 +27,11 @@ from bakerygw.ports.state import (
     TenantStore,
     with_limit,
 )
-from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry, TokenTelemetry
+from bakerygw.ports.telemetry import Audit, SocketTelemetry, StoreTelemetry, Telemetry, TokenTelemetry
 from bakerygw.ports.upstream import (
     HealthSource,
+    Heir,
+    Onward,
     ServiceHealth,
     UpstreamFailed,
     UpstreamRequest,
@@ -51,6 +53,7 @@ __all__ = [
     "EventLog",
     "Geocoder",
     "HealthSource",
+    "Heir",
     "Hierarchy",
     "KeyStore",
     "KeyUnreadable",
@@ -59,6 +62,7 @@ __all__ = [
     "LookupFailed",
     "LookupFailure",
     "LookupTelemetry",
+    "Onward",
     "Page",
     "Placed",
     "Records",
@@ -69,6 +73,7 @@ __all__ = [
     "SharedFacts",
     "SignalKind",
     "Signals",
+    "SocketTelemetry",
     "StoreLink",
     "StoreTelemetry",
     "StoreUnavailable",

@@ -34,6 +34,16 @@ class StoreTelemetry(Protocol):
         """Whether admission runs on local state now."""
 
 
+class SocketTelemetry(Protocol):
+    """What bridged WebSockets report."""
+
+    def opened(self) -> None:
+        """One more is open."""
+
+    def closed(self, code: int, messages_in: int, messages_out: int) -> None:
+        """One less is, after so many messages from the client and to it."""
+
+
 class TokenTelemetry(Protocol):
     """What the checking of tokens reports."""
 

@@ -33,7 +33,6 @@ PREFIXES = {
 LATER = [
     (b"GET", b"/api/v1/alerts/stream"),
     (b"POST", b"/api/v1/alerts/ticket"),
-    (b"GET", b"/api/v1/training/ws"),
 ]
 ANONYMOUS = b"Host: gateway.example\r\nContent-Length: 0\r\n\r\n"
 
