@@ -53,8 +53,6 @@ def handshake_of(head: RequestHead, *, offers_upgrade: bool) -> Handshake:
     if len(keys) != 1 or not _is_key(keys[0]):
         detail = "Send one Sec-WebSocket-Key: 16 random bytes in base64."
         raise refuse("bad-request", detail, reason="websocket-key")
-    if head.length != 0:
-        raise refuse("bad-request", "Send no body with a WebSocket's handshake.", reason="websocket-body")
     return Handshake(key=keys[0], protocols=_protocols(fields.get(b"sec-websocket-protocol", ())))
 
 

@@ -20,6 +20,8 @@ CLOSE_S: Final = 5.0
 """For a peer's answer to a close frame, from when it takes what is written."""
 SERVICE_CLOSE_S: Final = 1.0
 """For a service to close its connection once both close frames have passed, or once its client is gone."""
+LINGER_S: Final = 2.0
+"""For a peer that broke the rules to take its close frame, and to answer it if it still can."""
 STALL_S: Final = 60.0
 """How long a service may take nothing; a client is cut by the rule that holds for all connections of clients."""
 _STALL_LOOK_S: Final = 5.0
@@ -93,7 +95,7 @@ class Bridge:
     def violated(self, leg: Leg, code: int) -> None:
         """One side broke the rules, and is on its way out."""
         self._note(code, "gateway")
-        self._await_close(leg)
+        self._drop_in(LINGER_S, leg)
         if leg is self._client:
             self._close(self._service, GOING_AWAY)
         elif code == 1009:
