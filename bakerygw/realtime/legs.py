@@ -195,9 +195,9 @@ class Leg:
             fault = close_fault(code, reason)
             if fault is not None:
                 self._fail_connection(*fault)
-                return True
-            self.sendCloseFrame(code=code, reasonUtf8=reason, isReply=True)
-            self.ear.closed(self, code, reason)
+            else:
+                self.sendCloseFrame(code=code, reasonUtf8=reason, isReply=True)
+                self.ear.closed(self, code, reason)
         self.ear.finished(self)
         return True
 
