@@ -103,7 +103,7 @@ class House:
             inheritance=self._make_inheritance(),
             lookups=self.lookups,
         )
-        self.state.signals.on("disconnect", self.gateway.crowd.cut)
+        self.state.signals.on("disconnect", self._cut)
         self.public_site = EdgeSite(
             self.gateway,
             clock=reactor,
@@ -278,14 +278,23 @@ class House:
             now=time.time,
             audit=self.auditing.trail,
             signals=self.state.signals,
-            cut=self.gateway.crowd.cut,
+            cut=self._cut,
             sections={
+                "open": self._open,
                 "limits": standing.of,
                 "refusals": notes.refusals,
                 "errors": notes.errors,
                 "audit": self.auditing.about,
             },
         )
+
+    def _cut(self, tenant_id: str) -> int:
+        """End all that is under way and all that is held open for a tenant on this instance; how much that was."""
+        return self.streaming.guard.cut(tenant_id) + self.gateway.crowd.cut(tenant_id)
+
+    async def _open(self, tenant_id: str) -> object:
+        held = self.streaming.guard.of(tenant_id)
+        return {"streams": held["stream"], "sockets": held["socket"]}
 
     def _standing(self) -> Standing:
         state, gateway = self.state, self.gateway

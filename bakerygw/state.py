@@ -23,6 +23,7 @@ from bakerygw.ports import (
     StoreTelemetry,
     TenantLimits,
     TenantStore,
+    Watch,
 )
 from bakerygw.stores.api_keys import StoredKeys
 from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
@@ -55,6 +56,8 @@ class SharedState:
     """The state itself, where there is no Redis."""
     mirror: Mirror
     """Unused where there is no Redis."""
+    watch: Watch
+    """Tells of changes: the mirror, or the state itself."""
     open: Callable[[], "Deferred[None]"]
     """Begin to keep Redis connected; fires when the first attempt ended, well or not."""
     close: Callable[[], "Deferred[None]"]
@@ -79,6 +82,7 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
         status=local,
         embedded=local,
         mirror=Mirror(),
+        watch=local,
         open=lambda: succeed(None),
         close=lambda: succeed(None),
     )
@@ -118,7 +122,6 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         clock=reactor,
         telemetry=telemetry,
     )
-
     records = RedisRecords(link)
 
     def start() -> "Deferred[None]":
@@ -141,6 +144,7 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         status=store,
         embedded=None,
         mirror=mirror,
+        watch=mirror,
         open=start,
         close=lambda: Deferred.fromCoroutine(stop()),
     )

@@ -1,18 +1,21 @@
 """The composition root's part for what stays open: alerts, training, and what is sent on to be notified."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
-from bakerygw.edge.admission import Grant
 from bakerygw.edge.gateway import Handler
 from bakerygw.edge.proxy import Proxy
 from bakerygw.ports import SocketTelemetry
-from bakerygw.realtime.held import Held, HeldKind
+from bakerygw.realtime.bounds import Bounds, Most
+from bakerygw.realtime.guard import StreamGuard
+from bakerygw.realtime.held import Guard
 from bakerygw.realtime.training import Training
 from bakerygw.state import SharedState
 
@@ -21,6 +24,8 @@ from bakerygw.state import SharedState
 class Streaming:
     """All that streams, and how it begins and ends."""
 
+    guard: Guard
+    """Who may hold a stream or socket open, and until when."""
     handlers: Mapping[Action, Handler] = field(default_factory=dict)
 
     def open(self) -> None:
@@ -28,7 +33,9 @@ class Streaming:
 
     def drain(self, window_s: float) -> "Deferred[None]":
         """Say goodbye to all streams and sockets, spread over the window; fires when the last has been told."""
-        return succeed(None)
+        told: Deferred[None] = Deferred()
+        self.guard.drain(window_s, lambda: told.callback(None))
+        return told
 
     def close(self) -> "Deferred[None]":
         """Listen no more; fires when that is done."""
@@ -39,31 +46,38 @@ def make_streaming(
     settings: Settings, reactor: Any, *, state: SharedState, proxy: Proxy, sockets: SocketTelemetry
 ) -> Streaming:
     """What the settings ask for; nothing is opened."""
-    guard = _Everyone()
-    return Streaming(handlers={"training": Training(proxy, guard, sockets, reactor).reply_to})
+    guard = make_guard(settings, reactor, state)
+    training = Training(proxy, guard, sockets, reactor)
+    return Streaming(guard=guard, handlers={"training": training.reply_to})
 
 
-class _Everyone:
-    """A guard that lets everybody in."""
-
-    def enter(self, kind: HeldKind, grant: Grant) -> "_Everyone":
-        """A place."""
-        return self
-
-    def hold(self, held: Held) -> None:
-        """Nothing."""
-
-    def leave(self) -> None:
-        """Nothing."""
-
-    def cut(self, tenant_id: str) -> int:
-        """None."""
-        return 0
-
-    def of(self, tenant_id: str) -> dict[HeldKind, int]:
-        """None."""
-        return {}
-
-    def drain(self, window_s: float, done: Callable[[], None]) -> None:
-        """At once."""
-        done()
+def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
+    """The guard that the settings ask for."""
+    random = Random()  # noqa: S311  spreads, and keeps nothing secret
+    bounds = Bounds(
+        {
+            "stream": Most(
+                per_user=settings.sse_max_per_user,
+                per_tenant=settings.sse_max_per_tenant,
+                in_all=settings.sse_max_streams,
+            ),
+            "socket": Most(
+                per_user=settings.ws_max_per_user,
+                per_tenant=settings.ws_max_per_tenant,
+                in_all=settings.ws_max_sockets,
+            ),
+        },
+        new_per_second=settings.sse_new_per_second,
+        seconds=reactor.seconds,
+        jitter=random.random,
+    )
+    return StreamGuard(
+        bounds,
+        store=state.admission,
+        hierarchy=state.hierarchy,
+        watch=state.watch,
+        trusted=lambda: state.embedded is not None or state.mirror.trusted(reactor.seconds()),
+        clock=reactor,
+        now=time.time,
+        random=random,
+    )

@@ -92,6 +92,8 @@ class Changed:
     """Tenants one of whose flags was written."""
     digests: tuple[str, ...] = ()
     """Credentials that were revoked, or are no longer."""
+    parents: tuple[str, ...] = ()
+    """Tenants that are part of another one than before."""
 
 
 class Watch(Protocol):

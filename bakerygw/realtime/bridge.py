@@ -20,7 +20,7 @@ CLOSE_S: Final = 5.0
 """For a peer's answer to a close frame, from when it takes what is written."""
 SERVICE_CLOSE_S: Final = 1.0
 """For a service to close its connection once both close frames have passed, or once its client is gone."""
-LINGER_S: Final = 2.0
+LINGER_S: Final = 1.0
 """For a peer that broke the rules to take its close frame, and to answer it if it still can."""
 STALL_S: Final = 60.0
 """How long a service may take nothing; a client is cut by the rule that holds for all connections of clients."""

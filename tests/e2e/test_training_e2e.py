@@ -1,5 +1,6 @@
 """Training over WebSocket, through real gateways to a real service."""
 
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -73,6 +74,7 @@ def shared(issuer: Issuer) -> Iterator[Stage]:
             "JWT_PUBLIC_KEY": issuer.public_pem,
             "TRAINING_SERVICE_URL": service.url,
             "CORS_ORIGINS": ORIGIN,
+            "WS_MAX_PER_USER": "1000",
             **NO_LIMITS,
         }
         with Gateway(settings) as gateway:
@@ -436,3 +438,32 @@ def _stands_still(look: Any) -> int:
         pass
     assert isinstance(value, int)
     return value
+
+
+class TestEndings:
+    def test_the_gateway_ends_what_may_not_go_on(self, issuer: Issuer, stage: Stage) -> None:
+        settings = {
+            "JWT_PUBLIC_KEY": issuer.public_pem,
+            "TRAINING_SERVICE_URL": stage.service.url,
+            "WS_MAX_PER_USER": "2",
+        }
+        with Gateway(settings) as gateway, ExitStack() as held:
+            short = issuer.token(exp=int(time.time()) + 2)
+            dying, living = (held.enter_context(RawSocket(gateway.port, token)) for token in (short, stage.token))
+            with RawSocket(gateway.port, stage.token) as third:
+                assert third.status == 429
+            assert dying.end() == (1008, b"token expired")
+
+            with gateway.admin() as admin:
+                assert admin.post(f"/api/tenants/{TENANT_ID}/disconnect").status_code == 202
+            assert living.end() == (1008, b"disconnected")
+
+            last = held.enter_context(RawSocket(gateway.port, stage.token, behind=frame(TEXT, b"x")))
+            assert last.receive() == (TEXT, b"x")
+            gateway.signal(signal.SIGTERM)
+            assert last.end() == (1012, b"restarting")
+            assert gateway.wait() == 0
+            told = [(it["close_code"], it.get("closed_for")) for it in gateway.events("request.done")[1:]]
+        assert told == [(1008, "token-expired"), (1008, "disconnected"), (1012, "draining")]
+        assert until(lambda: len(stage.service.closes) == 3)
+        assert {code for code, _ in stage.service.closes} == {1001}
