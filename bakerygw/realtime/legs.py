@@ -103,13 +103,13 @@ class Leg:
 
     def drop(self, *, abort: bool) -> None:
         """End the connection, at once if `abort`, else when all is written."""
-        if self.state == self.STATE_CLOSED and not abort:
-            return
-        self.state = self.STATE_CLOSED
-        self.transport.unregisterProducer()
+        first = self.state != self.STATE_CLOSED
+        if first:
+            self.state = self.STATE_CLOSED
+            self.transport.unregisterProducer()
         if abort:
             self.transport.abortConnection()
-        else:
+        elif first:
             self.transport.loseConnection()
 
     def pause_reading(self) -> None:

@@ -15,9 +15,9 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
 from tests.e2e.calling import until
+from tests.frames import CLOSE, frame
 
 PATH = "/api/v1/training/ws"
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 
 class TrainingService:
@@ -119,25 +119,6 @@ class TrainingService:
 def _asked(request: Request | None, name: str) -> str | None:
     values = parse_qs(urlsplit(request.path if request else "").query).get(name)
     return values[0] if values else None
-
-
-def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, masked: bool = True) -> bytes:
-    """One frame as a client sends it."""
-    size = len(payload)
-    first = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
-    bit = 0x80 if masked else 0
-    if size < 126:
-        head = first + bytes([bit | size])
-    elif size < 65536:
-        head = first + bytes([bit | 126]) + struct.pack("!H", size)
-    else:
-        head = first + bytes([bit | 127]) + struct.pack("!Q", size)
-    return head + (bytes(4) if masked else b"") + payload  # a mask of zeros changes nothing
-
-
-def closing(code: int, reason: bytes = b"") -> bytes:
-    """A close frame."""
-    return frame(CLOSE, struct.pack("!H", code) + reason)
 
 
 class RawSocket:

@@ -14,20 +14,9 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.e2e.calling import until
 from tests.e2e.harness import Gateway, free_ports
-from tests.e2e.sockets import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PATH,
-    PING,
-    PONG,
-    TEXT,
-    RawSocket,
-    TrainingService,
-    closing,
-    frame,
-)
+from tests.e2e.sockets import PATH, RawSocket, TrainingService
 from tests.e2e.stage import NO_LIMITS
+from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, closing, frame
 from tests.minting import TENANT_ID, USER_ID, Issuer
 
 MIB = 1024 * 1024
