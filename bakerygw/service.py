@@ -208,6 +208,7 @@ class House:
             self._reactor,
             state=self.state,
             metrics=self.metrics,
+            proxy=self._proxy,
             upstreams=lambda: self.edition.upstreams,
         )
 

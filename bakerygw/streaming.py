@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
+from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.tickets import Tickets
 from bakerygw.ports import AlertSource, Upstreams
 from bakerygw.realtime.alerts import AlertStreams
@@ -22,6 +23,7 @@ from bakerygw.realtime.hub import Hub
 from bakerygw.realtime.intake import Intake
 from bakerygw.realtime.notifications import Notifications
 from bakerygw.realtime.notifier import Notifier
+from bakerygw.realtime.training import Training
 from bakerygw.state import SharedState
 from bakerygw.telemetry.metrics import Metrics
 from bakerygw.tokens.session_seal import TICKETS, SessionSeal
@@ -70,7 +72,13 @@ class Streaming:
 
 
 def make_streaming(
-    settings: Settings, reactor: Any, *, state: SharedState, metrics: Metrics, upstreams: Callable[[], Upstreams]
+    settings: Settings,
+    reactor: Any,
+    *,
+    state: SharedState,
+    metrics: Metrics,
+    proxy: Proxy,
+    upstreams: Callable[[], Upstreams],
 ) -> Streaming:
     """What the settings ask for; nothing is opened. `upstreams` gives those of the configuration in force."""
     tickets = Tickets(state.records, SessionSeal(purpose=TICKETS), time.time)
@@ -83,7 +91,11 @@ def make_streaming(
         guard=guard,
         notifications=make_notifications(reactor, state, metrics, upstreams),
         tickets=tickets,
-        handlers={"alerts": AlertStreams(hub, guard).open, "ticket": tickets.reply_to},
+        handlers={
+            "alerts": AlertStreams(hub, guard).open,
+            "ticket": tickets.reply_to,
+            "training": Training(proxy, guard, metrics.sockets, reactor).reply_to,
+        },
     )
 
 
