@@ -10,7 +10,7 @@ import pytest
 
 from tests.test_docs import PAGES, ROOT, page
 
-SOURCES = sorted(path for path in (ROOT / "bakerygw").rglob("*.py") if "demo" not in path.parts)
+SOURCES = sorted(path for path in (ROOT / "bakerygw").rglob("*.py") if "demo" not in path.relative_to(ROOT).parts)
 LEVELS = {"debug", "info", "warn", "error", "critical"}
 EVENT = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 
