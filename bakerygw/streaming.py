@@ -1,35 +1,111 @@
 """The composition root's part for what stays open: alerts, training, and what is sent on to be notified."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
+from bakerygw.ports import AlertSource
+from bakerygw.realtime.alerts import AlertStreams
+from bakerygw.realtime.bounds import Bounds, Most
+from bakerygw.realtime.guard import StreamGuard
+from bakerygw.realtime.held import Guard
+from bakerygw.realtime.hub import Hub
+from bakerygw.realtime.intake import Intake
 from bakerygw.state import SharedState
+from bakerygw.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streaming:
     """All that streams, and how it begins and ends."""
 
+    hub: Hub
+    """Who brings what is published to the streams."""
+    guard: Guard
+    """Who may hold a stream or socket open, and until when."""
+    source: AlertSource
+    intake: Intake
     handlers: Mapping[Action, Handler] = field(default_factory=dict)
 
     def open(self) -> None:
         """Begin to listen for alerts."""
+        self.source.start(self.intake)
 
     def drain(self, window_s: float) -> "Deferred[None]":
         """Say goodbye to all streams and sockets, spread over the window; fires when the last has been told."""
-        return succeed(None)
+        told: Deferred[None] = Deferred()
+        self.guard.drain(window_s, lambda: told.callback(None))
+        return told
 
     def close(self) -> "Deferred[None]":
-        """Listen no more; fires when that is done."""
-        return succeed(None)
+        """Listen no more; fires when that is done, and what was heard is stored."""
+
+        async def close() -> None:
+            await self.source.stop()
+            await self.intake.close()
+            self.hub.close()
+
+        return Deferred.fromCoroutine(close())
 
 
-def make_streaming(settings: Settings, reactor: Any, *, state: SharedState) -> Streaming:
+def make_streaming(settings: Settings, reactor: Any, *, state: SharedState, metrics: Metrics) -> Streaming:
     """What the settings ask for; nothing is opened."""
-    return Streaming()
+    guard = make_guard(settings, reactor, state)
+    hub = make_hub(settings, reactor, state, metrics)
+    return Streaming(
+        source=state.alerts,
+        intake=Intake(state.events, hub, reactor, metrics.alerts, missed=state.alerts.missed),
+        hub=hub,
+        guard=guard,
+        handlers={"alerts": AlertStreams(hub, guard).open},
+    )
+
+
+def make_hub(settings: Settings, reactor: Any, state: SharedState, metrics: Metrics) -> Hub:
+    """The hub that the settings ask for."""
+    return Hub(
+        state.events,
+        clock=reactor,
+        heartbeat_s=settings.sse_heartbeat_seconds,
+        telemetry=metrics.streams,
+        random=Random(),  # noqa: S311  spreads, and keeps nothing secret
+    )
+
+
+def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
+    """The guard that the settings ask for."""
+    random = Random()  # noqa: S311  spreads, and keeps nothing secret
+    bounds = Bounds(
+        {
+            "stream": Most(
+                per_user=settings.sse_max_per_user,
+                per_tenant=settings.sse_max_per_tenant,
+                in_all=settings.sse_max_streams,
+            ),
+            "socket": Most(
+                per_user=settings.ws_max_per_user,
+                per_tenant=settings.ws_max_per_tenant,
+                in_all=settings.ws_max_sockets,
+            ),
+        },
+        new_per_second=settings.sse_new_per_second,
+        seconds=reactor.seconds,
+        jitter=random.random,
+    )
+    return StreamGuard(
+        bounds,
+        store=state.admission,
+        hierarchy=state.hierarchy,
+        watch=state.watch,
+        trusted=lambda: state.embedded is not None or state.mirror.trusted(reactor.seconds()),
+        clock=reactor,
+        now=time.time,
+        random=random,
+    )

@@ -1,7 +1,17 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
 from bakerygw.ports.audit import AuditStore, Ledger, SignalKind, Signals
-from bakerygw.ports.events import AlertSource, Changed, EventLog, Listener, Page, Placed, Stored, Watch
+from bakerygw.ports.events import (
+    AlertPublisher,
+    AlertSource,
+    Changed,
+    EventLog,
+    Listener,
+    Page,
+    Placed,
+    Stored,
+    Watch,
+)
 from bakerygw.ports.geocoding import Geocoder
 from bakerygw.ports.identity import (
     Credentials,
@@ -27,7 +37,7 @@ from bakerygw.ports.state import (
     TenantStore,
     with_limit,
 )
-from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry, TokenTelemetry
+from bakerygw.ports.telemetry import AlertTelemetry, Audit, StoreTelemetry, Telemetry, TokenTelemetry
 from bakerygw.ports.upstream import (
     HealthSource,
     ServiceHealth,
@@ -41,7 +51,9 @@ __all__ = [
     "AdmissionAsk",
     "AdmissionState",
     "AdmissionStore",
+    "AlertPublisher",
     "AlertSource",
+    "AlertTelemetry",
     "Audit",
     "AuditStore",
     "Changed",

@@ -19,8 +19,10 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from bakerygw.core.geocoding import OUTCOMES
 from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
+from bakerygw.telemetry.alert_metrics import AlertMetrics
 from bakerygw.telemetry.lookups import LookupMetrics
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
+from bakerygw.telemetry.stream_metrics import StreamMetrics
 from bakerygw.telemetry.token_metrics import TokenMetrics
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -90,7 +92,9 @@ class Metrics:
         self._redis_families()
         self.tokens = TokenMetrics(registry)
         self.lookups = LookupMetrics(registry)
+        self.alerts = AlertMetrics(registry, self.event_dropped)
         self._gauges(version, "compiled" if compiled else "plain")
+        self.streams = StreamMetrics(registry, self.sse_connections, self.events_sent, self.event_dropped)
         self.reactor_stalls = Counters(
             registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
         ).child()
@@ -143,8 +147,11 @@ class Metrics:
         )
         self._geocoded = Counters(registry, "gateway_geocoded", "Addresses looked up, by how that ended.", ("result",))
         self._geocode_outcomes = Label(OUTCOMES)
+        self.alerts_posted = Counters(registry, "gateway_alerts_posted", "Alerts published by calls.", ("result",))
         self.events_sent = Counters(registry, "gateway_events_sent", "Events sent to streams.").child()
-        self._event_drops = Counters(registry, "gateway_events_dropped", "Events not sent to a stream.", ("reason",))
+        self._event_drops = Counters(
+            registry, "gateway_events_dropped", "Events not kept, or not sent to a stream.", ("reason",)
+        )
         self._drop_reasons = Label(EVENT_DROPS)
         self.audit_entries = Counters(registry, "gateway_audit_entries", "Entries of the audit trail.", ("result",))
         for result in AUDIT_RESULTS:
