@@ -15,6 +15,7 @@ from bakerygw.core.openapi_components import (
     problem_response,
     problem_schema,
     refs,
+    ticket_schema,
 )
 from bakerygw.core.openapi_geocode import geocode_answer, geocode_request, geocode_schemas
 from bakerygw.core.routing import Route
@@ -43,13 +44,13 @@ PAGES: Final[Mapping[str, tuple[str, str, str | None]]] = {
 """The gateway's own pages: summary, media type, schema."""
 
 LATER: Final[Mapping[str, str]] = {
-    "/api/v1/alerts/ticket": "A ticket that opens one stream or socket",
     "/api/v1/training/ws": "Training progress over WebSocket",
 }
 GET_ONLY: Final = frozenset({"/api/v1/alerts/stream", "/api/v1/training/ws"})
 
 ANSWERED: Final[Mapping[str, tuple[str, str]]] = {
     "/api/v1/limits": ("The caller's limits, what remains of them, and their reset", "Limits"),
+    "/api/v1/alerts/ticket": ("A ticket that opens one alert stream or training socket, once, in 30 s", "Ticket"),
 }
 """What the gateway answers to callers with a token: summary, schema."""
 GEOCODE: Final = "/api/v1/geocode"
@@ -104,6 +105,7 @@ def build_document(routes: Iterable[Route], *, version: str) -> Json:
                 **health_schemas(),
                 **geocode_schemas(),
                 "Limits": limits_schema(),
+                "Ticket": ticket_schema(),
             },
         },
     }
@@ -170,7 +172,7 @@ def _operation(route: Route, method: str) -> Json:
         operation["description"] = rules
     if route.prefix == GEOCODE:
         operation["requestBody"] = geocode_request()
-    elif method in WITH_BODY:
+    elif method in WITH_BODY and route.action != "ticket":
         operation["requestBody"] = {"content": {"*/*": {"schema": {}}}}
     return operation
 
@@ -232,7 +234,8 @@ def _answer(route: Route) -> Json:
     if route.prefix in ANSWERED:
         schema: Json = {"$ref": f"#/components/schemas/{ANSWERED[route.prefix][1]}"}
         content: Json = {"application/json": {"schema": schema}}
-        return {"200": {"description": description, "headers": headers, "content": content}}
+        status = "201" if route.action == "ticket" else "200"
+        return {status: {"description": description, "headers": headers, "content": content}}
     return {"2XX": {"description": description, "headers": headers}}
 
 

@@ -33,6 +33,8 @@ class Trace:
     """The names of the policies whose limits were exceeded, shadow policies included."""
     exceeded: tuple[tuple[str, bool], ...] = ()
     """The same one by one, each with whether it is a shadow."""
+    private: bool = False
+    """Its URL may hold a credential."""
 
     def exceed(self, policy: str, shadow: bool) -> None:
         """Note that the limit of this policy was exceeded."""
