@@ -30,6 +30,8 @@ const MAX_BEHIND = 5_000;
 const MAX_QUEUED = 256;
 const MAX_QUEUED_BYTES = 1 << 20;
 const MAX_UNSENT_BYTES = 4 << 20;
+/** Of every request: from the gateway itself, and nowhere else. */
+const STRAIGHT = { cache: "no-store", redirect: "error", referrerPolicy: "no-referrer" };
 const RETRIED_CLOSES = new Set([1001, 1006, 1011, 1012, 1013]);
 const TEMPORARY = new Set([0, 408, 425, 429]);
 
@@ -233,18 +235,19 @@ class Access {
 
   /**
    * What tells this user and tenant from others, for tabs that share; null where that can't be known.
-   * @param {AbortSignal} signal
+   * @param {AbortSignal} signal @param {boolean} renew
    */
-  async identity(signal) {
-    const claims = this.useCookies ? await this.#session(signal) : await this.#claims();
+  async identity(signal, renew) {
+    const claims = this.useCookies ? await this.#session(signal) : await this.#claims(renew);
     const user = userOf(claims);
     const tenant = this.tenantId ?? claims?.tenant_id;
     return user && tenant ? `${this.base.origin}:${user}:${tenant}` : null;
   }
 
-  async #claims() {
+  /** @param {boolean} renew */
+  async #claims(renew) {
     this.#user = null;
-    const token = await this.token(false);
+    const token = await this.token(renew);
     const claims = claimsOf(token);
     this.#unused = token;
     this.#user = userOf(claims);
@@ -479,14 +482,20 @@ export class AlertStream {
       silenceMs: this.#heartbeatMs * HEARTBEATS_MISSED,
     });
     this.#tabs = tabs;
-    return tabs.run();
+    try {
+      return await tabs.run();
+    } catch (error) {
+      if (!(error instanceof DOMException && error.name === "SecurityError")) throw error;
+      this.#tabs = null; // a page without an origin, such as a sandboxed frame, has no locks
+      return this.#lead(signal);
+    }
   }
 
   /** @param {AbortSignal} signal @returns {Promise<string | null>} */
   async #identify(signal) {
     for (;;) {
       try {
-        return await this.#access.identity(signal);
+        return await this.#access.identity(signal, this.#attempts.renew);
       } catch (error) {
         if (signal.aborted) return null;
         await this.#wait(GatewayError.of(error), signal);
@@ -571,8 +580,10 @@ export class AlertStream {
     try {
       const credentials = this.#access.useCookies ? "include" : "omit";
       const headers = { Accept: "text/event-stream" };
-      const answer = await fetch(url, { headers, credentials, cache: "no-store", signal: watch.signal });
+      const init = { ...STRAIGHT, headers, credentials, signal: watch.signal };
+      const answer = await fetch(url, /** @type {RequestInit} */ (init));
       if (answer.status !== 200 || !answer.body) throw await GatewayError.from(answer);
+      if (!isStream(answer)) throw new GatewayError({ code: "stream-invalid", detail: "What answered is no gateway." });
       await this.#pump(answer.body.getReader(), watch, onEvent);
     } catch (error) {
       throw watch.silent ? new GatewayError({ code: "silent", detail: "The stream went silent." }) : error;
@@ -1084,6 +1095,11 @@ export class TrainingSocket {
 }
 
 /** @param {Response} answer */
+function isStream(answer) {
+  return (answer.headers.get("Content-Type") ?? "").startsWith("text/event-stream");
+}
+
+/** @param {Response} answer */
 function isProblem(answer) {
   return (answer.headers.get("Content-Type") ?? "").startsWith("application/problem+json");
 }
@@ -1113,7 +1129,7 @@ function userOf(claims) {
 async function ask(url, init, signal) {
   const limit = new Watch(signal, () => ANSWER_MS);
   try {
-    const answer = await fetch(url, { cache: "no-store", ...init, signal: limit.signal });
+    const answer = await fetch(url, /** @type {RequestInit} */ ({ ...STRAIGHT, ...init, signal: limit.signal }));
     const body = await answer.arrayBuffer();
     return new Response(body.byteLength ? body : null, answer);
   } catch (error) {

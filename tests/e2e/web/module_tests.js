@@ -261,6 +261,13 @@ test("a ticket that is not taken is replaced by another one, once", async (stage
   equal([first.told.errors, stage.gateway.count(TICKET)], [[], 4]);
 });
 
+test("the sign-in page of a hotel is not taken for a stream", async (stage) => {
+  stage.gateway.answers[STREAM].push(new Response("<p>Welcome!", { headers: { "Content-Type": "text/html" } }));
+  const { told } = tab(stage);
+  await until(() => told.states.at(-1) === "waiting");
+  equal(told.details.at(-1).error.code, "stream-invalid");
+});
+
 test("a page where nobody is signed in asks the gateway nothing", async (stage) => {
   const { told } = tab(stage, { getToken: async () => null });
   await until(() => told.errors.length === 1);
