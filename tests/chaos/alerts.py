@@ -10,6 +10,7 @@ what Redis handed to an instance while one was listening must be in the history.
 import argparse
 import asyncio
 import contextlib
+import http.client
 import json
 import sys
 from collections import Counter
@@ -229,17 +230,12 @@ class Storm:
         self.down.discard(index)
 
     async def _both_listen(self) -> None:
-        def listen() -> bool:
-            try:
-                return self.redis.command("PUBSUB", "NUMPAT") == b":2"
-            except (OSError, EOFError):
-                return False
-
-        await self._wait(listen, 20, "not both instances listen")
+        for instance in self.instances:
+            await self._wait(lambda instance=instance: _listens(instance), 20, "not both instances listen")
 
     async def _wait(self, holds: Callable[[], bool], within_s: float, otherwise: str) -> None:
         deadline = monotonic() + within_s
-        while not holds():
+        while not await asyncio.to_thread(holds):
             if monotonic() > deadline:
                 raise TimeoutError(otherwise)
             await asyncio.sleep(0.05)
@@ -288,6 +284,18 @@ class Storm:
             for reader in readers
             if unannounced(number, reader.seen, SLACK)
         ]
+
+
+def _listens(instance: Gateway) -> bool:
+    """Whether it hears all that is published, as far as it knows."""
+    connection = http.client.HTTPConnection("127.0.0.1", instance.admin_port, timeout=2)
+    try:
+        connection.request("GET", "/metrics")
+        return b"\ngateway_alerts_listening 1.0\n" in connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def scenarios(names: str) -> Iterator[Scenario]:
