@@ -79,7 +79,7 @@ class House:
             services=service_names(settings),
             limits=limit_names(settings),
         )
-        self.state = make_state(settings, reactor, StoreMetrics(self.metrics))
+        self.state = make_state(settings, reactor, StoreMetrics(self.metrics), self.metrics.alerts)
         self.auditing = Auditing(settings, reactor, self.state, logs, self.metrics)
         self.telemetry = RequestTelemetry(
             RequestLog(logs, self.auditing.anonymous), self.metrics, unwell=self.auditing.unwell
@@ -102,7 +102,7 @@ class House:
             inheritance=self._make_inheritance(),
             lookups=self.lookups,
         )
-        self.state.signals.on("disconnect", self.gateway.crowd.cut)
+        self.state.signals.on("disconnect", self._cut)
         self.public_site = EdgeSite(
             self.gateway,
             clock=reactor,
@@ -263,7 +263,7 @@ class House:
         limit_calls = TenantLimitCalls(
             limits=self.state.limits, standing=standing, now=time.time, audit=self.auditing.trail
         )
-        alert_calls = AlertCalls(self.state.events, lambda result: self.metrics.alerts_posted.child(result).inc())
+        alert_calls = AlertCalls(self.streaming.events, lambda result: self.metrics.alerts_posted.child(result).inc())
         publish_token = self.edition.settings.publish_token
         return AdminApp(
             token=token,
@@ -294,14 +294,23 @@ class House:
             now=time.time,
             audit=self.auditing.trail,
             signals=self.state.signals,
-            cut=self.gateway.crowd.cut,
+            cut=self._cut,
             sections={
+                "open": self._open,
                 "limits": standing.of,
                 "refusals": notes.refusals,
                 "errors": notes.errors,
                 "audit": self.auditing.about,
             },
         )
+
+    def _cut(self, tenant_id: str) -> int:
+        """End all that is under way and all that is held open for a tenant on this instance; how much that was."""
+        return self.streaming.guard.cut(tenant_id) + self.gateway.crowd.cut(tenant_id)
+
+    async def _open(self, tenant_id: str) -> object:
+        held = self.streaming.guard.of(tenant_id)
+        return {"streams": held["stream"], "sockets": held["socket"]}
 
     def _standing(self) -> Standing:
         state, gateway = self.state, self.gateway

@@ -14,6 +14,9 @@ from twisted.internet.ssl import optionsForClientTLS
 from bakerygw.config.settings import Settings
 from bakerygw.ports import (
     AdmissionStore,
+    AlertPublisher,
+    AlertSource,
+    AlertTelemetry,
     EventLog,
     Hierarchy,
     KeyStore,
@@ -25,11 +28,14 @@ from bakerygw.ports import (
     StoreTelemetry,
     TenantLimits,
     TenantStore,
+    Watch,
 )
+from bakerygw.stores.alert_channel import RedisAlertChannel, RedisAlertPublisher
 from bakerygw.stores.api_keys import StoredKeys
 from bakerygw.stores.events import RedisEventLog
 from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.invalidation import Invalidations
+from bakerygw.stores.local_alerts import LocalAlertChannel
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.memory_events import MemoryEventLog
 from bakerygw.stores.mirror import Mirror
@@ -73,23 +79,34 @@ class SharedState:
     keys: KeyStore
     events: EventLog
     outbox: Outbox
+    alerts: AlertSource
+    publisher: AlertPublisher
     status: StoreLink
     embedded: MemoryStore | None
     """The state itself, where there is no Redis."""
     mirror: Mirror
     """Unused where there is no Redis."""
+    watch: Watch
+    """Tells of changes: the mirror, or the state itself."""
     open: Callable[[], "Deferred[None]"]
     """Begin to keep Redis connected; fires when the first attempt ended, well or not."""
     close: Callable[[], "Deferred[None]"]
     """Leave Redis; fires when that is done."""
 
 
-def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> SharedState:
+def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry, alerts: AlertTelemetry) -> SharedState:
     """The shared state that the settings ask for; nothing is opened."""
     local = MemoryStore(_microseconds)
     if settings.redis_host is not None:
-        return _in_redis(settings, reactor, telemetry, local)
+        return _in_redis(settings, reactor, telemetry, local, alerts)
     records, outbox = MemoryRecords(time.time), MemoryOutbox(time.time)
+    events = MemoryEventLog(
+        time.time,
+        history_events=settings.sse_history_events,
+        history_s=settings.sse_history_seconds,
+        notify=outbox.put,
+    )
+    channel = LocalAlertChannel(events, alerts)
     return SharedState(
         admission=local,
         tenants=local,
@@ -98,43 +115,30 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
         revocations=local,
         records=records,
         keys=StoredKeys(records, time.time),
-        events=MemoryEventLog(
-            time.time,
-            history_events=settings.sse_history_events,
-            history_s=settings.sse_history_seconds,
-            notify=outbox.put,
-        ),
         outbox=outbox,
+        events=events,
+        alerts=channel,
+        publisher=channel,
         signals=LocalSignals(),
         status=local,
         embedded=local,
         mirror=Mirror(),
+        watch=local,
         open=lambda: succeed(None),
         close=lambda: succeed(None),
     )
 
 
-def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local: MemoryStore) -> SharedState:
-    username = settings.redis_username
-    password = settings.redis_password.get_secret_value() if settings.redis_password else None
+def _in_redis(
+    settings: Settings, reactor: Any, telemetry: StoreTelemetry, local: MemoryStore, alerts: AlertTelemetry
+) -> SharedState:
     endpoint = redis_endpoint(settings, reactor)
     mirror = Mirror()
-    timeout_s = settings.redis_timeout_ms / 1000
-    link = _link(settings, reactor, endpoint, timeout_s=timeout_s, telemetry=telemetry, event="store.link")
+    link = _link(settings, reactor, endpoint, 0.0, telemetry=telemetry, event="store.link")
     # A connection for alerts alone: pages of a history are large, and no request's limit may wait behind them.
-    its_timeout_s = max(HISTORY_TIMEOUT_S, timeout_s)
-    history = _link(settings, reactor, endpoint, timeout_s=its_timeout_s, telemetry=Uncounted(), event="alerts.link")
+    history = _link(settings, reactor, endpoint, HISTORY_TIMEOUT_S, telemetry=Uncounted(), event="alerts.link")
     signals = RedisSignals(link)
-    invalidations = Invalidations(
-        reactor,
-        endpoint,
-        link,
-        mirror,
-        username=username,
-        password=password,
-        name=secrets.token_hex(8),
-        signals=signals.heard,
-    )
+    invalidations = _invalidations(settings, reactor, endpoint, link=link, mirror=mirror, signals=signals)
     store = RedisStore(link, mirror, reactor, time.time)
     admission = ResilientAdmission(
         store,
@@ -144,8 +148,8 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         clock=reactor,
         telemetry=telemetry,
     )
-
     records = RedisRecords(link)
+    events = _events(settings, reactor, history)
 
     def start() -> "Deferred[None]":
         invalidations.start()
@@ -165,12 +169,15 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         revocations=store,
         records=records,
         keys=StoredKeys(records, time.time),
-        events=_events(settings, reactor, history),
         outbox=RedisOutbox(history, token=lambda: secrets.token_hex(8)),
+        events=events,
+        alerts=_channel(settings, reactor, endpoint, link=history, events=events, telemetry=alerts),
+        publisher=RedisAlertPublisher(history),
         signals=signals,
         status=store,
         embedded=None,
         mirror=mirror,
+        watch=mirror,
         open=start,
         close=lambda: Deferred.fromCoroutine(stop()),
     )
@@ -180,22 +187,63 @@ def _link(
     settings: Settings,
     reactor: Any,
     endpoint: IStreamClientEndpoint,
+    least_s: float,
     *,
-    timeout_s: float,
     telemetry: StoreTelemetry,
     event: str,
 ) -> RedisLink:
-    password = settings.redis_password
+    username, password = _user(settings)
     return RedisLink(
         reactor,
         endpoint,
-        username=settings.redis_username,
-        password=password.get_secret_value() if password is not None else None,
+        username=username,
+        password=password,
         db=settings.redis_db,
-        timeout_s=timeout_s,
+        timeout_s=max(least_s, settings.redis_timeout_ms / 1000),
         telemetry=telemetry,
         event=event,
     )
+
+
+def _user(settings: Settings) -> tuple[str | None, str | None]:
+    """The name and the password to sign in to Redis with."""
+    password = settings.redis_password
+    return settings.redis_username, password.get_secret_value() if password is not None else None
+
+
+def _invalidations(
+    settings: Settings,
+    reactor: Any,
+    endpoint: IStreamClientEndpoint,
+    *,
+    link: RedisLink,
+    mirror: Mirror,
+    signals: RedisSignals,
+) -> Invalidations:
+    username, password = _user(settings)
+    return Invalidations(
+        reactor,
+        endpoint,
+        link,
+        mirror,
+        username=username,
+        password=password,
+        name=secrets.token_hex(8),
+        signals=signals.heard,
+    )
+
+
+def _channel(
+    settings: Settings,
+    reactor: Any,
+    endpoint: IStreamClientEndpoint,
+    *,
+    link: RedisLink,
+    events: EventLog,
+    telemetry: AlertTelemetry,
+) -> RedisAlertChannel:
+    username, password = _user(settings)
+    return RedisAlertChannel(reactor, endpoint, link, events, telemetry, username=username, password=password)
 
 
 def _events(settings: Settings, reactor: Any, link: RedisLink) -> RedisEventLog:

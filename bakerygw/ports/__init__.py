@@ -2,6 +2,7 @@
 
 from bakerygw.ports.audit import AuditStore, Ledger, SignalKind, Signals
 from bakerygw.ports.events import (
+    AlertPublisher,
     AlertSource,
     Changed,
     EventLog,
@@ -40,7 +41,7 @@ from bakerygw.ports.state import (
     TenantStore,
     with_limit,
 )
-from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry, TokenTelemetry
+from bakerygw.ports.telemetry import AlertTelemetry, Audit, StoreTelemetry, Telemetry, TokenTelemetry
 from bakerygw.ports.upstream import (
     HealthSource,
     ServiceHealth,
@@ -54,7 +55,9 @@ __all__ = [
     "AdmissionAsk",
     "AdmissionState",
     "AdmissionStore",
+    "AlertPublisher",
     "AlertSource",
+    "AlertTelemetry",
     "Audit",
     "AuditStore",
     "Changed",

@@ -73,6 +73,9 @@ class Listener(Protocol):
     def interrupted(self) -> None:
         """What is published is not heard, or nobody can tell."""
 
+    def settled(self) -> Awaitable[None]:
+        """Ends when all that was heard until this call is stored, or has been told to the source as `missed`."""
+
 
 class AlertSource(Protocol):
     """Where published alerts come from."""
@@ -83,6 +86,19 @@ class AlertSource(Protocol):
     def stop(self) -> Awaitable[None]:
         """Listen no more; ends when that is done."""
 
+    def missed(self) -> None:
+        """Something that was heard could not be kept: see that another instance has it, or begin an era.
+
+        The listener is told `interrupted`, and `listening` when that is done.
+        """
+
+
+class AlertPublisher(Protocol):
+    """Where alerts are published to all who listen at this moment."""
+
+    async def publish(self, tenant_id: str, payload: bytes) -> None:
+        """Tell all who listen; what nobody hears is lost. Raises `StoreUnavailable`."""
+
 
 @value
 class Changed:
@@ -92,6 +108,8 @@ class Changed:
     """Tenants one of whose flags was written."""
     digests: tuple[str, ...] = ()
     """Credentials that were revoked, or are no longer."""
+    parents: tuple[str, ...] = ()
+    """Tenants that are part of another one than before."""
 
 
 class Watch(Protocol):

@@ -14,14 +14,15 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, Metric
 
 from bakerygw.core.geocoding import OUTCOMES
 from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
+from bakerygw.telemetry.alert_metrics import AlertMetrics
 from bakerygw.telemetry.lookups import LookupMetrics
 from bakerygw.telemetry.notifications import NotificationMetrics
-from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
+from bakerygw.telemetry.series import OTHER, Asked, Count, Counters, Label, Spread, Spreads
+from bakerygw.telemetry.stream_metrics import StreamMetrics
 from bakerygw.telemetry.token_metrics import TokenMetrics
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -92,11 +93,13 @@ class Metrics:
         self.tokens = TokenMetrics(registry)
         self.lookups = LookupMetrics(registry)
         self.notifications = NotificationMetrics(registry)
+        self.alerts = AlertMetrics(registry, self.event_dropped)
         self._gauges(version, "compiled" if compiled else "plain")
+        self.streams = StreamMetrics(registry, self.sse_connections, self.events_sent, self.event_dropped)
         self.reactor_stalls = Counters(
             registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
         ).child()
-        registry.register(_Asked("gateway_log_lines_dropped", "Log lines lost to a stalled reader.", log_lines_dropped))
+        registry.register(Asked("gateway_log_lines_dropped", "Log lines lost to a stalled reader.", log_lines_dropped))
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
 
@@ -147,7 +150,9 @@ class Metrics:
         self._geocode_outcomes = Label(OUTCOMES)
         self.alerts_posted = Counters(registry, "gateway_alerts_posted", "Alerts published by calls.", ("result",))
         self.events_sent = Counters(registry, "gateway_events_sent", "Events sent to streams.").child()
-        self._event_drops = Counters(registry, "gateway_events_dropped", "Events not sent to a stream.", ("reason",))
+        self._event_drops = Counters(
+            registry, "gateway_events_dropped", "Events not kept, or not sent to a stream.", ("reason",)
+        )
         self._drop_reasons = Label(EVENT_DROPS)
         self.audit_entries = Counters(registry, "gateway_audit_entries", "Entries of the audit trail.", ("result",))
         for result in AUDIT_RESULTS:
@@ -313,16 +318,6 @@ class Metrics:
         count = self.requests.child(self._methods.of(method), self._routes.of(route), str(status))
         series.statuses[status] = count
         return count
-
-
-class _Asked:
-    """A counter that is kept elsewhere."""
-
-    def __init__(self, name: str, text: str, ask: Callable[[], int]) -> None:
-        self._name, self._text, self._ask = name, text, ask
-
-    def collect(self) -> Iterable[Metric]:
-        yield CounterMetricFamily(self._name, self._text, value=self._ask())
 
 
 class StoreMetrics:

@@ -118,7 +118,7 @@ async def test_the_gateways_own_user_may_keep_the_history_of_alerts_and_publish_
 @pytest_twisted.ensureDeferred
 async def test_a_service_that_publishes_may_do_nothing_else():
     with RedisServer() as server:
-        assert server.command("ACL", "SETUSER", "alerts", *rules("services.md", "alerts")) == b"+OK"
+        assert server.command("ACL", "SETUSER", "alerts", *rules("services.md", "alerting")) == b"+OK"
         assert await outcome(server, "alerts", "PUBLISH", "alerts:tenant:shop", "{}") == "OK"
         assert await outcome(server, "alerts", "PUBLISH", "bakerygw:signals", "{}") == "NOPERM"
         assert await outcome(server, "alerts", "GET", HOLD) == "NOPERM"
