@@ -1,0 +1,27 @@
+"""The storm of tests/chaos in short: instances killed, Redis paused and restarted, readers cut; nothing goes unsaid."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("scenarios", "alerts"), [("kills", 2500), ("redis", 2500), ("nobody,small", 2000)], ids=["kills", "redis", "rest"]
+)
+def test_no_reader_misses_an_alert_or_sees_one_twice_but_where_a_gap_says_so(scenarios: str, alerts: int) -> None:
+    command = [sys.executable, "-m", "tests.chaos.alerts", "--scenarios", scenarios, "--alerts", str(alerts)]
+    storm = subprocess.run(
+        [*command, "--rate", "500", "--tenants", "3", "--readers", "3"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert storm.returncode == 0, storm.stdout[-8000:]
+    assert "all is well" in storm.stdout
