@@ -73,6 +73,7 @@ COMPILED = [
     "telemetry/request_log.py",
     "telemetry/requests.py",
     "telemetry/metrics.py",
+    "telemetry/store_metrics.py",
     "telemetry/series.py",
     "telemetry/writer.py",
     "tokens/verifier.py",

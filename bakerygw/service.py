@@ -42,10 +42,11 @@ from bakerygw.state import make_state
 from bakerygw.stores.sealed import SealedRecords
 from bakerygw.streaming import Streaming, make_streaming
 from bakerygw.telemetry.logs import LogSystem
-from bakerygw.telemetry.metrics import Metrics, StoreMetrics
+from bakerygw.telemetry.metrics import Metrics
 from bakerygw.telemetry.request_log import RequestLog
 from bakerygw.telemetry.requests import RequestTelemetry
 from bakerygw.telemetry.stalls import StallWatch
+from bakerygw.telemetry.store_metrics import StoreMetrics
 from bakerygw.upstream.enquiries import ServiceEnquiries
 from bakerygw.upstream.names import Names
 

@@ -78,9 +78,9 @@ class SharedState:
     signals: Signals
     keys: KeyStore
     events: EventLog
-    outbox: Outbox
     alerts: AlertSource
     publisher: AlertPublisher
+    outbox: Outbox
     status: StoreLink
     embedded: MemoryStore | None
     """The state itself, where there is no Redis."""
@@ -115,10 +115,10 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry, aler
         revocations=local,
         records=records,
         keys=StoredKeys(records, time.time),
-        outbox=outbox,
         events=events,
         alerts=channel,
         publisher=channel,
+        outbox=outbox,
         signals=LocalSignals(),
         status=local,
         embedded=local,
@@ -169,10 +169,10 @@ def _in_redis(
         revocations=store,
         records=records,
         keys=StoredKeys(records, time.time),
-        outbox=RedisOutbox(history, token=lambda: secrets.token_hex(8)),
         events=events,
         alerts=_channel(settings, reactor, endpoint, link=history, events=events, telemetry=alerts),
         publisher=RedisAlertPublisher(history),
+        outbox=RedisOutbox(history, token=lambda: secrets.token_hex(8)),
         signals=signals,
         status=store,
         embedded=None,

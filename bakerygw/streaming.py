@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
@@ -37,9 +37,8 @@ class Streaming:
     source: AlertSource
     intake: Intake
     events: EventLog
-    """The histories; who places an alert by it has its notification sent at once."""
+    """The histories; what is placed by it is notified at once."""
     notifications: Notifications
-    """Who sends on what is also for the notification service."""
     handlers: Mapping[Action, Handler] = field(default_factory=dict)
 
     def open(self) -> None:
@@ -51,15 +50,20 @@ class Streaming:
         """Say goodbye to all streams and sockets, spread over the window; fires when the last has been told."""
         told: Deferred[None] = Deferred()
         self.guard.drain(window_s, lambda: told.callback(None))
-        return gatherResults([told, self.notifications.drain(window_s)]).addCallback(lambda _: None)
+
+        async def drain() -> None:
+            await self.notifications.drain(window_s)
+            await told
+
+        return Deferred.fromCoroutine(drain())
 
     def close(self) -> "Deferred[None]":
         """Listen no more; fires when that is done, and what was heard is stored."""
 
         async def close() -> None:
+            await self.notifications.close()
             await self.source.stop()
             await self.intake.close()
-            await self.notifications.close()
             self.hub.close()
 
         return Deferred.fromCoroutine(close())
@@ -81,17 +85,6 @@ def make_streaming(
         events=events,
         notifications=notifications,
         handlers={"alerts": AlertStreams(hub, guard).open},
-    )
-
-
-def make_notifications(
-    reactor: Any, state: SharedState, metrics: Metrics, upstreams: Callable[[], Upstreams]
-) -> Notifications:
-    """What sends alerts on to the notification service."""
-    notifier = Notifier(upstreams, clock=reactor, now=time.time, token=secrets.token_hex)
-    chance = Random().random  # noqa: S311  spreads, and keeps nothing secret
-    return Notifications(
-        state.outbox, notifier, state.tenants, clock=reactor, chance=chance, telemetry=metrics.notifications
     )
 
 
@@ -135,4 +128,15 @@ def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
         clock=reactor,
         now=time.time,
         random=random,
+    )
+
+
+def make_notifications(
+    reactor: Any, state: SharedState, metrics: Metrics, upstreams: Callable[[], Upstreams]
+) -> Notifications:
+    """What sends alerts on to the notification service."""
+    notifier = Notifier(upstreams, clock=reactor, now=time.time, token=secrets.token_hex)
+    chance = Random().random  # noqa: S311  spreads, and keeps nothing secret
+    return Notifications(
+        state.outbox, notifier, state.tenants, clock=reactor, chance=chance, telemetry=metrics.notifications
     )

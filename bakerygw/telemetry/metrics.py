@@ -14,6 +14,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, Metric
 
 from bakerygw.core.geocoding import OUTCOMES
 from bakerygw.core.outcome import Outcome
@@ -21,7 +22,7 @@ from bakerygw.core.problem import PROBLEMS
 from bakerygw.telemetry.alert_metrics import AlertMetrics
 from bakerygw.telemetry.lookups import LookupMetrics
 from bakerygw.telemetry.notifications import NotificationMetrics
-from bakerygw.telemetry.series import OTHER, Asked, Count, Counters, Label, Spread, Spreads
+from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
 from bakerygw.telemetry.stream_metrics import StreamMetrics
 from bakerygw.telemetry.token_metrics import TokenMetrics
 
@@ -92,14 +93,14 @@ class Metrics:
         self._redis_families()
         self.tokens = TokenMetrics(registry)
         self.lookups = LookupMetrics(registry)
-        self.notifications = NotificationMetrics(registry)
         self.alerts = AlertMetrics(registry, self.event_dropped)
+        self.notifications = NotificationMetrics(registry)
         self._gauges(version, "compiled" if compiled else "plain")
         self.streams = StreamMetrics(registry, self.sse_connections, self.events_sent, self.event_dropped)
         self.reactor_stalls = Counters(
             registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
         ).child()
-        registry.register(Asked("gateway_log_lines_dropped", "Log lines lost to a stalled reader.", log_lines_dropped))
+        registry.register(_Asked("gateway_log_lines_dropped", "Log lines lost to a stalled reader.", log_lines_dropped))
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
 
@@ -320,22 +321,11 @@ class Metrics:
         return count
 
 
-class StoreMetrics:
-    """What the store's adapter reports, as metrics (`ports.StoreTelemetry`)."""
+class _Asked:
+    """A counter that is kept elsewhere."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._kinds = Label(REDIS_FAILURES)
+    def __init__(self, name: str, text: str, ask: Callable[[], int]) -> None:
+        self._name, self._text, self._ask = name, text, ask
 
-    def round_trip(self, seconds: float) -> None:
-        """One call answered."""
-        self._metrics.redis_round_trips.inc()
-        self._metrics.redis_duration.observe(seconds)
-
-    def failure(self, kind: str) -> None:
-        """One call without an answer: timeout, disconnected, error or open."""
-        self._metrics.redis_failures.child(self._kinds.of(kind)).inc()
-
-    def degraded(self, yes: bool) -> None:
-        """Whether admission runs on local state now."""
-        self._metrics.redis_degraded.set(yes)
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(self._name, self._text, value=self._ask())

@@ -5,7 +5,7 @@ An observation is a bisection and two additions (0.15 us); prometheus_client's o
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -115,15 +115,3 @@ class Spreads:
                 buckets.append((mark, float(reached)))
             family.add_metric(values, buckets, child.total)
         yield family
-
-
-class Asked:
-    """A counter that is kept elsewhere."""
-
-    def __init__(self, name: str, text: str, ask: Callable[[], int]) -> None:
-        """`name` without `_total`; `ask` is called at each scrape."""
-        self._name, self._text, self._ask = name, text, ask
-
-    def collect(self) -> Iterable[Metric]:
-        """For the registry."""
-        yield CounterMetricFamily(self._name, self._text, value=self._ask())
