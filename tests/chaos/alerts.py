@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import signal
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -54,7 +55,7 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario(name="kills", share=0.4, faults=("kill", "calm")),
+    Scenario(name="kills", share=0.4, faults=("kill", "kill", "hang", "calm")),
     Scenario(
         name="redis", share=0.4, faults=("pause", "restart", "kill", "calm"), gaps=frozenset({"epoch"}), loses=True
     ),
@@ -179,6 +180,7 @@ class Storm:
         acts: dict[str, Callable[[], Awaitable[None]]] = {
             "calm": self._calm,
             "kill": self._kill,
+            "hang": self._hang,
             "kill-both": self._kill_both,
             "pause": self._pause,
             "restart": self._restart,
@@ -200,6 +202,14 @@ class Storm:
         await self._down(index)
         await asyncio.sleep(2 * self._chance.random())
         await self._up(index)
+
+    async def _hang(self) -> None:
+        """One instance does nothing for a while, and then goes on as if nothing had been."""
+        await self._both_listen()
+        instance = self._chance.choice(self.instances)
+        instance.signal(signal.SIGSTOP)
+        await asyncio.sleep(self._chance.choice((0.5, 3.0)))
+        instance.signal(signal.SIGCONT)
 
     async def _kill_both(self) -> None:
         for index in (0, 1):
