@@ -266,7 +266,7 @@ class House:
         limit_calls = TenantLimitCalls(
             limits=self.state.limits, standing=standing, now=time.time, audit=self.auditing.trail
         )
-        alert_calls = AlertCalls(self.state.events, lambda result: self.metrics.alerts_posted.child(result).inc())
+        alert_calls = AlertCalls(self.streaming.events, lambda result: self.metrics.alerts_posted.child(result).inc())
         publish_token = self.edition.settings.publish_token
         return AdminApp(
             token=token,

@@ -14,7 +14,7 @@ from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.tickets import Tickets
-from bakerygw.ports import AlertSource, Upstreams
+from bakerygw.ports import AlertSource, EventLog, Upstreams
 from bakerygw.realtime.alerts import AlertStreams
 from bakerygw.realtime.bounds import Bounds, Most
 from bakerygw.realtime.guard import StreamGuard
@@ -24,6 +24,7 @@ from bakerygw.realtime.intake import Intake
 from bakerygw.realtime.notifications import Notifications
 from bakerygw.realtime.notifier import Notifier
 from bakerygw.realtime.training import Training
+from bakerygw.realtime.waking import WakingLog
 from bakerygw.state import SharedState
 from bakerygw.telemetry.metrics import Metrics
 from bakerygw.tokens.session_seal import TICKETS, SessionSeal
@@ -40,6 +41,8 @@ class Streaming:
     tickets: Tickets
     source: AlertSource
     intake: Intake
+    events: EventLog
+    """The histories; what is placed by it is notified at once."""
     notifications: Notifications
     handlers: Mapping[Action, Handler] = field(default_factory=dict)
 
@@ -84,12 +87,15 @@ def make_streaming(
     tickets = Tickets(state.records, SessionSeal(purpose=TICKETS), time.time)
     guard = make_guard(settings, reactor, state)
     hub = make_hub(settings, reactor, state, metrics)
+    notifications = make_notifications(reactor, state, metrics, upstreams)
+    events = WakingLog(state.events, notifications.wake)
     return Streaming(
         source=state.alerts,
-        intake=Intake(state.events, hub, reactor, metrics.alerts, missed=state.alerts.missed),
+        intake=Intake(events, hub, reactor, metrics.alerts, missed=state.alerts.missed),
         hub=hub,
         guard=guard,
-        notifications=make_notifications(reactor, state, metrics, upstreams),
+        events=events,
+        notifications=notifications,
         tickets=tickets,
         handlers={
             "alerts": AlertStreams(hub, guard).open,
