@@ -4,9 +4,9 @@
 
 One tenant has 1,000 of the streams and gets five alerts a second; all others idle. Then the same events go to 1,000
 streams of the gateway and of nginx with the nchan module (Debian's `libnginx-mod-nchan`), by turns; and requests at
-30 % of the gateway's capacity are timed without and with alerts going out. Exits with 1 if a promise is broken: 20 KiB for
-each stream, 250 ms (p99) until an alert is with all, 0.6 times nchan's deliveries for the same time on the processor,
-5 ms added to the p99 of requests.
+30 % of the gateway's capacity are timed without and with alerts going out. Exits with 1 if a promise is broken: 20 KiB
+for each stream, 250 ms (p99) until an alert is with all, 0.6 times nchan's deliveries for the same time on the
+processor, 5 ms added to the p99 of requests.
 
 Settings that differ from the defaults are those of `SETTINGS`: bounds on streams, which all come from one machine here.
 """
