@@ -1,54 +1,105 @@
 """The composition root's part for what stays open: alerts, training, and what is sent on to be notified."""
 
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
 from bakerygw.edge.proxy import Proxy
-from bakerygw.ports import SocketTelemetry
+from bakerygw.ports import AlertSource, Upstreams
+from bakerygw.realtime.alerts import AlertStreams
 from bakerygw.realtime.bounds import Bounds, Most
 from bakerygw.realtime.guard import StreamGuard
 from bakerygw.realtime.held import Guard
+from bakerygw.realtime.hub import Hub
+from bakerygw.realtime.intake import Intake
+from bakerygw.realtime.notifications import Notifications
+from bakerygw.realtime.notifier import Notifier
 from bakerygw.realtime.training import Training
 from bakerygw.state import SharedState
+from bakerygw.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streaming:
     """All that streams, and how it begins and ends."""
 
+    hub: Hub
+    """Who brings what is published to the streams."""
     guard: Guard
     """Who may hold a stream or socket open, and until when."""
+    source: AlertSource
+    intake: Intake
+    notifications: Notifications
     handlers: Mapping[Action, Handler] = field(default_factory=dict)
 
     def open(self) -> None:
         """Begin to listen for alerts."""
+        self.source.start(self.intake)
+        self.notifications.start()
 
     def drain(self, window_s: float) -> "Deferred[None]":
         """Say goodbye to all streams and sockets, spread over the window; fires when the last has been told."""
         told: Deferred[None] = Deferred()
         self.guard.drain(window_s, lambda: told.callback(None))
-        return told
+
+        async def drain() -> None:
+            await self.notifications.drain(window_s)
+            await told
+
+        return Deferred.fromCoroutine(drain())
 
     def close(self) -> "Deferred[None]":
-        """Listen no more; fires when that is done."""
-        return succeed(None)
+        """Listen no more; fires when that is done, and what was heard is stored."""
+
+        async def close() -> None:
+            await self.notifications.close()
+            await self.source.stop()
+            await self.intake.close()
+            self.hub.close()
+
+        return Deferred.fromCoroutine(close())
 
 
 def make_streaming(
-    settings: Settings, reactor: Any, *, state: SharedState, proxy: Proxy, sockets: SocketTelemetry
+    settings: Settings,
+    reactor: Any,
+    *,
+    state: SharedState,
+    metrics: Metrics,
+    proxy: Proxy,
+    upstreams: Callable[[], Upstreams],
 ) -> Streaming:
-    """What the settings ask for; nothing is opened."""
+    """What the settings ask for; nothing is opened. `upstreams` gives those of the configuration in force."""
     guard = make_guard(settings, reactor, state)
-    training = Training(proxy, guard, sockets, reactor)
-    return Streaming(guard=guard, handlers={"training": training.reply_to})
+    hub = make_hub(settings, reactor, state, metrics)
+    training = Training(proxy, guard, metrics.sockets, reactor)
+    return Streaming(
+        source=state.alerts,
+        intake=Intake(state.events, hub, reactor, metrics.alerts, missed=state.alerts.missed),
+        hub=hub,
+        guard=guard,
+        notifications=make_notifications(reactor, state, metrics, upstreams),
+        handlers={"alerts": AlertStreams(hub, guard).open, "training": training.reply_to},
+    )
+
+
+def make_hub(settings: Settings, reactor: Any, state: SharedState, metrics: Metrics) -> Hub:
+    """The hub that the settings ask for."""
+    return Hub(
+        state.events,
+        clock=reactor,
+        heartbeat_s=settings.sse_heartbeat_seconds,
+        telemetry=metrics.streams,
+        random=Random(),  # noqa: S311  spreads, and keeps nothing secret
+    )
 
 
 def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
@@ -80,4 +131,15 @@ def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
         clock=reactor,
         now=time.time,
         random=random,
+    )
+
+
+def make_notifications(
+    reactor: Any, state: SharedState, metrics: Metrics, upstreams: Callable[[], Upstreams]
+) -> Notifications:
+    """What sends alerts on to the notification service."""
+    notifier = Notifier(upstreams, clock=reactor, now=time.time, token=secrets.token_hex)
+    chance = Random().random  # noqa: S311  spreads, and keeps nothing secret
+    return Notifications(
+        state.outbox, notifier, state.tenants, clock=reactor, chance=chance, telemetry=metrics.notifications
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from bakerygw.core.forwarding import SESSION_COOKIE
+from bakerygw.core.openapi_alerts import STREAM, STREAM_RULES, STREAM_SUMMARY, stream_content, stream_parameters
 from bakerygw.core.openapi_components import (
     codes_by_status,
     headers,
@@ -37,11 +38,11 @@ PAGES: Final[Mapping[str, tuple[str, str, str | None]]] = {
     ),
     "/openapi.json": ("This document", "application/json", None),
     "/docs": ("This document as a page to read and try", "text/html", None),
+    "/bakerygw.js": ("A module for pages: alerts and training progress", "text/javascript", None),
 }
 """The gateway's own pages: summary, media type, schema."""
 
 LATER: Final[Mapping[str, str]] = {
-    "/api/v1/alerts/stream": "Alerts of the tenant as server-sent events",
     "/api/v1/alerts/ticket": "A ticket that opens one stream or socket",
 }
 TRAINING: Final = "/api/v1/training/ws"
@@ -158,7 +159,10 @@ def _operation(route: Route, method: str) -> Json:
         "summary": _summary(route),
         "tags": ["services" if route.kind == "proxy" else "gateway"],
         "security": SECURITY if route.auth else [],
-        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in _parameter_names(route)],
+        "parameters": [
+            *({"$ref": f"#/components/parameters/{name}"} for name in _parameter_names(route)),
+            *(stream_parameters() if route.prefix == STREAM else ()),
+        ],
         "responses": {**_answer(route), **_problems(_statuses(route))},
     }
     rules = _rules(route, method)
@@ -176,6 +180,8 @@ def _summary(route: Route) -> str:
         return "The coordinates of an address"
     if route.kind == "proxy":
         return f"Passed through to the service {(route.service or '').replace('_', '-')}"
+    if route.prefix == STREAM:
+        return STREAM_SUMMARY
     if route.prefix in ANSWERED:
         return ANSWERED[route.prefix][0]
     if route.prefix == TRAINING:
@@ -185,6 +191,8 @@ def _summary(route: Route) -> str:
 
 def _rules(route: Route, method: str) -> str:
     rules = []
+    if route.prefix == STREAM:
+        rules.append(STREAM_RULES)
     if _later(route):
         rules.append("For the time being this answers 503 with the code `service-unavailable`.")
     if route.prefix == SESSION and method == "GET":
@@ -206,7 +214,7 @@ def _rules(route: Route, method: str) -> str:
 
 
 def _later(route: Route) -> bool:
-    return (route.kind == "stream" and route.prefix != TRAINING) or route.action == "ticket"
+    return route.prefix in LATER
 
 
 def _parameter_names(route: Route) -> tuple[str, ...]:
@@ -217,6 +225,8 @@ def _answer(route: Route) -> Json:
     headers = refs("X-Request-ID", "RateLimit-Policy", "RateLimit")
     if route.prefix == GEOCODE:
         return {"200": {**geocode_answer(), "headers": headers}}
+    if route.prefix == STREAM:
+        return {"200": {"description": STREAM_SUMMARY, "headers": headers, "content": stream_content()}}
     if _later(route):
         return {}
     if route.prefix == TRAINING:

@@ -43,6 +43,23 @@ class ServerSocket(_Plain, Server):
     """An accepted connection."""
 
     reactor: Any
+    dataBuffer: bytes
+    _tempDataBuffer: list[bytes]
+
+    def push(self, data: bytes) -> None:
+        """As `write`, but tried at once where nothing waits before it.
+
+        That is one call of the kernel; `write` costs a list, a join and a turn of the poller besides, 6 µs in all.
+        """
+        if self.dataBuffer or self._tempDataBuffer or not self.connected or self.disconnecting:
+            self.write(data)
+            return
+        try:
+            sent = self.socket.send(data)
+        except OSError:
+            sent = 0  # whatever is the matter, the next attempt is the poller's, and it says so
+        if sent < len(data):
+            self.write(data[sent:])
 
     def pauseProducing(self) -> None:
         """Read no more, but notice if the client leaves; its service must not work on for nobody."""

@@ -31,7 +31,6 @@ PREFIXES = {
 """Path segment -> service; the last one is known by its variable alone."""
 
 LATER = [
-    (b"GET", b"/api/v1/alerts/stream"),
     (b"POST", b"/api/v1/alerts/ticket"),
 ]
 ANONYMOUS = b"Host: gateway.example\r\nContent-Length: 0\r\n\r\n"
