@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from bakerygw.config.settings import Settings
 from bakerygw.core.outcome import Outcome
 from bakerygw.ports import AuditStore
-from bakerygw.state import SharedState, redis_endpoint
+from bakerygw.state import SharedState, Uncounted, redis_endpoint
 from bakerygw.stores.audit_file import FileAudit
 from bakerygw.stores.audit_stream import RedisAudit
 from bakerygw.stores.redis_link import RedisLink
@@ -31,19 +31,6 @@ TIMEOUT_S: Final = 1.0
 LOOKED_THROUGH: Final = 300
 """Entries of each ledger that are looked through for those about a tenant."""
 SHOWN: Final = 20
-
-
-class Uncounted:
-    """`StoreTelemetry` that nobody reads: calls of the trail are not calls of requests."""
-
-    def round_trip(self, seconds: float) -> None:
-        """Not counted."""
-
-    def failure(self, kind: str) -> None:
-        """Not counted; the trail tells by itself."""
-
-    def degraded(self, yes: bool) -> None:
-        """No concern of the trail's."""
 
 
 def audit_path(settings: Settings, environ: Mapping[str, str]) -> Path:

@@ -33,6 +33,10 @@ from bakerygw.telemetry.logs import LogSystem
 FIRST_CONTACT_S: Final = 1.0
 """How long the start waits for Redis to answer for the first time; after that it serves without."""
 POLL_S: Final = 0.05
+GOODBYE_PART: Final = 0.8
+"""Of the time to drain, over which streams are told; in the rest the last of them end."""
+FAREWELL_S: Final = 0.05
+"""How long streams may take to end where somebody is in a hurry."""
 YOUNG_OBJECTS: Final = 10_000
 """How many more objects there are before the young ones are searched for cycles, which requests leave few of. With
 Python's 700 that took a twentieth of the time under load."""
@@ -245,7 +249,7 @@ class GatewayService(Service):
         for port in self._ports:
             await maybeDeferred(port.stopListening)
         if house is not None:
-            await self._finish(house.public_site, settings.drain_timeout_seconds)
+            await self._let_go(house, settings.drain_timeout_seconds)
             house.close_services()
             await house.close_state()
         if self._demo is not None:
@@ -258,12 +262,33 @@ class GatewayService(Service):
         self._log.info("gateway.stopped")
         self._logs.writer.flush_now()
 
+    async def _let_go(self, house: House, timeout_s: float) -> None:
+        """Let requests end, and say goodbye to streams meanwhile, spread over most of the time."""
+        site = house.public_site
+        self._say_goodbye(house, 0.0 if self._hurry else timeout_s * GOODBYE_PART)
+        site.shutdown()
+        await self._while_busy(site, timeout_s)
+        if site.busy and self._hurry:
+            self._say_goodbye(house, 0.0)
+            await deferLater(self._reactor, FAREWELL_S)
+        self._cut(site)
+
+    def _say_goodbye(self, house: House, window_s: float) -> None:
+        told = house.drain_streams(window_s)
+        told.addErrback(lambda failure: self._log.error("drain.failed", exc_info=failure.value))
+
     async def _finish(self, site: EdgeSite, timeout_s: float) -> None:
         """Let requests under way end, for so long; then end them."""
         site.shutdown()
+        await self._while_busy(site, timeout_s)
+        self._cut(site)
+
+    async def _while_busy(self, site: EdgeSite, timeout_s: float) -> None:
         deadline = self._reactor.seconds() + timeout_s
         while site.busy and self._reactor.seconds() < deadline and not self._hurry:
             await deferLater(self._reactor, POLL_S)
+
+    def _cut(self, site: EdgeSite) -> None:
         if site.busy:
             self._log.warning("drain.cut", requests=site.busy)
             site.abort()

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 
 from bakerygw import __version__, is_compiled
+from bakerygw.admin.alerts import AlertCalls
 from bakerygw.admin.application import AdminGateway
 from bakerygw.admin.keys import KeyCalls
 from bakerygw.admin.limits import Standing, TenantLimitCalls
@@ -39,12 +40,13 @@ from bakerygw.lifecycle import GatewayService
 from bakerygw.ports import SharedFacts
 from bakerygw.state import make_state
 from bakerygw.stores.sealed import SealedRecords
-from bakerygw.streaming import make_streaming
+from bakerygw.streaming import Streaming, make_streaming
 from bakerygw.telemetry.logs import LogSystem
-from bakerygw.telemetry.metrics import Metrics, StoreMetrics
+from bakerygw.telemetry.metrics import Metrics
 from bakerygw.telemetry.request_log import RequestLog
 from bakerygw.telemetry.requests import RequestTelemetry
 from bakerygw.telemetry.stalls import StallWatch
+from bakerygw.telemetry.store_metrics import StoreMetrics
 from bakerygw.upstream.enquiries import ServiceEnquiries
 from bakerygw.upstream.names import Names
 
@@ -78,7 +80,7 @@ class House:
             services=service_names(settings),
             limits=limit_names(settings),
         )
-        self.state = make_state(settings, reactor, StoreMetrics(self.metrics))
+        self.state = make_state(settings, reactor, StoreMetrics(self.metrics), self.metrics.alerts)
         self.auditing = Auditing(settings, reactor, self.state, logs, self.metrics)
         self.telemetry = RequestTelemetry(
             RequestLog(logs, self.auditing.anonymous), self.metrics, unwell=self.auditing.unwell
@@ -86,7 +88,7 @@ class House:
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.changes = SubscriptionChanges(self.state.tenants, self.metrics.lookups, clock=reactor, now=time.time)
         self.lookups = self._make_lookups(settings)
-        self.streaming = make_streaming(settings, reactor, state=self.state)
+        self.streaming = self._make_streaming(settings)
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(
@@ -100,8 +102,9 @@ class House:
             now=time.time,
             inheritance=self._make_inheritance(),
             lookups=self.lookups,
+            tickets=self.streaming.tickets,
         )
-        self.state.signals.on("disconnect", self.gateway.crowd.cut)
+        self.state.signals.on("disconnect", self._cut)
         self.public_site = EdgeSite(
             self.gateway,
             clock=reactor,
@@ -199,6 +202,16 @@ class House:
             older=older,
         )
 
+    def _make_streaming(self, settings: Settings) -> Streaming:
+        return make_streaming(
+            settings,
+            self._reactor,
+            state=self.state,
+            metrics=self.metrics,
+            proxy=self._proxy,
+            upstreams=lambda: self.edition.upstreams,
+        )
+
     def _make_inheritance(self) -> Inheritance:
         return Inheritance(self.state.hierarchy, self.state.admission, self.auditing.trail, self._reactor.seconds)
 
@@ -253,8 +266,11 @@ class House:
         limit_calls = TenantLimitCalls(
             limits=self.state.limits, standing=standing, now=time.time, audit=self.auditing.trail
         )
+        alert_calls = AlertCalls(self.streaming.events, lambda result: self.metrics.alerts_posted.child(result).inc())
+        publish_token = self.edition.settings.publish_token
         return AdminApp(
             token=token,
+            publish_token=publish_token.get_secret_value() if publish_token is not None else None,
             hosts=self.edition.settings.admin_hosts,
             metrics=self.metrics.exposition,
             health=self._health,
@@ -264,7 +280,12 @@ class House:
             config=lambda: masked(self.edition.settings),
             connections=self.public_site.connections,
             log_level=self.logs,
-            tables=(self._tenant_calls(standing).table(), limit_calls.table(), self._key_calls().table()),
+            tables=(
+                self._tenant_calls(standing).table(),
+                limit_calls.table(),
+                self._key_calls().table(),
+                alert_calls.table(),
+            ),
             now=time.time,
             audit=self.auditing.trail,
         )
@@ -276,14 +297,23 @@ class House:
             now=time.time,
             audit=self.auditing.trail,
             signals=self.state.signals,
-            cut=self.gateway.crowd.cut,
+            cut=self._cut,
             sections={
+                "open": self._open,
                 "limits": standing.of,
                 "refusals": notes.refusals,
                 "errors": notes.errors,
                 "audit": self.auditing.about,
             },
         )
+
+    def _cut(self, tenant_id: str) -> int:
+        """End all that is under way and all that is held open for a tenant on this instance; how much that was."""
+        return self.streaming.guard.cut(tenant_id) + self.gateway.crowd.cut(tenant_id)
+
+    async def _open(self, tenant_id: str) -> object:
+        held = self.streaming.guard.of(tenant_id)
+        return {"streams": held["stream"], "sockets": held["socket"]}
 
     def _standing(self) -> Standing:
         state, gateway = self.state, self.gateway

@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import wrapClientTLS
@@ -14,8 +14,13 @@ from twisted.internet.ssl import optionsForClientTLS
 from bakerygw.config.settings import Settings
 from bakerygw.ports import (
     AdmissionStore,
+    AlertPublisher,
+    AlertSource,
+    AlertTelemetry,
+    EventLog,
     Hierarchy,
     KeyStore,
+    Outbox,
     Records,
     RevocationStore,
     Signals,
@@ -23,12 +28,18 @@ from bakerygw.ports import (
     StoreTelemetry,
     TenantLimits,
     TenantStore,
+    Watch,
 )
+from bakerygw.stores.alert_channel import RedisAlertChannel, RedisAlertPublisher
 from bakerygw.stores.api_keys import StoredKeys
+from bakerygw.stores.events import RedisEventLog
 from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.invalidation import Invalidations
+from bakerygw.stores.local_alerts import LocalAlertChannel
 from bakerygw.stores.memory import MemoryStore
+from bakerygw.stores.memory_events import MemoryEventLog
 from bakerygw.stores.mirror import Mirror
+from bakerygw.stores.outbox import MemoryOutbox, RedisOutbox
 from bakerygw.stores.records import MemoryRecords, RedisRecords
 from bakerygw.stores.redis import RedisStore
 from bakerygw.stores.redis_link import RedisLink
@@ -36,6 +47,22 @@ from bakerygw.stores.resilient import ResilientAdmission
 from bakerygw.stores.signals import LocalSignals, RedisSignals
 from bakerygw.upstream.dial import trust_root
 from bakerygw.upstream.names import NameEndpoint, Names
+
+HISTORY_TIMEOUT_S: Final = 0.5
+"""At least, of a call on the history of alerts: no request waits for it, and an alert late is better than none."""
+
+
+class Uncounted:
+    """`StoreTelemetry` that nobody reads: such calls are not calls of requests."""
+
+    def round_trip(self, seconds: float) -> None:
+        """Not counted."""
+
+    def failure(self, kind: str) -> None:
+        """Not counted; the link tells by itself."""
+
+    def degraded(self, yes: bool) -> None:
+        """No concern of theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,23 +77,41 @@ class SharedState:
     records: Records
     signals: Signals
     keys: KeyStore
+    events: EventLog
+    alerts: AlertSource
+    publisher: AlertPublisher
+    outbox: Outbox
     status: StoreLink
     embedded: MemoryStore | None
     """The state itself, where there is no Redis."""
     mirror: Mirror
     """Unused where there is no Redis."""
+    watch: Watch
+    """Tells of changes: the mirror, or the state itself."""
     open: Callable[[], "Deferred[None]"]
     """Begin to keep Redis connected; fires when the first attempt ended, well or not."""
     close: Callable[[], "Deferred[None]"]
     """Leave Redis; fires when that is done."""
 
 
-def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> SharedState:
+def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry, alerts: AlertTelemetry) -> SharedState:
     """The shared state that the settings ask for; nothing is opened."""
     local = MemoryStore(_microseconds)
     if settings.redis_host is not None:
-        return _in_redis(settings, reactor, telemetry, local)
-    records = MemoryRecords(time.time)
+        return _in_redis(settings, reactor, telemetry, local, alerts)
+    records, outbox = MemoryRecords(time.time), MemoryOutbox(time.time)
+
+    def tell(tenant_id: str, payload: bytes) -> None:
+        channel.tell(tenant_id, payload)
+
+    events = MemoryEventLog(
+        time.time,
+        history_events=settings.sse_history_events,
+        history_s=settings.sse_history_seconds,
+        notify=outbox.put,
+        tell=tell,
+    )
+    channel = LocalAlertChannel(events, alerts)
     return SharedState(
         admission=local,
         tenants=local,
@@ -75,40 +120,30 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry) -> S
         revocations=local,
         records=records,
         keys=StoredKeys(records, time.time),
+        events=events,
+        alerts=channel,
+        publisher=channel,
+        outbox=outbox,
         signals=LocalSignals(),
         status=local,
         embedded=local,
         mirror=Mirror(),
+        watch=local,
         open=lambda: succeed(None),
         close=lambda: succeed(None),
     )
 
 
-def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local: MemoryStore) -> SharedState:
-    username = settings.redis_username
-    password = settings.redis_password.get_secret_value() if settings.redis_password else None
+def _in_redis(
+    settings: Settings, reactor: Any, telemetry: StoreTelemetry, local: MemoryStore, alerts: AlertTelemetry
+) -> SharedState:
     endpoint = redis_endpoint(settings, reactor)
     mirror = Mirror()
-    link = RedisLink(
-        reactor,
-        endpoint,
-        username=username,
-        password=password,
-        db=settings.redis_db,
-        timeout_s=settings.redis_timeout_ms / 1000,
-        telemetry=telemetry,
-    )
+    link = _link(settings, reactor, endpoint, 0.0, telemetry=telemetry, event="store.link")
+    # A connection for alerts alone: pages of a history are large, and no request's limit may wait behind them.
+    history = _link(settings, reactor, endpoint, HISTORY_TIMEOUT_S, telemetry=Uncounted(), event="alerts.link")
     signals = RedisSignals(link)
-    invalidations = Invalidations(
-        reactor,
-        endpoint,
-        link,
-        mirror,
-        username=username,
-        password=password,
-        name=secrets.token_hex(8),
-        signals=signals.heard,
-    )
+    invalidations = _invalidations(settings, reactor, endpoint, link=link, mirror=mirror, signals=signals)
     store = RedisStore(link, mirror, reactor, time.time)
     admission = ResilientAdmission(
         store,
@@ -118,16 +153,17 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         clock=reactor,
         telemetry=telemetry,
     )
-
     records = RedisRecords(link)
+    events = _events(settings, reactor, history)
 
     def start() -> "Deferred[None]":
         invalidations.start()
+        history.start()
         return link.start()
 
     async def stop() -> None:
-        await invalidations.stop()
-        await link.stop()
+        for stopping in (invalidations.stop, history.stop, link.stop):
+            await stopping()
 
     return SharedState(
         admission=admission,
@@ -137,13 +173,86 @@ def _in_redis(settings: Settings, reactor: Any, telemetry: StoreTelemetry, local
         revocations=store,
         records=records,
         keys=StoredKeys(records, time.time),
+        events=events,
+        alerts=_channel(settings, reactor, endpoint, link=history, events=events, telemetry=alerts),
+        publisher=RedisAlertPublisher(history),
+        outbox=RedisOutbox(history, token=lambda: secrets.token_hex(8)),
         signals=signals,
         status=store,
         embedded=None,
         mirror=mirror,
+        watch=mirror,
         open=start,
         close=lambda: Deferred.fromCoroutine(stop()),
     )
+
+
+def _link(
+    settings: Settings,
+    reactor: Any,
+    endpoint: IStreamClientEndpoint,
+    least_s: float,
+    *,
+    telemetry: StoreTelemetry,
+    event: str,
+) -> RedisLink:
+    username, password = _user(settings)
+    return RedisLink(
+        reactor,
+        endpoint,
+        username=username,
+        password=password,
+        db=settings.redis_db,
+        timeout_s=max(least_s, settings.redis_timeout_ms / 1000),
+        telemetry=telemetry,
+        event=event,
+    )
+
+
+def _user(settings: Settings) -> tuple[str | None, str | None]:
+    """The name and the password to sign in to Redis with."""
+    password = settings.redis_password
+    return settings.redis_username, password.get_secret_value() if password is not None else None
+
+
+def _invalidations(
+    settings: Settings,
+    reactor: Any,
+    endpoint: IStreamClientEndpoint,
+    *,
+    link: RedisLink,
+    mirror: Mirror,
+    signals: RedisSignals,
+) -> Invalidations:
+    username, password = _user(settings)
+    return Invalidations(
+        reactor,
+        endpoint,
+        link,
+        mirror,
+        username=username,
+        password=password,
+        name=secrets.token_hex(8),
+        signals=signals.heard,
+    )
+
+
+def _channel(
+    settings: Settings,
+    reactor: Any,
+    endpoint: IStreamClientEndpoint,
+    *,
+    link: RedisLink,
+    events: EventLog,
+    telemetry: AlertTelemetry,
+) -> RedisAlertChannel:
+    username, password = _user(settings)
+    return RedisAlertChannel(reactor, endpoint, link, events, telemetry, username=username, password=password)
+
+
+def _events(settings: Settings, reactor: Any, link: RedisLink) -> RedisEventLog:
+    kept, kept_s = settings.sse_history_events, settings.sse_history_seconds
+    return RedisEventLog(link, clock=reactor, history_events=kept, history_s=kept_s)
 
 
 def redis_endpoint(settings: Settings, reactor: Any) -> IStreamClientEndpoint:

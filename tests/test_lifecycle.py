@@ -92,10 +92,16 @@ class Parts:
         self.store_status = "embedded"
         self.contact: Deferred[None] = succeed(None)
         self.unfit: Exception | None = None
+        self.windows: list[float] = []
+        """How long streams were given to be told, each time."""
 
     def open(self) -> "Deferred[None]":
         self.notes.append("open")
         return self.contact
+
+    def drain_streams(self, window_s: float) -> "Deferred[None]":
+        self.windows.append(window_s)
+        return succeed(None)
 
     def close_services(self) -> None:
         self.notes.append("close services")
@@ -395,6 +401,32 @@ class TestStopping:
         assert "public aborts" in born.notes
         assert born.said("drain.cut")[0]["requests"] == 2
         assert born.is_over()
+
+    def test_streams_are_told_over_a_part_of_the_time_once_nothing_is_accepted(self, life: Make) -> None:
+        born = life(port="8001", drain_grace_seconds="5", drain_timeout_seconds="30").start()
+        born.parts.public_site.busy = 1
+        born.service.drain()
+        born.advance(4.9)
+        assert born.parts.windows == []
+
+        born.advance(0.2)
+
+        assert "stop listening 8001" in born.notes
+        assert born.parts.windows == [24.0]
+
+    def test_a_second_call_has_the_rest_of_them_told_at_once(self, life: Make) -> None:
+        born = life(drain_grace_seconds="0", drain_timeout_seconds="30").start()
+        born.parts.public_site.busy = 1
+        born.service.drain()
+        born.advance(1)
+
+        born.service.drain()
+        born.advance(0.06)
+        assert born.parts.windows == [24.0, 0.0]
+        assert "public aborts" not in born.notes  # what was written for them is being sent
+        born.advance(0.1)
+
+        assert "public aborts" in born.notes
 
     @pytest.mark.parametrize("busy", [0, 1])
     def test_a_second_call_does_not_wait(self, life: Make, busy: int) -> None:

@@ -30,7 +30,7 @@ class Plant:
     def make(self, older: Signing | None = None, **environ: str) -> Signing:
         settings = load_settings({"JWT_ALGORITHM": "EdDSA", **self.redis, **environ})
         telemetry: Any = Told()
-        self.state = self.state or make_state(settings, self.reactor, telemetry)
+        self.state = self.state or make_state(settings, self.reactor, telemetry, telemetry)
         return make_signing(
             settings, self.reactor, state=self.state, names=self.names, telemetry=telemetry, older=older
         )

@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, Literal, Protocol
 
+from bakerygw.admin.alerts import PATH as ALERTS
 from bakerygw.admin.calls import Call, Handler, Table
 from bakerygw.admin.fields import read_object
 from bakerygw.core.claims import is_id
@@ -54,16 +55,17 @@ class LogLevel(Protocol):
 class AdminApp:
     """Answers the admin port's requests.
 
-    All but `OPEN_PATHS` needs a `Host` named in `hosts`, no foreign `Origin`, and the bearer `token`. `metrics` gives
-    the exposition and its media type; `services`, `routes`, `config` and `connections` give what JSON can hold, secrets
-    already masked; `tables` are further calls; `now` is Unix seconds. Raises `ValueError` for an empty token, which
-    anyone could present, and for what is no host name.
+    All but `OPEN_PATHS` needs a `Host` named in `hosts`, no foreign `Origin`, and the bearer `token`; publishing alerts
+    is open to `publish_token` too. `metrics` gives the exposition and its media type; `services`, `routes`, `config`
+    and `connections` give what JSON can hold, secrets already masked; `tables` are further calls; `now` is Unix
+    seconds. Raises `ValueError` for an empty token, which anyone could present, and for what is no host name.
     """
 
     def __init__(
         self,
         *,
         token: str,
+        publish_token: str | None = None,
         hosts: Collection[str],
         metrics: Callable[[], tuple[bytes, str]],
         health: Callable[[], Reply],
@@ -77,9 +79,10 @@ class AdminApp:
         now: Callable[[], float],
         audit: Audit,
     ) -> None:
-        if not token:
-            raise ValueError("the admin token must not be empty")
+        if not token or publish_token == "":
+            raise ValueError("the admin port's tokens must not be empty")
         self._token = token.encode()
+        self._publish_token = publish_token.encode() if publish_token is not None else self._token
         self._hosts = frozenset(_configured_name(host) for host in hosts)
         self._metrics, self._health, self._lifecycle, self._log_level = metrics, health, lifecycle, log_level
         self._now, self._audit = now, audit
@@ -112,9 +115,9 @@ class AdminApp:
     async def reply_to(self, head: RequestHead, body: bytes) -> Reply:
         """The answer to one request; HEAD is answered as GET, its body is dropped on delivery. Raises `Refused`."""
         path = head.path.decode("latin-1")
-        if path not in OPEN_PATHS:
-            self._authorise(head)
         template, its_id = _template(path)
+        if path not in OPEN_PATHS:
+            self._authorise(head, template)
         call = _choose(self._calls.get(template), head.method)
         if its_id and not is_id(its_id):
             raise refuse("bad-request", "An id has 1 to 64 of the characters A-Z a-z 0-9 . _ -", field="id")
@@ -122,11 +125,11 @@ class AdminApp:
             _check_json(head)
         return await call.handler(head, body, its_id)
 
-    def _authorise(self, head: RequestHead) -> None:
+    def _authorise(self, head: RequestHead, template: str) -> None:
         try:
             self._check_host(head)
             _check_origin(head)
-            self._check_token(head)
+            self._check_token(head, template)
         except Refused as refusal:
             code = refusal.problem.code
             self._audit("admin.refused", client=head.client, method=head.method, code=code, when=iso_time(self._now()))
@@ -139,12 +142,14 @@ class AdminApp:
             detail = "This host name is not accepted on the admin port; add it to ADMIN_HOSTS to use it."
             raise refuse("origin-forbidden", detail, reason="admin-host")
 
-    def _check_token(self, head: RequestHead) -> None:
+    def _check_token(self, head: RequestHead, template: str) -> None:
         values = head.fields.get(b"authorization", ())
         if not values:
             raise refuse("token-missing", "Send the admin token: `Authorization: Bearer <ADMIN_TOKEN>`.")
         scheme, _, presented = values[0].partition(b" ")
         matches = hmac.compare_digest(presented.strip(b" "), self._token)
+        if template == ALERTS:
+            matches |= hmac.compare_digest(presented.strip(b" "), self._publish_token)
         if len(values) != 1 or scheme.lower() != b"bearer" or not matches:
             raise refuse("token-invalid", "This is not the admin token.", reason="admin-token")
 

@@ -60,6 +60,12 @@ def _check_admin(settings: "Settings") -> Findings:
         yield fields, "without ADMIN_TOKEN: unix:..., or tcp: or ssl: with interface= on loopback"
 
 
+def _check_publishing(settings: "Settings") -> Findings:
+    its, admins = settings.publish_token, settings.admin_token
+    if its is not None and admins is not None and its.get_secret_value() == admins.get_secret_value():
+        yield ("publish_token", "admin_token"), "other than ADMIN_TOKEN, or it opens all of the admin port"
+
+
 def _check_cache(settings: "Settings") -> Findings:
     secret = settings.token_cache_secret
     if secret is None:
@@ -138,6 +144,7 @@ _CHECKS: Final = (
     _check_transport,
     _check_cors,
     _check_admin,
+    _check_publishing,
     _check_cache,
     _check_api_keys,
     _check_key,

@@ -10,7 +10,15 @@ if TYPE_CHECKING:
 
 _USERINFO: Final = re.compile(r"//[^,\s]*@")
 SECRET: Final = frozenset(
-    {"admin_token", "redis_password", "token_cache_secret", "api_key_secret", "session_secret", "jwt_public_key"}
+    {
+        "admin_token",
+        "publish_token",
+        "redis_password",
+        "token_cache_secret",
+        "api_key_secret",
+        "session_secret",
+        "jwt_public_key",
+    }
 )
 """Never shown as given: the public key is among them because a private one may have been pasted."""
 

@@ -162,7 +162,7 @@ class Settings(BaseSettings):
     ws_max_per_tenant: Count = 200
     ws_max_sockets: Count = 2000
     """Of the whole instance."""
-    publish_token: Secret | None = None
+    publish_token: Token | None = None
     """Opens the admin port's call that publishes alerts, and nothing else."""
     drain_grace_seconds: Grace = 5.0
     drain_timeout_seconds: Grace = 30.0

@@ -60,12 +60,16 @@ class Alert:
     """It is also for the notification service."""
 
 
+def _no_json(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 def parse_alert(tenant_id: str, payload: bytes) -> Alert:
-    """The alert that was published for this tenant. Raises `AlertRefused`."""
+    """The alert that was published for this tenant: a JSON object in UTF-8 (RFC 8259). Raises `AlertRefused`."""
     if len(payload) > MAX_ALERT_BYTES:
         raise AlertRefused("too-large")
     try:
-        said: Any = json.loads(payload)
+        said: Any = json.loads(payload.decode(), parse_constant=_no_json)
     except (ValueError, RecursionError):
         raise AlertRefused("invalid") from None
     if not isinstance(said, dict):

@@ -64,6 +64,8 @@ class TenantAccess:
     status: str | None
     valid_until: float | None
     include_children: bool
+    via: str | None = None
+    """The tenant of whose entry with `include_children` this is a part; `None` where the token names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

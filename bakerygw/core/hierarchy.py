@@ -51,5 +51,5 @@ def covering_entry(claims: Claims, ancestors: tuple[str, ...]) -> TenantAccess |
 
 def with_child(claims: Claims, child: str, entry: TenantAccess) -> Claims:
     """The claims with `entry` held for `child` too."""
-    inherited = replace(entry, tenant_id=child, include_children=False)
+    inherited = replace(entry, tenant_id=child, include_children=False, via=entry.tenant_id)
     return replace(claims, tenant_access=(*claims.tenant_access, inherited))

@@ -57,6 +57,11 @@ class ReplyWriter:
         """Why the connection was lost, if it was."""
 
     @property
+    def chunked(self) -> bool:
+        """The body that was begun goes out in chunks (RFC 9112 §7.1)."""
+        return self._chunked
+
+    @property
     def gone(self) -> bool:
         """The connection is lost: nothing can be sent any more."""
         return self._channel.gone
@@ -112,6 +117,15 @@ class ReplyWriter:
             self._channel.write(b"%x\r\n%b\r\n" % (len(data), data))
         else:
             self._channel.write(data)
+
+    def push(self, data: bytes, size: int) -> None:
+        """As `write`, of what was framed once for many clients, as `chunked` says; it leaves at once if it can.
+
+        `size`: the bytes of the body in it.
+        """
+        if not self.ended:
+            self.bytes_out += size
+            self._channel.push(data)
 
     def end(self) -> None:
         """The reply is complete."""

@@ -1,10 +1,16 @@
 """The socket of one client, whoever speaks on it: written, paused, and handed over."""
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from typing import Protocol as Port
 
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
+
+from bakerygw.edge.framer import Framer
+from bakerygw.runtime.sockets import ServerSocket
+
+if TYPE_CHECKING:
+    from bakerygw.edge.exchange import Exchange
 
 READ_AHEAD_BYTES: Final = 16 * 1024
 """Pipelined bytes kept while a reply is under way; a client with more waits."""
@@ -33,11 +39,22 @@ class Line(Protocol):
     _unfed: bytes
     _last_read: bool
     _reading_paused: bool
+    _framer: Framer
+    _receiving: "Exchange | None"
 
     def write(self, data: bytes) -> None:
         """Bytes of the reply under way."""
         if not self.gone:
             self.transport.write(data)
+
+    def push(self, data: bytes) -> None:
+        """As `write`, but at once, and not at the end of the turn, where nothing waits to leave before it."""
+        if not self.gone:
+            transport = self.transport
+            if type(transport) is ServerSocket:
+                transport.push(data)
+            else:
+                transport.write(data)
 
     def pause_reading(self) -> None:
         """Stop reading the socket."""
@@ -50,6 +67,17 @@ class Line(Protocol):
         if self._reading_paused and not self.gone and len(self._unfed) <= READ_AHEAD_BYTES:
             self._reading_paused = False
             self.transport.resumeProducing()
+
+    def settle(self) -> None:
+        """The reply under way is the last and may take hours: what the client sends meanwhile is not kept."""
+        self._last_read, self._unfed = True, b""
+        self.resume_reading()
+        if self._receiving is None:
+            self._framer.close()
+        # Below TLS there is the same kind of transport.
+        for transport in (self.transport, getattr(self.transport, "transport", None)):
+            if type(transport) is ServerSocket:
+                transport.last()
 
     def hand_over(self, successor: Successor) -> bytes:
         """Parse nothing more: `successor` gets what the client sends. Returns what it has sent already.

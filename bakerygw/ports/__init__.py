@@ -1,7 +1,21 @@
 """What the gateway needs from its outside, as protocols: the policies know these and nothing behind them."""
 
 from bakerygw.ports.audit import AuditStore, Ledger, SignalKind, Signals
-from bakerygw.ports.events import AlertSource, Changed, EventLog, Listener, Page, Placed, Stored, Watch
+from bakerygw.ports.events import (
+    AlertPublisher,
+    AlertSource,
+    Changed,
+    EventLog,
+    Haul,
+    Listener,
+    Notification,
+    NotificationTelemetry,
+    Outbox,
+    Page,
+    Placed,
+    Stored,
+    Watch,
+)
 from bakerygw.ports.geocoding import Geocoder
 from bakerygw.ports.identity import (
     Credentials,
@@ -27,9 +41,18 @@ from bakerygw.ports.state import (
     TenantStore,
     with_limit,
 )
-from bakerygw.ports.telemetry import Audit, StoreTelemetry, Telemetry, TokenTelemetry
+from bakerygw.ports.telemetry import (
+    AlertTelemetry,
+    Audit,
+    SocketTelemetry,
+    StoreTelemetry,
+    Telemetry,
+    TokenTelemetry,
+)
 from bakerygw.ports.upstream import (
     HealthSource,
+    Heir,
+    Onward,
     ServiceHealth,
     UpstreamFailed,
     UpstreamRequest,
@@ -41,7 +64,9 @@ __all__ = [
     "AdmissionAsk",
     "AdmissionState",
     "AdmissionStore",
+    "AlertPublisher",
     "AlertSource",
+    "AlertTelemetry",
     "Audit",
     "AuditStore",
     "Changed",
@@ -50,7 +75,9 @@ __all__ = [
     "Enquiries",
     "EventLog",
     "Geocoder",
+    "Haul",
     "HealthSource",
+    "Heir",
     "Hierarchy",
     "KeyStore",
     "KeyUnreadable",
@@ -59,6 +86,10 @@ __all__ = [
     "LookupFailed",
     "LookupFailure",
     "LookupTelemetry",
+    "Notification",
+    "NotificationTelemetry",
+    "Onward",
+    "Outbox",
     "Page",
     "Placed",
     "Records",
@@ -69,6 +100,7 @@ __all__ = [
     "SharedFacts",
     "SignalKind",
     "Signals",
+    "SocketTelemetry",
     "StoreLink",
     "StoreTelemetry",
     "StoreUnavailable",

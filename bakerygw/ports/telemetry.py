@@ -34,6 +34,35 @@ class StoreTelemetry(Protocol):
         """Whether admission runs on local state now."""
 
 
+class AlertTelemetry(Protocol):
+    """What the way of alerts into the history reports."""
+
+    def heard(self) -> None:
+        """Something was published for a tenant, well or ill formed."""
+
+    def placed(self, fresh: int, known: int) -> None:
+        """So many alerts were written into the history, and so many stood there already."""
+
+    def dropped(self, reason: str) -> None:
+        """Something that was heard is not kept: invalid, too-large or store."""
+
+    def listening(self, yes: bool) -> None:
+        """Whether all that is published is heard now."""
+
+    def era(self) -> None:
+        """An era has begun, as alerts may have been missed."""
+
+
+class SocketTelemetry(Protocol):
+    """What bridged WebSockets report."""
+
+    def opened(self) -> None:
+        """One more is open."""
+
+    def closed(self, code: int, messages_in: int, messages_out: int) -> None:
+        """One less is, after so many messages from the client and to it."""
+
+
 class TokenTelemetry(Protocol):
     """What the checking of tokens reports."""
 
@@ -42,6 +71,25 @@ class TokenTelemetry(Protocol):
 
     def shared_token(self, result: str) -> None:
         """One look-up among the seals that instances share: hit, miss, foreign, refused or unavailable."""
+
+
+class StreamTelemetry(Protocol):
+    """What the streams of alerts report."""
+
+    def streams(self, number: int) -> None:
+        """So many are open now."""
+
+    def sent(self, events: int) -> None:
+        """So many events were written to streams."""
+
+    def replayed(self, events: int) -> None:
+        """So many of them came from the history."""
+
+    def gap(self, reason: str) -> None:
+        """A stream, or all of a tenant's, was told of a hole: epoch, trimmed, rewound or unknown."""
+
+    def dropped(self, reason: str) -> None:
+        """An event was not sent, or a stream ended for it: slow, invalid, too-large, store or closed."""
 
 
 class Audit(Protocol):

@@ -16,7 +16,7 @@ from bakerygw.core.flags import (
 )
 from bakerygw.core.limits import Level, TenantLimit, take
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.ports import AdmissionAsk, AdmissionState, with_limit
+from bakerygw.ports import AdmissionAsk, AdmissionState, Changed, with_limit
 
 MAX_BUCKETS = 100_000
 """About 20 MB; one that is dropped for want of room becomes a full bucket."""
@@ -27,7 +27,7 @@ _NO_FLAGS = TenantFlags()
 
 
 class MemoryStore:
-    """`AdmissionStore`, `TenantStore`, `TenantLimits`, `RevocationStore` and `StoreLink` for a single instance."""
+    """`AdmissionStore`, `TenantStore`, `TenantLimits`, `RevocationStore`, `StoreLink`, `Watch` for one instance."""
 
     def __init__(
         self, clock_us: Callable[[], int], max_keys: int = MAX_BUCKETS, max_revoked: int = MAX_REVOKED
@@ -41,6 +41,11 @@ class MemoryStore:
         self._flags: dict[str, TenantFlags] = {}
         self._revoked: dict[str, float] = {}
         self._endings: list[tuple[float, str]] = []
+        self._told: Callable[[Changed | None], None] | None = None
+
+    def on_change(self, told: Callable[[Changed | None], None]) -> None:
+        """Call `told` at each change, before anything has been read again."""
+        self._told = told
 
     @property
     def status(self) -> Literal["embedded"]:
@@ -105,6 +110,8 @@ class MemoryStore:
             ended_s, other = heappop(endings)
             if revoked.get(other) == ended_s:  # else a later call has replaced the moment
                 del revoked[other]
+        if self._told is not None:
+            self._told(Changed(digests=(digest,)))
 
     async def revoked(self, digest: str) -> bool:
         """Whether the token is revoked."""
@@ -148,3 +155,5 @@ class MemoryStore:
             self._flags.pop(tenant_id, None)
         else:
             self._flags[tenant_id] = flags
+        if self._told is not None:
+            self._told(Changed(tenants=(tenant_id,)))

@@ -5,11 +5,12 @@ Pure state, moved by `stores/invalidation.py` (what Redis tells, and whether it 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Final
 
 from bakerygw.core.tenancy import TenantFlags
+from bakerygw.ports import Changed
 from bakerygw.stores.mirror_table import TRUST_S, Epoch, Found, Read, Table, last_known
 from bakerygw.stores.parents import Parents
 
@@ -64,6 +65,11 @@ class Mirror:
         """Requests whose flags and revocations were all here."""
         self.misses = 0
         """Requests that had to ask Redis for them."""
+        self._told: Callable[[Changed | None], None] | None = None
+
+    def on_change(self, told: Callable[[Changed | None], None]) -> None:
+        """Call `told` at each change, before anything has been read again; `None`: anything may have changed."""
+        self._told = told
 
     def trusted(self, now: float) -> bool:
         """Whether what is held may be taken for true."""
@@ -84,6 +90,7 @@ class Mirror:
     def broken(self) -> None:
         """Redis may change without telling."""
         self._begin(-inf)
+        self._tell(None)
 
     def invalidate(self, keys: object) -> None:
         """These keys have changed: a list of bytes, as Redis sends it; anything else stands for all keys."""
@@ -91,23 +98,34 @@ class Mirror:
             for table in self._all:
                 table.clear()
             self.parents.clear()
+            self._tell(None)
             return
+        tenants: list[str] = []
+        digests: list[str] = []
+        parents: list[str] = []
         for key in keys:
             if key.startswith(_REVOKED_BYTES):
                 digest = key[len(_REVOKED_BYTES) :].decode("latin-1")
                 self._revoked.drop(digest)
                 self._revoked_aside.drop(digest)
+                digests.append(digest)
             elif key.startswith(_LIMITS_BYTES):
                 limited = key[len(_LIMITS_BYTES) :].decode("latin-1")
                 self._flags.drop(limited)
                 self._flags_aside.drop(limited)
+                tenants.append(limited)
             elif key.startswith(_TENANT_BYTES):
-                tenant_id, _, name = key[len(_TENANT_BYTES) :].rpartition(b":")
+                of_tenant, _, name = key[len(_TENANT_BYTES) :].rpartition(b":")
+                tenant_id = of_tenant.decode("latin-1")
                 if name in _FLAG_BYTES:
-                    self._flags.drop(tenant_id.decode("latin-1"))
-                    self._flags_aside.drop(tenant_id.decode("latin-1"))
+                    self._flags.drop(tenant_id)
+                    self._flags_aside.drop(tenant_id)
+                    tenants.append(tenant_id)
                 elif name == _PARENT_BYTES:
-                    self.parents.changed(tenant_id.decode("latin-1"))
+                    self.parents.changed(tenant_id)
+                    parents.append(tenant_id)
+        if tenants or digests or parents:
+            self._tell(Changed(tenants=tuple(tenants), digests=tuple(digests), parents=tuple(parents)))
 
     # what was read
 
@@ -142,6 +160,7 @@ class Mirror:
         self._own.move_to_end(digest)
         while len(self._own) > self._max_own:
             self._own.popitem(last=False)
+        self._tell(Changed(digests=(digest,)))
 
     # what is known
 
@@ -181,6 +200,10 @@ class Mirror:
             del self._own[digest]
             return False
         return True
+
+    def _tell(self, changed: Changed | None) -> None:
+        if self._told is not None:
+            self._told(changed)
 
     def _begin(self, confirmed_at: float) -> None:
         """A new epoch: what was read before stays as last known, what is being read now is not kept."""

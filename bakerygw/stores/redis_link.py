@@ -261,8 +261,10 @@ def _is_unfit(error: ReplyError) -> bool:
 
 
 def _is_message(reply: object) -> bool:
-    """Whether this was published on a channel, and is no reply."""
-    return isinstance(reply, list) and len(reply) == 3 and reply[0] == b"message"
+    """Whether this was published on a channel, and is no reply; the channel and the payload are its last two parts."""
+    if not isinstance(reply, list):
+        return False
+    return (len(reply) == 3 and reply[0] == b"message") or (len(reply) == 4 and reply[0] == b"pmessage")
 
 
 def protocol_class() -> type:
@@ -291,7 +293,7 @@ def protocol_class() -> type:
                 self._reader.feed(data)
                 while (reply := self._reader.gets()) is not False:
                     if self.heard is not None and _is_message(reply):
-                        self.heard(reply[1], reply[2])
+                        self.heard(reply[-2], reply[-1])
                         continue
                     if not self.replyQueue.waiting:
                         raise txredisapi.InvalidData("reply without a command")

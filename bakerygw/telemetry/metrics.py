@@ -19,8 +19,12 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from bakerygw.core.geocoding import OUTCOMES
 from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
+from bakerygw.telemetry.alert_metrics import AlertMetrics
 from bakerygw.telemetry.lookups import LookupMetrics
+from bakerygw.telemetry.notifications import NotificationMetrics
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
+from bakerygw.telemetry.socket_metrics import SocketMetrics
+from bakerygw.telemetry.stream_metrics import StreamMetrics
 from bakerygw.telemetry.token_metrics import TokenMetrics
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -90,7 +94,10 @@ class Metrics:
         self._redis_families()
         self.tokens = TokenMetrics(registry)
         self.lookups = LookupMetrics(registry)
+        self.alerts = AlertMetrics(registry, self.event_dropped)
+        self.notifications = NotificationMetrics(registry)
         self._gauges(version, "compiled" if compiled else "plain")
+        self.streams = StreamMetrics(registry, self.sse_connections, self.events_sent, self.event_dropped)
         self.reactor_stalls = Counters(
             registry, "gateway_reactor_stalls", "Turns of the reactor that held up everything for more than 0.1 s."
         ).child()
@@ -143,8 +150,11 @@ class Metrics:
         )
         self._geocoded = Counters(registry, "gateway_geocoded", "Addresses looked up, by how that ended.", ("result",))
         self._geocode_outcomes = Label(OUTCOMES)
+        self.alerts_posted = Counters(registry, "gateway_alerts_posted", "Alerts published by calls.", ("result",))
         self.events_sent = Counters(registry, "gateway_events_sent", "Events sent to streams.").child()
-        self._event_drops = Counters(registry, "gateway_events_dropped", "Events not sent to a stream.", ("reason",))
+        self._event_drops = Counters(
+            registry, "gateway_events_dropped", "Events not kept, or not sent to a stream.", ("reason",)
+        )
         self._drop_reasons = Label(EVENT_DROPS)
         self.audit_entries = Counters(registry, "gateway_audit_entries", "Entries of the audit trail.", ("result",))
         for result in AUDIT_RESULTS:
@@ -182,6 +192,7 @@ class Metrics:
         self.connections = Gauge("gateway_connections", "Open client connections.", registry=registry)
         self.sse_connections = Gauge("gateway_sse_connections", "Open event streams.", registry=registry)
         self.ws_connections = Gauge("gateway_ws_connections", "Open WebSockets.", registry=registry)
+        self.sockets = SocketMetrics(registry, self.ws_connections)
         self._health = Gauge(
             "gateway_service_health",
             "1 for the status that a service is in, else 0.",
@@ -230,7 +241,8 @@ class Metrics:
         if trace.upstream_s is None:
             series.internal.observe(outcome.duration_s)
         else:
-            series.internal.observe(max(0.0, outcome.duration_s - trace.upstream_s))
+            if outcome.status != 101:  # a WebSocket's duration is its users' affair
+                series.internal.observe(max(0.0, outcome.duration_s - trace.upstream_s))
             self.upstream_duration.child(self._services.of(trace.service or "")).observe(trace.upstream_s)
         if trace.limited is not None:
             self.rate_limit_exceeded.child(self._routes.of(trace.route)).inc()
@@ -320,24 +332,3 @@ class _Asked:
 
     def collect(self) -> Iterable[Metric]:
         yield CounterMetricFamily(self._name, self._text, value=self._ask())
-
-
-class StoreMetrics:
-    """What the store's adapter reports, as metrics (`ports.StoreTelemetry`)."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._kinds = Label(REDIS_FAILURES)
-
-    def round_trip(self, seconds: float) -> None:
-        """One call answered."""
-        self._metrics.redis_round_trips.inc()
-        self._metrics.redis_duration.observe(seconds)
-
-    def failure(self, kind: str) -> None:
-        """One call without an answer: timeout, disconnected, error or open."""
-        self._metrics.redis_failures.child(self._kinds.of(kind)).inc()
-
-    def degraded(self, yes: bool) -> None:
-        """Whether admission runs on local state now."""
-        self._metrics.redis_degraded.set(yes)

@@ -7,6 +7,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from bakerygw.admin.alerts import AlertCalls
 from bakerygw.admin.keys import KeyCalls
 from bakerygw.admin.limits import Standing, TenantLimitCalls
 from bakerygw.admin.site import AdminApp
@@ -21,6 +22,7 @@ from bakerygw.edge.healthpages import HealthPages
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.api_keys import StoredKeys
 from bakerygw.stores.memory import MemoryStore
+from bakerygw.stores.memory_events import MemoryEventLog
 from bakerygw.stores.records import MemoryRecords
 from tests.deferreds import success_of
 from tests.heads import make_head
@@ -29,6 +31,7 @@ PEPPER = b"pepper"
 NOW = 1_700_000_000.5
 NOW_TEXT = "2023-11-14T22:13:20.500Z"
 TOKEN = "s3cret-admin-token"
+PUBLISH_TOKEN = "s3cret-publish-token"
 JSON_TYPE = (b"Content-Type", b"application/json")
 
 
@@ -163,7 +166,15 @@ class NoHealth:
 class Admin:
     """The application, its fakes, and the audit events it wrote."""
 
-    def __init__(self, *, token=TOKEN, hosts=("localhost", "127.0.0.1", "[::1]"), services=dict, tenants=None):
+    def __init__(
+        self,
+        *,
+        token=TOKEN,
+        publish_token=PUBLISH_TOKEN,
+        hosts=("localhost", "127.0.0.1", "[::1]"),
+        services=dict,
+        tenants=None,
+    ):
         self.tenants = FakeTenants() if tenants is None else tenants
         self.lifecycle, self.level = FakeLifecycle(), FakeLevel()
         self.signals, self.cut = FakeSignals(), []
@@ -171,6 +182,10 @@ class Admin:
         self.audited: list[tuple[str, dict[str, object]]] = []
         self.records, self.revocations, self.now = FrailRecords(), FakeRevocations(), NOW
         self.clock = Clock()
+        self.published, self.counted = [], []
+        self.events = MemoryEventLog(
+            lambda: self.now, history_events=10, history_s=60, tell=lambda *told: self.published.append(told)
+        )
         self.keys = StoredKeys(self.records, lambda: self.now)
 
         def audit(event, **fields):
@@ -178,6 +193,7 @@ class Admin:
 
         self.app = AdminApp(
             token=token,
+            publish_token=publish_token,
             hosts=hosts,
             metrics=lambda: (b"up 1\n", "text/plain; version=1.0.0"),
             health=HealthPages(
@@ -214,6 +230,7 @@ class Admin:
                     now=lambda: self.now,
                     audit=audit,
                 ).table(),
+                AlertCalls(self.events, self.counted.append).table(),
             ),
             now=lambda: NOW,
             audit=audit,

@@ -149,6 +149,7 @@ def test_settings_cannot_be_changed() -> None:
         ("JWT_ALGORITHM", "none"),
         ("JWT_LEEWAY_SECONDS", "-1"),
         ("ADMIN_TOKEN", "two words"),
+        ("PUBLISH_TOKEN", "two words"),
         ("JWT_PUBLIC_KEY", "not a key"),
         ("REDIS_CA_FILE", "/nonexistent/ca"),
         ("UPSTREAM_CA_FILE", "/nonexistent/ca"),
@@ -240,7 +241,7 @@ def test_a_wrong_field_raises_no_further_problem_that_follows_from_it() -> None:
 
 def test_secrets_are_never_shown(tmp_path: Path) -> None:
     secrets = {"ADMIN_TOKEN": "hush-a", "REDIS_PASSWORD": "hush-b", "TOKEN_CACHE_SECRET": "hush-c" * 6}
-    secrets["API_KEY_SECRET"] = "hush-d" * 6
+    secrets |= {"API_KEY_SECRET": "hush-d" * 6, "PUBLISH_TOKEN": "hush-e"}
     settings = load(**secrets)
     for text in (repr(settings), str(settings), json.dumps(masked(settings))):
         assert "hush" not in text
@@ -371,6 +372,12 @@ def test_what_api_keys_are_sealed_with_must_be_long_enough() -> None:
     assert load(API_KEY_SECRET="x" * 32).api_key_secret is not None
     (problem,) = problems(API_KEY_SECRET="x" * 31)
     assert problem.startswith("API_KEY_SECRET: got ***; at least 32")
+
+
+def test_the_publishers_token_is_not_the_admins() -> None:
+    assert load(PUBLISH_TOKEN="publish", ADMIN_TOKEN="admin").publish_token is not None
+    (problem,) = problems(PUBLISH_TOKEN="same", ADMIN_TOKEN="same")
+    assert problem.startswith("PUBLISH_TOKEN: got ***; other than ADMIN_TOKEN")
 
 
 def test_the_demo_stays_on_loopback_and_out_of_prod() -> None:

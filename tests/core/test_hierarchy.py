@@ -86,4 +86,6 @@ def test_the_entry_of_the_nearest_ancestor_counts_if_it_includes_children():
 def test_what_is_inherited_is_the_entry_and_goes_no_further():
     held = claims(entry("chain"))
     extended = with_child(held, "shop", held.tenant_access[0])
-    assert extended == replace(held, tenant_access=(entry("chain"), entry("shop", children=False)))
+    assert extended == replace(
+        held, tenant_access=(entry("chain"), replace(entry("shop", children=False), via="chain"))
+    )

@@ -141,7 +141,6 @@ def test_a_header_of_the_client_does_not_choose_whose_budget_is_spent(gateway: G
         ("/api/v1/nowhere", {}, 404),
         ("/api/v1/orders/1", {}, 502),
         ("/api/v1/recipes/1", {}, 503),
-        ("/api/v1/alerts/stream", {}, 503),
         ("/openapi.json", {}, 200),
     ],
 )

@@ -4,8 +4,8 @@ from deferreds import success_of
 from twisted.internet.defer import Deferred
 
 from bakerygw.core.limits import Bucket, LimitRule
-from bakerygw.core.tenancy import TenantFlags
-from bakerygw.ports import AdmissionAsk
+from bakerygw.core.tenancy import ReadOnly, TenantFlags
+from bakerygw.ports import AdmissionAsk, Changed
 from bakerygw.stores.memory import MemoryStore
 
 RULE = LimitRule(name="r", requests=2, window_s=2)
@@ -115,3 +115,19 @@ def test_a_bucket_in_use_outlives_those_that_are_not() -> None:
     admit(store, "c")
     admit(store, "d")
     assert not admit(store, "mine")
+
+
+def test_whoever_watches_is_told_of_each_change() -> None:
+    store = MemoryStore(lambda: 0)
+    told: list[Changed | None] = []
+    store.on_change(told.append)
+    for change in (
+        store.set_read_only("t", ReadOnly()),
+        store.clear_read_only("t"),
+        store.subscription_changed("t", 1.0),
+        store.set_demo("t", True),
+        store.revoke("d", 60.0),
+    ):
+        success_of(Deferred.fromCoroutine(change))
+
+    assert told == [Changed(tenants=("t",))] * 4 + [Changed(digests=("d",))]

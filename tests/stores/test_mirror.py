@@ -5,6 +5,7 @@ from math import inf
 import pytest
 
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
+from bakerygw.ports import Changed
 from bakerygw.stores.mirror import MAX_ASIDE, Mirror
 from bakerygw.stores.mirror_table import LAST_KNOWN_S, MAX_AGE_S, TRUST_S, Found
 
@@ -388,3 +389,35 @@ def test_hits_and_misses_are_counted_by_request():
     mirror.broken()
     mirror.held(("t",), ("a",), NOW)
     assert (mirror.hits, mirror.misses) == (2, 2)
+
+
+def test_whoever_watches_is_told_what_changes_before_anything_is_read_again():
+    mirror, told = whole(), []
+    put(mirror, flags={"t": HELD})
+    mirror.on_change(lambda changed: told.append((changed, flags_of(mirror, "t"))))
+    mirror.invalidate([b"tenant:t:read_only", b"tenant:c:parent", b"bakerygw:revoked:d", b"bakerygw:limits:l", b"x"])
+    assert told == [(Changed(tenants=("t", "l"), digests=("d",), parents=("c",)), None)]
+
+
+@pytest.mark.parametrize("keys", [None, b"tenant:t:demo", [b"tenant:t:demo", 1]])
+def test_whoever_watches_is_told_that_anything_may_have_changed(keys):
+    mirror, told = whole(), []
+    mirror.on_change(told.append)
+    mirror.invalidate(keys)
+    mirror.broken()
+    assert told == [None, None]
+
+
+def test_keys_of_others_are_told_to_nobody():
+    mirror, told = whole(), []
+    mirror.on_change(told.append)
+    mirror.invalidate([b"tenant:t:other", b"alerts:tenant:t", b"bakerygw:limit:{x}"])
+    mirror.invalidate([])
+    assert told == []
+
+
+def test_a_revocation_of_ones_own_is_told_at_once():
+    mirror, told = whole(), []
+    mirror.on_change(told.append)
+    mirror.revoke("d", NOW + 60)
+    assert told == [Changed(digests=("d",))]

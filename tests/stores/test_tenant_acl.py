@@ -7,9 +7,12 @@ import pytest
 import pytest_twisted
 from redis_server import RedisServer
 from store_fakes import RecordingTelemetry, invalidations_of, link_to, store_over, trusted
+from twisted.internet.task import Clock
 
+from bakerygw.core.alerts import parse_alert
 from bakerygw.core.tenancy import ReadOnly
 from bakerygw.ports import StoreUnavailable
+from bakerygw.stores.events import RedisEventLog
 from bakerygw.stores.hierarchy import RedisHierarchy
 from bakerygw.stores.mirror import Mirror
 
@@ -91,6 +94,34 @@ async def test_the_gateways_own_user_may_read_parents_and_do_its_work(narrow):
                 await link.call("SET", PARENT, "evil")
         await invalidations.stop()
         await link.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_gateways_own_user_may_keep_the_history_of_alerts_and_publish_them():
+    with RedisServer() as server:
+        assert server.command("ACL", "SETUSER", "bakerygw", *gateway_rules(narrow=False)) == b"+OK"
+        link = link_to(server, RecordingTelemetry(), username="bakerygw", password="PASSWORD")
+        await link.start()
+        log = RedisEventLog(link, clock=Clock(), history_events=2, history_s=60)
+        said = [parse_alert("shop", b'{"message": "%d", "channels": ["email"]}' % number) for number in range(4)]
+        await log.append(said)
+        for number in range(3):
+            await log.publish(parse_alert("shop", b'{"message": "m", "alert_id": "a-%d"}' % number))
+        head = await log.head("shop")
+        assert (await log.read("shop", head, count=9, max_bytes=999)).first == 6
+        await log.begin_era(await log.era())
+        assert (await log.head("shop")).epoch > head.epoch
+        assert server.command("HGET", "bakerygw:notify:body", f"shop:{head.epoch}-1") == said[0].payload
+        await link.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_publishes_may_do_nothing_else():
+    with RedisServer() as server:
+        assert server.command("ACL", "SETUSER", "alerts", *rules("services.md", "alerting")) == b"+OK"
+        assert await outcome(server, "alerts", "PUBLISH", "alerts:tenant:shop", "{}") == "OK"
+        assert await outcome(server, "alerts", "PUBLISH", "bakerygw:signals", "{}") == "NOPERM"
+        assert await outcome(server, "alerts", "GET", HOLD) == "NOPERM"
 
 
 @pytest_twisted.ensureDeferred

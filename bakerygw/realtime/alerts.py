@@ -1,0 +1,79 @@
+"""The handler of the stream of alerts."""
+
+from typing import Final
+from urllib.parse import parse_qsl
+
+from bakerygw.core.alerts import parse_position
+from bakerygw.core.http import Pairs, Reply, RequestHead
+from bakerygw.core.outcome import Trace
+from bakerygw.core.problem import Problem, Refused, refuse
+from bakerygw.core.routing import Route
+from bakerygw.edge.admission import Grant
+from bakerygw.edge.exchange import Exchange
+from bakerygw.edge.policies import Policies
+from bakerygw.ports import StoreUnavailable
+from bakerygw.realtime.held import Guard
+from bakerygw.realtime.hub import Hub
+from bakerygw.realtime.stream import Resume, Stream
+
+HEADERS: Final[Pairs] = (
+    (b"Content-Type", b"text/event-stream"),
+    (b"Cache-Control", b"no-store"),
+    (b"X-Accel-Buffering", b"no"),
+)
+RETRY_AFTER_S: Final = (2, 10)
+"""Between these, at random, so that all who were turned away do not come back together."""
+MAX_POSITION: Final = 128
+
+
+class AlertStreams:
+    """Opens streams. Each takes its place with the guard before anything is read or sent for it."""
+
+    def __init__(self, hub: Hub, guard: Guard) -> None:
+        self._hub, self._guard = hub, guard
+
+    async def open(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
+        """The endless reply. Raises `Refused`: the guard's, and state-unavailable while alerts can't be followed."""
+        view, hub = grant.view, self._hub
+        if view is None:
+            raise refuse("not-found", "Alerts are of a tenant.", reason="no-tenant")
+        resume = resume_of(exchange.head)
+        place = self._guard.enter("stream", grant)
+        try:
+            feed, resume = await hub.open(view.tenant_id, resume)
+        except StoreUnavailable:
+            place.leave()
+            raise self._unavailable() from None
+        except BaseException:
+            place.leave()
+            raise
+        stream = Stream(hub, feed, exchange, place=place, trace=trace, resume=resume)
+        return Reply(status=200, headers=HEADERS, body=stream, close=True)
+
+    def _unavailable(self) -> Refused:
+        return Refused(
+            Problem(
+                code="state-unavailable",
+                detail="Alerts can't be followed at the moment, and none is lost by that; try again shortly.",
+                retry_after_s=self._hub.random.randint(*RETRY_AFTER_S),
+                reason="alerts",
+            )
+        )
+
+
+def resume_of(head: RequestHead) -> Resume | None:
+    """Where the client wants to go on: its `Last-Event-ID`, else `?last_event_id=`; `None` if it begins."""
+    text = head.first(b"last-event-id") or _asked(head.query)
+    if not text:
+        return None
+    return Resume(position=parse_position(text) if len(text) <= MAX_POSITION else None)
+
+
+def _asked(query: bytes | None) -> bytes:
+    if not query:
+        return b""
+    try:
+        pairs = parse_qsl(query, max_num_fields=100)
+    except ValueError:
+        return b"?"
+    return next((value for name, value in pairs if name == b"last_event_id"), b"")

@@ -1,0 +1,346 @@
+"""One tenant's alerts on this instance, in order and without holes, and the streams that they go to."""
+
+from typing import ClassVar, Final, Literal, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from bakerygw.core import sse
+from bakerygw.core.alerts import Position
+from bakerygw.ports import StoreUnavailable
+from bakerygw.ports.events import EventLog, Page
+from bakerygw.realtime.ring import Frame, Ring
+
+GapReason = Literal["epoch", "trimmed", "rewound", "unknown"]
+
+PAGE_EVENTS: Final = 250
+PAGE_BYTES: Final = 64 * 1024
+READS_AT_ONCE: Final = 16
+"""Reads of history that one instance has under way; more wait, for requests need Redis, too."""
+HOLE_S: Final = 0.02
+"""How long a missing alert may be on its way here before the history is asked for it."""
+RETRY_S: Final = 0.5
+MAX_RETRY_S: Final = 5.0
+MAX_EARLY: Final = 100
+"""Alerts kept that are ahead of a hole; the others come from the history."""
+
+
+class Reader(Protocol):
+    """A stream, as its feed sees it."""
+
+    next: int
+    """The number of the frame that it needs next."""
+    live: bool
+    """It gets its frames from the ring, not from the history."""
+    blocked: bool
+    """Its client has not taken what was written."""
+
+    def give(self, ring: Ring) -> int:
+        """Write what it lacks, or a part of it; how many frames that were."""
+
+    def behind(self) -> None:
+        """The ring no longer has what it needs."""
+
+    def moved(self) -> None:
+        """The feed has come to where this stream, which is not live, waits for it, or has begun another run."""
+
+
+class Surroundings(Protocol):
+    """What feeds share (`Hub`)."""
+
+    clock: IReactorTime
+    log: EventLog
+    reads: DeferredSemaphore
+    listening: bool
+    """All that is published is heard."""
+    bounds: tuple[int, int]
+    """Frames and bytes that a ring keeps."""
+
+    def fan_out(self, feed: "Feed") -> None:
+        """Let the feed's streams have what is new, in slices."""
+
+    def drop(self, feed: "Feed") -> None:
+        """Nobody needs this feed."""
+
+    def gap(self, reason: str) -> None:
+        """A gap was told to a feed's streams."""
+
+    def sent(self, frames: int) -> None:
+        """So many frames were written to streams."""
+
+
+class Feed:
+    """Numbers by which frames are known here are the ring's; offsets are those of the tenant's history."""
+
+    _log: ClassVar[Logger] = Logger()
+
+    def __init__(self, tenant_id: str, hub: Surroundings) -> None:
+        self.tenant_id = tenant_id
+        self.known = False
+        """Where the history stands has been learnt."""
+        self.epoch = self.offset = 0
+        """Of the newest alert in the ring."""
+        self.ring = Ring(0)
+        self.readers: dict[Reader, None] = {}
+        self.waiting: dict[Reader, None] = {}
+        """Those of the readers that wait until the feed moves on."""
+        self.opening = 0
+        """Requests that are about to become readers."""
+        self.queued = False
+        """It is in the line for fanning out."""
+        self._hub = hub
+        self._early: dict[int, bytes] = {}
+        self._comparing: Deferred[None] | None = None
+        self._again = False
+        self._grace: IDelayedCall | None = None
+        self._degraded = False
+        self._round: list[Reader] = []
+        self._at = self._lowest = 0
+
+    @property
+    def head(self) -> Position:
+        """The newest alert's place."""
+        return Position(epoch=self.epoch, offset=self.offset)
+
+    @property
+    def empty(self) -> bool:
+        """Nobody reads it, or is about to."""
+        return not self.readers and not self.opening
+
+    # what comes
+
+    def stored(self, position: Position, payload: bytes) -> None:
+        """An alert of the history, heard here; in any order, and repeated."""
+        if not self.known:
+            self._again = True  # whether it is before or behind what is being read is not known
+            return
+        if position.epoch < self.epoch or (position.epoch == self.epoch and position.offset <= self.offset):
+            return
+        if position.epoch > self.epoch:
+            self.begin_run(Position(epoch=position.epoch, offset=0), "epoch")
+        if position.offset == self.offset + 1:
+            self._append(position.offset, payload)
+            self._absorb()
+            return
+        if self.empty:
+            self._hub.drop(self)  # whoever comes begins anew; nobody reads what is missing
+            return
+        if len(self._early) < MAX_EARLY:
+            self._early[position.offset] = payload
+        else:
+            self._again = True
+        if self._grace is None and self._comparing is None:
+            self._grace = self._hub.clock.callLater(HOLE_S, self._overdue)
+
+    def degraded(self) -> None:
+        """What is published may not be heard: tell, once."""
+        if self.known and not self._degraded:
+            self._degraded = True
+            self._say("degraded", {}, named=False)
+
+    def learn(self) -> "Deferred[None]":
+        """Learn where the history stands, while that is not `known`. Fails only with `StoreUnavailable`."""
+        waiter: Deferred[None] = Deferred()
+        if self._comparing is not None:
+            self._comparing.addBoth(_pass_on, waiter)
+            return waiter
+        self._comparing = Deferred()
+        self._comparing.addBoth(_pass_on, waiter)
+        Deferred.fromCoroutine(self._compare()).addBoth(self._compared)
+        return waiter
+
+    def compare(self) -> "Deferred[None]":
+        """Learn from the history what was missed; fires when that is here. Fails only with `StoreUnavailable`."""
+        if self._comparing is not None:
+            self._again = True
+        return self.learn()
+
+    def close(self) -> None:
+        """Nobody needs it any more."""
+        if self._grace is not None and self._grace.active():
+            self._grace.cancel()
+        self._grace = None
+        self._early.clear()
+
+    def begin_run(self, base: Position, reason: GapReason) -> None:
+        """Tell of a hole in what follows; it goes on behind `base`."""
+        self.epoch, self.offset = base.epoch, base.offset
+        self._early.clear()
+        self._hub.gap(reason)
+        self.ring.begin_run(Frame(gap_event(base, reason), base.offset))
+        self._moved()
+
+    # how it goes out
+
+    def more(self) -> None:
+        """Some reader lacks what the ring has."""
+        self._hub.fan_out(self)
+
+    def advance(self, number: int) -> bool:
+        """Give up to `number` readers what they lack; whether some still lack anything."""
+        ring = self.ring
+        if not self._round:
+            self._round, self._at, self._lowest = list(self.readers), 0, ring.end
+        at, sent, end = self._at, 0, ring.end
+        upto = min(at + number, len(self._round))
+        lowest = self._lowest
+        for reader in self._round[at:upto]:
+            if reader.next == end or not reader.live:
+                continue
+            if not reader.blocked:
+                sent += reader.give(ring)
+                lowest = min(lowest, reader.next)
+            elif reader.next < ring.first:
+                reader.behind()
+        self._at, self._lowest = upto, lowest
+        if sent:
+            self._hub.sent(sent)
+        if upto < len(self._round):
+            return True
+        self._round = []
+        ring.shed(lowest)
+        return lowest < ring.end
+
+    def _append(self, offset: int, payload: bytes) -> None:
+        self.offset = offset
+        text = f"{self.epoch}-{offset}"
+        self.ring.append(Frame(sse.event("alert", payload, text), offset))
+        self._moved()
+
+    def _say(self, name: str, members: dict[str, object], *, named: bool) -> None:
+        self.ring.append(Frame(sse.control(name, members, self.head.text if named else None), self.offset))
+        self._moved()
+
+    def _moved(self) -> None:
+        if self.waiting:
+            waiting, self.waiting = self.waiting, {}
+            for reader in waiting:
+                reader.moved()
+        if self.readers:
+            self.more()
+        else:
+            self.ring.shed(self.ring.end)
+
+    def _absorb(self) -> None:
+        """What was ahead of a hole that has been filled."""
+        early = self._early
+        while early:
+            payload = early.pop(self.offset + 1, None)
+            if payload is None:
+                break
+            self._append(self.offset + 1, payload)
+        for offset in [it for it in early if it <= self.offset]:
+            del early[offset]
+        if not early and self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+
+    # the history
+
+    def _overdue(self) -> None:
+        self._grace = None
+        if self._early:
+            self.compare().addErrback(_forget)
+
+    async def read(self, after: Position) -> Page:
+        """A page of the history. Raises `StoreUnavailable`."""
+        reads = self._hub.reads
+        await reads.acquire()
+        try:
+            return await self._hub.log.read(self.tenant_id, after, count=PAGE_EVENTS, max_bytes=PAGE_BYTES)
+        finally:
+            reads.release()
+
+    async def _compare(self) -> None:
+        wait_s, missed, run = RETRY_S, 0, self.ring.run
+        while True:
+            self._again = False
+            if not self.known:
+                self._start(await self._hub.log.head(self.tenant_id))
+                if not self._again:
+                    return
+                continue
+            if self.empty:
+                return
+            before, ahead = self.head, max(self._early, default=0)
+            try:
+                page = await self.read(before)
+            except StoreUnavailable:
+                if not self._hub.listening or self.empty:
+                    raise
+                await deferLater(self._hub.clock, wait_s, _nothing)
+                wait_s = min(2 * wait_s, MAX_RETRY_S)
+                continue
+            if before.epoch != self.epoch:
+                continue
+            missed += self._take(page, before, ahead)
+            done = self.epoch == page.head.epoch and self.offset >= page.head.offset
+            if done and not self._early and not self._again:
+                break
+            while self.queued:  # no reader is to fall behind for what comes from the history
+                await deferLater(self._hub.clock, 0.001, _nothing)
+        if self._degraded and self._hub.listening:
+            self._degraded = False
+            recovered = run == self.ring.run
+            members = {"epoch": self.epoch, "offset": self.offset, "recovered": recovered}
+            self._say("hello", {**members, "missed": missed if recovered else None}, named=True)
+
+    def _start(self, head: Position) -> None:
+        self.epoch, self.offset, self.known = head.epoch, head.offset, True
+        self.ring = Ring(head.offset, *self._hub.bounds)
+
+    def _take(self, page: Page, before: Position, ahead: int) -> int:
+        """What the history had behind `before`, and was said to have up to `ahead`; how many of it are new here."""
+        if page.head.epoch != before.epoch:
+            self.begin_run(Position(epoch=page.head.epoch, offset=page.first - 1), "epoch")
+            return 0
+        if page.head.offset < max(before.offset, ahead):
+            self.begin_run(page.head, "rewound")
+            return 0
+        taken = 0
+        for event in page.events:
+            offset = event.position.offset
+            if offset <= self.offset:
+                continue
+            if offset > self.offset + 1:
+                self.begin_run(Position(epoch=self.epoch, offset=offset - 1), "trimmed")
+            self._append(offset, event.payload)
+            taken += 1
+        if not page.events and page.head.offset > self.offset:
+            self.begin_run(page.head, "trimmed")
+        self._absorb()
+        return taken
+
+    def _compared(self, result: object) -> None:
+        comparing, self._comparing = self._comparing, None
+        if isinstance(result, Failure) and not result.check(StoreUnavailable, CancelledError):
+            self._log.failure("feed.failed", result)
+        if comparing is not None:
+            comparing.addErrback(_forget)  # behind those who wait, who have all been told
+            comparing.callback(result if isinstance(result, Failure) else None)
+
+
+def gap_event(base: Position, reason: GapReason) -> bytes:
+    """Alerts may be missing before this; those behind `base` follow."""
+    members = {"reason": reason, "epoch": base.epoch, "offset": base.offset}
+    return sse.control("gap", members, base.text)
+
+
+def _pass_on(result: object, waiter: "Deferred[None]") -> object:
+    if not waiter.called:
+        if isinstance(result, Failure):
+            waiter.errback(result)
+        else:
+            waiter.callback(None)
+    return result
+
+
+def _nothing() -> None:
+    """What is to be done after a wait."""
+
+
+def _forget(_: Failure) -> None:
+    """It is tried again as soon as Redis is back."""

@@ -1,0 +1,318 @@
+"""One client's stream of alerts: a reply's body that ends only with the client, its credential or the gateway."""
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from bakerygw.core import sse
+from bakerygw.core.alerts import Position
+from bakerygw.core.http import BodySink
+from bakerygw.core.outcome import Trace
+from bakerygw.core.tenancy import TenantFlags
+from bakerygw.core.values import value
+from bakerygw.edge.exchange import Exchange
+from bakerygw.ports import StoreUnavailable
+from bakerygw.ports.events import Page
+from bakerygw.realtime.feed import MAX_RETRY_S, RETRY_S, Feed, GapReason, gap_event
+from bakerygw.realtime.held import Ending, Place
+from bakerygw.realtime.ring import Ring
+
+if TYPE_CHECKING:
+    from bakerygw.realtime.hub import Hub
+
+PIECE_BYTES: Final = 64 * 1024
+"""Written at once to a client that is behind."""
+RETRY_MS: Final = (1000, 5000)
+"""Between these, at random, so that those cut together do not come back together."""
+FOR_GOOD: Final = frozenset({"token-revoked", "forbidden"})
+"""Endings after which nobody need come back with the same credential."""
+
+
+@value
+class Resume:
+    """Where a client wants to go on."""
+
+    position: Position | None
+    """`None`: it names a place that is none of ours."""
+    page: Page | None = None
+    """What the history has behind it, where that had to be asked."""
+
+
+class Stream:
+    """Both the source of a reply's body and what is `Held`. It is a reader of its feed from `start` to its end."""
+
+    __slots__ = (
+        "_chunked", "_exchange", "_feed", "_flags", "_hub", "_left", "_offset", "_place", "_resume", "_sink",
+        "_started", "_trace", "_waits", "blocked", "live", "next", "run", "slot", "spoke",
+    )  # fmt: skip
+    length = None
+    _log: ClassVar[Logger] = Logger()
+
+    def __init__(
+        self, hub: "Hub", feed: Feed, exchange: Exchange, *, place: Place, trace: Trace, resume: Resume | None
+    ) -> None:
+        """`feed` as `Hub.open` gave it, and still counted as opening."""
+        self._hub, self._feed, self._exchange, self._place, self._trace = hub, feed, exchange, place, trace
+        self._resume = resume
+        self._sink: BodySink | None = None
+        self._flags: TenantFlags | None = None
+        self._chunked = self._started = self._left = self._waits = False
+        self._offset = 0
+        """Of the last alert that it was given from the history."""
+        self.next = self.run = 0
+        self.live = self.blocked = False
+        self.slot = self.spoke = 0
+        """Its place on the wheel, and the wheel's tick when it last had something to say."""
+
+    # BodySource
+
+    def whole(self) -> bytes | None:
+        """There is no end in sight."""
+        return None
+
+    def start(self, sink: BodySink) -> None:
+        """Greet, and from this moment on miss nothing."""
+        self._sink, self._started = sink, True
+        exchange, feed, hub = self._exchange, self._feed, self._hub
+        self._chunked = exchange.chunked
+        exchange.channel.settle()
+        self.run = feed.ring.run
+        greeting = sse.retry(hub.random.randint(*RETRY_MS)) + self._greet()
+        resume, self._resume = self._resume, None
+        feed.readers[self] = None
+        hub.wheel.add(self)
+        hub.began(feed)
+        sink.write(greeting)
+        self._place.hold(self)
+        if self._sink is not None and not self.live:
+            page = None if resume is None else resume.page
+            Deferred.fromCoroutine(self._replay(page)).addErrback(self._failed)
+
+    def pause(self) -> None:
+        """The client does not take what was written."""
+        self.blocked = True
+
+    def resume(self) -> None:
+        """It does again: it gets what it has missed meanwhile."""
+        self.blocked = False
+        if self._sink is None:
+            return
+        flags, self._flags = self._flags, None
+        if flags is not None:
+            self._write(state_event(flags))
+        if self._waits:
+            self.moved()
+        elif self.live:
+            if self.next < self._feed.ring.first:
+                self.behind()
+            else:
+                self._feed.more()
+
+    def stop(self) -> None:
+        """The client has left."""
+        self._leave()
+
+    # Held
+
+    def expiring(self, in_s: float) -> None:
+        """Its credential ends soon."""
+        self._write(sse.control("token-expiring", {"in": max(0, round(in_s))}))
+
+    def tenant_state(self, flags: TenantFlags) -> None:
+        """Its tenant's flags are others. A client that takes nothing is told of the last of them only."""
+        if self.blocked:
+            self._flags = flags
+        else:
+            self._write(state_event(flags))
+
+    def end(self, why: Ending) -> None:
+        """Say goodbye, and end the reply as a whole one."""
+        sink = self._sink
+        if sink is None:
+            return
+        wait_ms = None if why in FOR_GOOD else self._hub.random.randint(*RETRY_MS)
+        self._write(sse.control("bye", {"reason": why, "retry": wait_ms}))
+        self._trace.reason = self._trace.reason or why
+        self._leave()
+        sink.done()
+
+    # reader of the feed
+
+    def give(self, ring: Ring) -> int:
+        """What it lacks of the ring, or a part of it, in one write; how many frames that is."""
+        number = self.next
+        if number == ring.end - 1:
+            frame = ring.frame(number)
+            self._exchange.push(frame.chunk if self._chunked else frame.plain, len(frame.plain))
+            given = 1
+        else:
+            frames = ring.some(number, PIECE_BYTES)
+            data = b"".join([it.chunk for it in frames] if self._chunked else [it.plain for it in frames])
+            self._exchange.push(data, sum([len(it.plain) for it in frames]))
+            given = len(frames)
+        self.next = number + given
+        self.spoke = self._hub.wheel.tick
+        return given
+
+    def behind(self) -> None:
+        """Too slow: end it, so that it comes back and reads the history."""
+        sink = self._sink
+        if sink is None:
+            return
+        self._trace.reason = "slow"
+        self._hub.telemetry.dropped("slow")
+        self._leave()
+        sink.cut("slow")
+
+    def moved(self) -> None:
+        """The feed may have come to where it is, or its client takes more."""
+        self._waits = False
+        if self._sink is not None and not self._join():
+            Deferred.fromCoroutine(self._replay(None)).addErrback(self._failed)
+
+    def beat(self) -> None:
+        """Nothing was said for a while."""
+        if not self.blocked:
+            self._write(sse.HEARTBEAT)
+
+    # how it begins
+
+    def _greet(self) -> bytes:
+        """The first events, and with them where the stream stands. Only what has been told may be named by an id."""
+        feed, resume = self._feed, self._resume
+        head, position = feed.head, None if resume is None else resume.position
+        members: dict[str, object] = {"epoch": head.epoch, "offset": head.offset, "recovered": False, "missed": 0}
+        if resume is None:
+            self.next, self.live = feed.ring.end, True
+            return sse.control("hello", members, head.text)
+        gap = self._gap(resume)
+        if gap is not None or position is None:
+            self.next, self.live = feed.ring.end, True
+            reason = gap or "unknown"
+            self._hub.telemetry.gap(reason)
+            return sse.control("hello", {**members, "missed": None}) + gap_event(head, reason)
+        self._offset = position.offset
+        self._join()
+        return sse.control(
+            "hello", {**members, "recovered": True, "missed": max(0, head.offset - position.offset)}, position.text
+        )
+
+    def _gap(self, resume: Resume) -> GapReason | None:
+        """Why what it has missed can't be given."""
+        feed, position, page = self._feed, resume.position, resume.page
+        if position is None or position.epoch > feed.epoch:
+            return "unknown"
+        if position.epoch < feed.epoch:
+            return "epoch"
+        if page is None:
+            return "unknown" if position.offset > feed.offset else None
+        if page.head.epoch != feed.epoch:
+            return "epoch"
+        if page.head.offset < position.offset:
+            return "unknown"
+        return "trimmed" if page.first > position.offset + 1 else None
+
+    def _join(self) -> bool:
+        """Go on with the feed, if its ring has all that comes next, or a gap that says so."""
+        feed = self._feed
+        ring = feed.ring
+        if self.run != ring.run:
+            number: int | None = max(ring.run, ring.first)
+            if ring.run < ring.first:
+                self._write(gap_event(Position(epoch=feed.epoch, offset=ring.reach), "epoch"))
+        elif self._offset > feed.offset:
+            return False
+        else:
+            number = ring.behind(self._offset)
+        if number is None:
+            return False
+        self.next, self.run, self.live = number, ring.run, True
+        if number < ring.end:
+            feed.more()
+        return True
+
+    async def _replay(self, page: Page | None) -> None:
+        """Give what the history has, page by page and as fast as the client takes it, until the feed can go on."""
+        feed, wait_s = self._feed, RETRY_S
+        while self._sink is not None:
+            if page is None:
+                try:
+                    page = await feed.read(Position(epoch=feed.epoch, offset=self._offset))
+                except StoreUnavailable:
+                    await deferLater(self._hub.clock, wait_s, _nothing)
+                    wait_s = min(2 * wait_s, MAX_RETRY_S)
+                continue
+            if self.run == feed.ring.run and page.head.epoch == feed.epoch:
+                self._give_page(page)
+            if self.blocked:
+                self._waits = True  # `resume` goes on
+                return
+            if self._join():
+                return
+            if page.head.epoch != feed.epoch or self._offset > feed.offset:
+                # The history is ahead of the feed, which will be there in a moment.
+                feed.waiting[self] = None
+                feed.compare().addErrback(_nothing)
+                return
+            page = None
+
+    def _give_page(self, page: Page) -> None:
+        frames = []
+        if page.first > self._offset + 1:
+            base = Position(epoch=page.head.epoch, offset=page.first - 1)
+            self._offset = base.offset
+            self._hub.telemetry.gap("trimmed")
+            frames.append(gap_event(base, "trimmed"))
+        for event in page.events:
+            if event.position.offset > self._offset:
+                self._offset = event.position.offset
+                frames.append(sse.event("alert", event.payload, event.position.text))
+        if frames:
+            self._write(b"".join(frames))
+            self._hub.telemetry.replayed(len(frames))
+            self._hub.telemetry.sent(len(frames))
+
+    # how it goes on and ends
+
+    def _write(self, data: bytes) -> None:
+        if self._sink is not None:
+            self.spoke = self._hub.wheel.tick
+            self._exchange.write(data)
+
+    def _leave(self) -> None:
+        """Give back all that it holds; once."""
+        self._sink = None
+        self.live = False
+        if self._left:
+            return
+        self._left = True
+        feed, hub = self._feed, self._hub
+        if self._started:
+            hub.wheel.remove(self)
+            feed.readers.pop(self, None)
+            feed.waiting.pop(self, None)
+            hub.ended(feed)
+        else:
+            hub.opened(feed)
+        self._place.leave()
+
+    def _failed(self, failure: Failure) -> None:
+        self._log.failure("stream.failed", failure)
+        sink = self._sink
+        if sink is not None:
+            self._leave()
+            sink.cut("failed")
+
+
+def state_event(flags: TenantFlags) -> bytes:
+    """A tenant's flags, for its dashboards."""
+    hold = flags.read_only
+    read_only = None if hold is None else {"reason": hold.reason, "since": hold.since, "until": hold.until}
+    return sse.control("tenant-state", {"read_only": read_only, "subscription_changed_at": flags.changed_at})
+
+
+def _nothing(*_: object) -> None:
+    """What is to be done after a wait, or with what is tried again anyway."""
