@@ -102,6 +102,7 @@ class House:
             now=time.time,
             inheritance=self._make_inheritance(),
             lookups=self.lookups,
+            tickets=self.streaming.tickets,
         )
         self.state.signals.on("disconnect", self._cut)
         self.public_site = EdgeSite(
@@ -207,6 +208,7 @@ class House:
             self._reactor,
             state=self.state,
             metrics=self.metrics,
+            proxy=self._proxy,
             upstreams=lambda: self.edition.upstreams,
         )
 
@@ -264,7 +266,7 @@ class House:
         limit_calls = TenantLimitCalls(
             limits=self.state.limits, standing=standing, now=time.time, audit=self.auditing.trail
         )
-        alert_calls = AlertCalls(self.state.events, lambda result: self.metrics.alerts_posted.child(result).inc())
+        alert_calls = AlertCalls(self.streaming.events, lambda result: self.metrics.alerts_posted.child(result).inc())
         publish_token = self.edition.settings.publish_token
         return AdminApp(
             token=token,

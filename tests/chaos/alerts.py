@@ -10,7 +10,9 @@ what Redis handed to an instance while one was listening must be in the history.
 import argparse
 import asyncio
 import contextlib
+import http.client
 import json
+import signal
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -53,7 +55,7 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario(name="kills", share=0.4, faults=("kill", "calm")),
+    Scenario(name="kills", share=0.4, faults=("kill", "kill", "hang", "calm")),
     Scenario(
         name="redis", share=0.4, faults=("pause", "restart", "kill", "calm"), gaps=frozenset({"epoch"}), loses=True
     ),
@@ -178,6 +180,7 @@ class Storm:
         acts: dict[str, Callable[[], Awaitable[None]]] = {
             "calm": self._calm,
             "kill": self._kill,
+            "hang": self._hang,
             "kill-both": self._kill_both,
             "pause": self._pause,
             "restart": self._restart,
@@ -199,6 +202,14 @@ class Storm:
         await self._down(index)
         await asyncio.sleep(2 * self._chance.random())
         await self._up(index)
+
+    async def _hang(self) -> None:
+        """One instance does nothing for a while, and then goes on as if nothing had been."""
+        await self._both_listen()
+        instance = self._chance.choice(self.instances)
+        instance.signal(signal.SIGSTOP)
+        await asyncio.sleep(self._chance.choice((0.5, 3.0)))
+        instance.signal(signal.SIGCONT)
 
     async def _kill_both(self) -> None:
         for index in (0, 1):
@@ -229,17 +240,12 @@ class Storm:
         self.down.discard(index)
 
     async def _both_listen(self) -> None:
-        def listen() -> bool:
-            try:
-                return self.redis.command("PUBSUB", "NUMPAT") == b":2"
-            except (OSError, EOFError):
-                return False
-
-        await self._wait(listen, 20, "not both instances listen")
+        for instance in self.instances:
+            await self._wait(lambda instance=instance: _listens(instance), 20, "not both instances listen")
 
     async def _wait(self, holds: Callable[[], bool], within_s: float, otherwise: str) -> None:
         deadline = monotonic() + within_s
-        while not holds():
+        while not await asyncio.to_thread(holds):
             if monotonic() > deadline:
                 raise TimeoutError(otherwise)
             await asyncio.sleep(0.05)
@@ -288,6 +294,18 @@ class Storm:
             for reader in readers
             if unannounced(number, reader.seen, SLACK)
         ]
+
+
+def _listens(instance: Gateway) -> bool:
+    """Whether it hears all that is published, as far as it knows."""
+    connection = http.client.HTTPConnection("127.0.0.1", instance.admin_port, timeout=2)
+    try:
+        connection.request("GET", "/metrics")
+        return b"\ngateway_alerts_listening 1.0\n" in connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def scenarios(names: str) -> Iterator[Scenario]:

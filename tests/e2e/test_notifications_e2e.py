@@ -70,7 +70,8 @@ def whole(issuer: Issuer) -> Iterator[World]:
         }
         instances = [running.enter_context(Gateway(settings)) for _ in range(2)]
         client = running.enter_context(redis.Redis(host=server.host, port=server.port))
-        until(lambda: client.pubsub_numpat() == 2)
+        for instance in instances:
+            instance.wait_for_event("alerts.listening")
         yield World(instances, service, client)
 
 
