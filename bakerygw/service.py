@@ -40,12 +40,13 @@ from bakerygw.lifecycle import GatewayService
 from bakerygw.ports import SharedFacts
 from bakerygw.state import make_state
 from bakerygw.stores.sealed import SealedRecords
-from bakerygw.streaming import make_streaming
+from bakerygw.streaming import Streaming, make_streaming
 from bakerygw.telemetry.logs import LogSystem
-from bakerygw.telemetry.metrics import Metrics, StoreMetrics
+from bakerygw.telemetry.metrics import Metrics
 from bakerygw.telemetry.request_log import RequestLog
 from bakerygw.telemetry.requests import RequestTelemetry
 from bakerygw.telemetry.stalls import StallWatch
+from bakerygw.telemetry.store_metrics import StoreMetrics
 from bakerygw.upstream.enquiries import ServiceEnquiries
 from bakerygw.upstream.names import Names
 
@@ -87,7 +88,7 @@ class House:
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.changes = SubscriptionChanges(self.state.tenants, self.metrics.lookups, clock=reactor, now=time.time)
         self.lookups = self._make_lookups(settings)
-        self.streaming = make_streaming(settings, reactor, state=self.state, metrics=self.metrics)
+        self.streaming = self._make_streaming(settings)
         self.edition = self._make_edition(settings)
         self.metrics.before_scrape(self._refresh_gauges)
         self.gateway = Gateway(
@@ -101,6 +102,7 @@ class House:
             now=time.time,
             inheritance=self._make_inheritance(),
             lookups=self.lookups,
+            tickets=self.streaming.tickets,
         )
         self.state.signals.on("disconnect", self._cut)
         self.public_site = EdgeSite(
@@ -200,6 +202,16 @@ class House:
             older=older,
         )
 
+    def _make_streaming(self, settings: Settings) -> Streaming:
+        return make_streaming(
+            settings,
+            self._reactor,
+            state=self.state,
+            metrics=self.metrics,
+            proxy=self._proxy,
+            upstreams=lambda: self.edition.upstreams,
+        )
+
     def _make_inheritance(self) -> Inheritance:
         return Inheritance(self.state.hierarchy, self.state.admission, self.auditing.trail, self._reactor.seconds)
 
@@ -254,7 +266,7 @@ class House:
         limit_calls = TenantLimitCalls(
             limits=self.state.limits, standing=standing, now=time.time, audit=self.auditing.trail
         )
-        alert_calls = AlertCalls(self.state.events, lambda result: self.metrics.alerts_posted.child(result).inc())
+        alert_calls = AlertCalls(self.streaming.events, lambda result: self.metrics.alerts_posted.child(result).inc())
         publish_token = self.edition.settings.publish_token
         return AdminApp(
             token=token,

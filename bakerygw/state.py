@@ -20,6 +20,7 @@ from bakerygw.ports import (
     EventLog,
     Hierarchy,
     KeyStore,
+    Outbox,
     Records,
     RevocationStore,
     Signals,
@@ -38,6 +39,7 @@ from bakerygw.stores.local_alerts import LocalAlertChannel
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.memory_events import MemoryEventLog
 from bakerygw.stores.mirror import Mirror
+from bakerygw.stores.outbox import MemoryOutbox, RedisOutbox
 from bakerygw.stores.records import MemoryRecords, RedisRecords
 from bakerygw.stores.redis import RedisStore
 from bakerygw.stores.redis_link import RedisLink
@@ -78,6 +80,7 @@ class SharedState:
     events: EventLog
     alerts: AlertSource
     publisher: AlertPublisher
+    outbox: Outbox
     status: StoreLink
     embedded: MemoryStore | None
     """The state itself, where there is no Redis."""
@@ -96,9 +99,17 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry, aler
     local = MemoryStore(_microseconds)
     if settings.redis_host is not None:
         return _in_redis(settings, reactor, telemetry, local, alerts)
-    records = MemoryRecords(time.time)
+    records, outbox = MemoryRecords(time.time), MemoryOutbox(time.time)
+
+    def tell(tenant_id: str, payload: bytes) -> None:
+        channel.tell(tenant_id, payload)
+
     events = MemoryEventLog(
-        time.time, history_events=settings.sse_history_events, history_s=settings.sse_history_seconds
+        time.time,
+        history_events=settings.sse_history_events,
+        history_s=settings.sse_history_seconds,
+        notify=outbox.put,
+        tell=tell,
     )
     channel = LocalAlertChannel(events, alerts)
     return SharedState(
@@ -112,6 +123,7 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry, aler
         events=events,
         alerts=channel,
         publisher=channel,
+        outbox=outbox,
         signals=LocalSignals(),
         status=local,
         embedded=local,
@@ -150,9 +162,8 @@ def _in_redis(
         return link.start()
 
     async def stop() -> None:
-        await invalidations.stop()
-        await history.stop()
-        await link.stop()
+        for stopping in (invalidations.stop, history.stop, link.stop):
+            await stopping()
 
     return SharedState(
         admission=admission,
@@ -165,6 +176,7 @@ def _in_redis(
         events=events,
         alerts=_channel(settings, reactor, endpoint, link=history, events=events, telemetry=alerts),
         publisher=RedisAlertPublisher(history),
+        outbox=RedisOutbox(history, token=lambda: secrets.token_hex(8)),
         signals=signals,
         status=store,
         embedded=None,

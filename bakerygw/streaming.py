@@ -1,7 +1,8 @@
 """The composition root's part for what stays open: alerts, training, and what is sent on to be notified."""
 
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -11,15 +12,22 @@ from twisted.internet.defer import Deferred
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
-from bakerygw.ports import AlertSource
+from bakerygw.edge.proxy import Proxy
+from bakerygw.edge.tickets import Tickets
+from bakerygw.ports import AlertSource, EventLog, Upstreams
 from bakerygw.realtime.alerts import AlertStreams
 from bakerygw.realtime.bounds import Bounds, Most
 from bakerygw.realtime.guard import StreamGuard
 from bakerygw.realtime.held import Guard
 from bakerygw.realtime.hub import Hub
 from bakerygw.realtime.intake import Intake
+from bakerygw.realtime.notifications import Notifications
+from bakerygw.realtime.notifier import Notifier
+from bakerygw.realtime.training import Training
+from bakerygw.realtime.waking import WakingLog
 from bakerygw.state import SharedState
 from bakerygw.telemetry.metrics import Metrics
+from bakerygw.tokens.session_seal import TICKETS, SessionSeal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,24 +38,35 @@ class Streaming:
     """Who brings what is published to the streams."""
     guard: Guard
     """Who may hold a stream or socket open, and until when."""
+    tickets: Tickets
     source: AlertSource
     intake: Intake
+    events: EventLog
+    """The histories; what is placed by it is notified at once."""
+    notifications: Notifications
     handlers: Mapping[Action, Handler] = field(default_factory=dict)
 
     def open(self) -> None:
         """Begin to listen for alerts."""
         self.source.start(self.intake)
+        self.notifications.start()
 
     def drain(self, window_s: float) -> "Deferred[None]":
         """Say goodbye to all streams and sockets, spread over the window; fires when the last has been told."""
         told: Deferred[None] = Deferred()
         self.guard.drain(window_s, lambda: told.callback(None))
-        return told
+
+        async def drain() -> None:
+            await self.notifications.drain(window_s)
+            await told
+
+        return Deferred.fromCoroutine(drain())
 
     def close(self) -> "Deferred[None]":
         """Listen no more; fires when that is done, and what was heard is stored."""
 
         async def close() -> None:
+            await self.notifications.close()
             await self.source.stop()
             await self.intake.close()
             self.hub.close()
@@ -55,16 +74,34 @@ class Streaming:
         return Deferred.fromCoroutine(close())
 
 
-def make_streaming(settings: Settings, reactor: Any, *, state: SharedState, metrics: Metrics) -> Streaming:
-    """What the settings ask for; nothing is opened."""
+def make_streaming(
+    settings: Settings,
+    reactor: Any,
+    *,
+    state: SharedState,
+    metrics: Metrics,
+    proxy: Proxy,
+    upstreams: Callable[[], Upstreams],
+) -> Streaming:
+    """What the settings ask for; nothing is opened. `upstreams` gives those of the configuration in force."""
+    tickets = Tickets(state.records, SessionSeal(purpose=TICKETS), time.time)
     guard = make_guard(settings, reactor, state)
     hub = make_hub(settings, reactor, state, metrics)
+    notifications = make_notifications(reactor, state, metrics, upstreams)
+    events = WakingLog(state.events, notifications.wake)
     return Streaming(
         source=state.alerts,
-        intake=Intake(state.events, hub, reactor, metrics.alerts, missed=state.alerts.missed),
+        intake=Intake(events, hub, reactor, metrics.alerts, missed=state.alerts.missed),
         hub=hub,
         guard=guard,
-        handlers={"alerts": AlertStreams(hub, guard).open},
+        events=events,
+        notifications=notifications,
+        tickets=tickets,
+        handlers={
+            "alerts": AlertStreams(hub, guard).open,
+            "ticket": tickets.reply_to,
+            "training": Training(proxy, guard, metrics.sockets, reactor).reply_to,
+        },
     )
 
 
@@ -108,4 +145,15 @@ def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
         clock=reactor,
         now=time.time,
         random=random,
+    )
+
+
+def make_notifications(
+    reactor: Any, state: SharedState, metrics: Metrics, upstreams: Callable[[], Upstreams]
+) -> Notifications:
+    """What sends alerts on to the notification service."""
+    notifier = Notifier(upstreams, clock=reactor, now=time.time, token=secrets.token_hex)
+    chance = Random().random  # noqa: S311  spreads, and keeps nothing secret
+    return Notifications(
+        state.outbox, notifier, state.tenants, clock=reactor, chance=chance, telemetry=metrics.notifications
     )

@@ -1,6 +1,6 @@
 """Alerts on their way from who publishes them to who looks at them."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from bakerygw.core.alerts import Alert, Position
@@ -117,3 +117,60 @@ class Watch(Protocol):
 
     def on_change(self, told: Callable[[Changed | None], None]) -> None:
         """Call `told` at each change, before anything has been read again; `None`: anything may have changed."""
+
+
+@value
+class Notification:
+    """An alert for the notification service, leased to who took it."""
+
+    name: str
+    """`{tenant_id}:{epoch}-{offset}`: what the outbox knows it by."""
+    tenant_id: str
+    payload: bytes
+    """The JSON as it was published."""
+    failed: int
+    """Attempts that are known to have failed."""
+    lease: str
+    """Tells this taking from every other one."""
+
+
+@value
+class Haul:
+    """What was taken out of the outbox, and how it stands."""
+
+    taken: tuple[Notification, ...]
+    waiting: int
+    """All that are in it, those under a lease too."""
+    oldest_s: float
+    """For how long the oldest has been in it."""
+    next_s: float | None
+    """Until the next of those that were not taken is due; `None` where there is none."""
+    given_up: Mapping[str, int]
+    """How many were removed unsent, by why: expired, overflow or unreadable."""
+
+
+class Outbox(Protocol):
+    """Alerts that the notification service has not accepted yet, which all instances share.
+
+    Each call raises `StoreUnavailable`. A lease that ends unfinished leaves its notification to be taken again, after
+    a moment in which its holder, if it lives, can still finish it.
+    """
+
+    async def take(self, count: int, *, lease_s: float) -> Haul:
+        """Take at most `count` that are due, oldest first, for so long; of several takers each gets others."""
+
+    async def finish(self, notification: Notification) -> None:
+        """Remove it: it was accepted, or never will be. Harmless if it is gone."""
+
+    async def postpone(self, notification: Notification, in_s: float, *, failed: int) -> None:
+        """Give the lease back; it is due again in so long. Does nothing if somebody else has taken it meanwhile."""
+
+
+class NotificationTelemetry(Protocol):
+    """Where is told what becomes of notifications. Never raises, never waits."""
+
+    def notified(self, result: str, number: int = 1) -> None:
+        """`result`: accepted, retried, refused, expired, overflow or unreadable."""
+
+    def notifications_waiting(self, number: int, oldest_s: float) -> None:
+        """How many are in the outbox, and for how long the oldest."""

@@ -21,7 +21,9 @@ from bakerygw.core.outcome import Outcome
 from bakerygw.core.problem import PROBLEMS
 from bakerygw.telemetry.alert_metrics import AlertMetrics
 from bakerygw.telemetry.lookups import LookupMetrics
+from bakerygw.telemetry.notifications import NotificationMetrics
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
+from bakerygw.telemetry.socket_metrics import SocketMetrics
 from bakerygw.telemetry.stream_metrics import StreamMetrics
 from bakerygw.telemetry.token_metrics import TokenMetrics
 
@@ -93,6 +95,7 @@ class Metrics:
         self.tokens = TokenMetrics(registry)
         self.lookups = LookupMetrics(registry)
         self.alerts = AlertMetrics(registry, self.event_dropped)
+        self.notifications = NotificationMetrics(registry)
         self._gauges(version, "compiled" if compiled else "plain")
         self.streams = StreamMetrics(registry, self.sse_connections, self.events_sent, self.event_dropped)
         self.reactor_stalls = Counters(
@@ -189,6 +192,7 @@ class Metrics:
         self.connections = Gauge("gateway_connections", "Open client connections.", registry=registry)
         self.sse_connections = Gauge("gateway_sse_connections", "Open event streams.", registry=registry)
         self.ws_connections = Gauge("gateway_ws_connections", "Open WebSockets.", registry=registry)
+        self.sockets = SocketMetrics(registry, self.ws_connections)
         self._health = Gauge(
             "gateway_service_health",
             "1 for the status that a service is in, else 0.",
@@ -237,7 +241,8 @@ class Metrics:
         if trace.upstream_s is None:
             series.internal.observe(outcome.duration_s)
         else:
-            series.internal.observe(max(0.0, outcome.duration_s - trace.upstream_s))
+            if outcome.status != 101:  # a WebSocket's duration is its users' affair
+                series.internal.observe(max(0.0, outcome.duration_s - trace.upstream_s))
             self.upstream_duration.child(self._services.of(trace.service or "")).observe(trace.upstream_s)
         if trace.limited is not None:
             self.rate_limit_exceeded.child(self._routes.of(trace.route)).inc()
@@ -327,24 +332,3 @@ class _Asked:
 
     def collect(self) -> Iterable[Metric]:
         yield CounterMetricFamily(self._name, self._text, value=self._ask())
-
-
-class StoreMetrics:
-    """What the store's adapter reports, as metrics (`ports.StoreTelemetry`)."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._kinds = Label(REDIS_FAILURES)
-
-    def round_trip(self, seconds: float) -> None:
-        """One call answered."""
-        self._metrics.redis_round_trips.inc()
-        self._metrics.redis_duration.observe(seconds)
-
-    def failure(self, kind: str) -> None:
-        """One call without an answer: timeout, disconnected, error or open."""
-        self._metrics.redis_failures.child(self._kinds.of(kind)).inc()
-
-    def degraded(self, yes: bool) -> None:
-        """Whether admission runs on local state now."""
-        self._metrics.redis_degraded.set(yes)

@@ -8,8 +8,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bakerygw.core.outcome import Outcome, Trace
 from bakerygw.ports import StoreTelemetry
-from bakerygw.telemetry.metrics import AUTH_STATUSES, Metrics, StoreMetrics
+from bakerygw.telemetry.metrics import AUTH_STATUSES, Metrics
 from bakerygw.telemetry.series import OTHER
+from bakerygw.telemetry.store_metrics import StoreMetrics
 
 ROUTES = ("/api/v1/sales/**", "/api/v1/auth/login")
 
