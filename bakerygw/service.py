@@ -102,6 +102,7 @@ class House:
             now=time.time,
             inheritance=self._make_inheritance(),
             lookups=self.lookups,
+            tickets=self.streaming.tickets,
         )
         self.state.signals.on("disconnect", self._cut)
         self.public_site = EdgeSite(

@@ -162,9 +162,8 @@ def _in_redis(
         return link.start()
 
     async def stop() -> None:
-        await invalidations.stop()
-        await history.stop()
-        await link.stop()
+        for stopping in (invalidations.stop, history.stop, link.stop):
+            await stopping()
 
     return SharedState(
         admission=admission,

@@ -13,6 +13,7 @@ from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
 from bakerygw.edge.proxy import Proxy
+from bakerygw.edge.tickets import Tickets
 from bakerygw.ports import AlertSource, Upstreams
 from bakerygw.realtime.alerts import AlertStreams
 from bakerygw.realtime.bounds import Bounds, Most
@@ -25,6 +26,7 @@ from bakerygw.realtime.notifier import Notifier
 from bakerygw.realtime.training import Training
 from bakerygw.state import SharedState
 from bakerygw.telemetry.metrics import Metrics
+from bakerygw.tokens.session_seal import TICKETS, SessionSeal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,7 @@ class Streaming:
     """Who brings what is published to the streams."""
     guard: Guard
     """Who may hold a stream or socket open, and until when."""
+    tickets: Tickets
     source: AlertSource
     intake: Intake
     notifications: Notifications
@@ -78,6 +81,7 @@ def make_streaming(
     upstreams: Callable[[], Upstreams],
 ) -> Streaming:
     """What the settings ask for; nothing is opened. `upstreams` gives those of the configuration in force."""
+    tickets = Tickets(state.records, SessionSeal(purpose=TICKETS), time.time)
     guard = make_guard(settings, reactor, state)
     hub = make_hub(settings, reactor, state, metrics)
     training = Training(proxy, guard, metrics.sockets, reactor)
@@ -87,7 +91,12 @@ def make_streaming(
         hub=hub,
         guard=guard,
         notifications=make_notifications(reactor, state, metrics, upstreams),
-        handlers={"alerts": AlertStreams(hub, guard).open, "training": training.reply_to},
+        tickets=tickets,
+        handlers={
+            "alerts": AlertStreams(hub, guard).open,
+            "ticket": tickets.reply_to,
+            "training": training.reply_to,
+        },
     )
 
 

@@ -53,6 +53,8 @@ class Trace:
     """The same one by one, each with whether it is a shadow."""
     socket: SocketNotes | None = None
     """Of a request that has become a WebSocket."""
+    private: bool = False
+    """Its URL may hold a credential."""
 
     def exceed(self, policy: str, shadow: bool) -> None:
         """Note that the limit of this policy was exceeded."""
