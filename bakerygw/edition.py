@@ -13,6 +13,7 @@ from bakerygw.core.limits import TENANT_RULE, LimitRule
 from bakerygw.core.routing import Action
 from bakerygw.core.stacks import stacks_of
 from bakerygw.edge.apidocs import ApiDocs, Asset
+from bakerygw.edge.browser_module import load_browser_module
 from bakerygw.edge.conversation import UNREADABLE
 from bakerygw.edge.crowd import CONCURRENCY
 from bakerygw.edge.gateway import Handler, LocalPage
@@ -163,6 +164,7 @@ def _pages(health: HealthPages, settings: Settings, assets: Mapping[str, Asset])
         "/api/v1/health": health.reply_to,
         "/openapi.json": docs.reply_to,
         "/docs": docs.reply_to,
+        "/bakerygw.js": load_browser_module().reply_to,
     }
     return answers
 

@@ -102,6 +102,7 @@ class House:
             now=time.time,
             inheritance=self._make_inheritance(),
             lookups=self.lookups,
+            tickets=self.streaming.tickets,
         )
         self.state.signals.on("disconnect", self._cut)
         self.public_site = EdgeSite(
@@ -207,6 +208,7 @@ class House:
             self._reactor,
             state=self.state,
             metrics=self.metrics,
+            proxy=self._proxy,
             upstreams=lambda: self.edition.upstreams,
         )
 

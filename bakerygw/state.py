@@ -100,11 +100,16 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry, aler
     if settings.redis_host is not None:
         return _in_redis(settings, reactor, telemetry, local, alerts)
     records, outbox = MemoryRecords(time.time), MemoryOutbox(time.time)
+
+    def tell(tenant_id: str, payload: bytes) -> None:
+        channel.tell(tenant_id, payload)
+
     events = MemoryEventLog(
         time.time,
         history_events=settings.sse_history_events,
         history_s=settings.sse_history_seconds,
         notify=outbox.put,
+        tell=tell,
     )
     channel = LocalAlertChannel(events, alerts)
     return SharedState(
@@ -157,9 +162,8 @@ def _in_redis(
         return link.start()
 
     async def stop() -> None:
-        await invalidations.stop()
-        await history.stop()
-        await link.stop()
+        for stopping in (invalidations.stop, history.stop, link.stop):
+            await stopping()
 
     return SharedState(
         admission=admission,

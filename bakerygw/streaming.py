@@ -12,6 +12,8 @@ from twisted.internet.defer import Deferred
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
+from bakerygw.edge.proxy import Proxy
+from bakerygw.edge.tickets import Tickets
 from bakerygw.ports import AlertSource, EventLog, Upstreams
 from bakerygw.realtime.alerts import AlertStreams
 from bakerygw.realtime.bounds import Bounds, Most
@@ -21,9 +23,11 @@ from bakerygw.realtime.hub import Hub
 from bakerygw.realtime.intake import Intake
 from bakerygw.realtime.notifications import Notifications
 from bakerygw.realtime.notifier import Notifier
+from bakerygw.realtime.training import Training
 from bakerygw.realtime.waking import WakingLog
 from bakerygw.state import SharedState
 from bakerygw.telemetry.metrics import Metrics
+from bakerygw.tokens.session_seal import TICKETS, SessionSeal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,7 @@ class Streaming:
     """Who brings what is published to the streams."""
     guard: Guard
     """Who may hold a stream or socket open, and until when."""
+    tickets: Tickets
     source: AlertSource
     intake: Intake
     events: EventLog
@@ -70,9 +75,16 @@ class Streaming:
 
 
 def make_streaming(
-    settings: Settings, reactor: Any, *, state: SharedState, metrics: Metrics, upstreams: Callable[[], Upstreams]
+    settings: Settings,
+    reactor: Any,
+    *,
+    state: SharedState,
+    metrics: Metrics,
+    proxy: Proxy,
+    upstreams: Callable[[], Upstreams],
 ) -> Streaming:
     """What the settings ask for; nothing is opened. `upstreams` gives those of the configuration in force."""
+    tickets = Tickets(state.records, SessionSeal(purpose=TICKETS), time.time)
     guard = make_guard(settings, reactor, state)
     hub = make_hub(settings, reactor, state, metrics)
     notifications = make_notifications(reactor, state, metrics, upstreams)
@@ -84,7 +96,12 @@ def make_streaming(
         guard=guard,
         events=events,
         notifications=notifications,
-        handlers={"alerts": AlertStreams(hub, guard).open},
+        tickets=tickets,
+        handlers={
+            "alerts": AlertStreams(hub, guard).open,
+            "ticket": tickets.reply_to,
+            "training": Training(proxy, guard, metrics.sockets, reactor).reply_to,
+        },
     )
 
 

@@ -23,6 +23,7 @@ SCRIPTS: Final = (
     "idle",
     "slow_reader",
     "upload",
+    "websocket",
     "token_cache",
     "subscription",
     "flame",

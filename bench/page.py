@@ -36,6 +36,8 @@ MEASURES: Final = {
     "idle_connection": "memory of an idle connection",
     "slow_reader_growth": "download by a client that stops reading: memory grows by",
     "upload_growth": "upload into a service that stops reading: memory grows by",
+    "websocket_message": "WebSocket: processor time for each message that passes",
+    "websocket_connection": "memory of an open WebSocket",
     "token_cache_hits": "tokens found in the cache of verified ones",
     "subscription_check": "check of a subscription: 999 of 1,000 within",
     "subscription_calls": "a token with its subscription: calls to the tenant service",

@@ -43,7 +43,7 @@ def claims_of(token: str, **options: object) -> dict[str, object]:
 
 def test_check_says_in_one_line_that_all_is_well() -> None:
     status, out, err = invoke("check", JWT_PUBLIC_KEY=PUBLIC, SALES_SERVICE_URL="http://a")
-    assert (status, out, err) == (0, "configuration ok: 32 routes, 1 service\n", "")
+    assert (status, out, err) == (0, "configuration ok: 33 routes, 1 service\n", "")
 
 
 def test_check_notes_that_the_public_map_would_not_be_asked() -> None:
@@ -65,7 +65,7 @@ def test_check_prints_every_error_and_fails() -> None:
 def test_check_reads_the_file_named_and_knows_the_demo(tmp_path: Path) -> None:
     file = tmp_path / "gw.toml"
     file.write_text("port = 70000\n")
-    assert invoke("check", "--demo") == (0, "configuration ok: 32 routes, 0 services and the demo's\n", "")
+    assert invoke("check", "--demo") == (0, "configuration ok: 33 routes, 0 services and the demo's\n", "")
     status, _, err = invoke("check", "--demo", "--config", str(file))
     assert status == 1
     assert err.startswith("PORT: got '70000'")

@@ -39,7 +39,7 @@ NOT_VARIABLES = {"services", "demo_services", "routes", "limit_policies", "demo"
 """Fields that are made from others."""
 VARIABLES = sorted(name for name in Settings.model_fields if name not in NOT_VARIABLES)
 NOT_ANSWERED = {
-    "upgrade-required", "too-many-streams",
+    "upgrade-required",
 }  # fmt: skip
 """Codes that no step of the public pipeline gives."""
 

@@ -15,6 +15,7 @@ from bakerygw.core.openapi_components import (
     problem_response,
     problem_schema,
     refs,
+    ticket_schema,
 )
 from bakerygw.core.openapi_geocode import geocode_answer, geocode_request, geocode_schemas
 from bakerygw.core.routing import Route
@@ -38,17 +39,16 @@ PAGES: Final[Mapping[str, tuple[str, str, str | None]]] = {
     ),
     "/openapi.json": ("This document", "application/json", None),
     "/docs": ("This document as a page to read and try", "text/html", None),
+    "/bakerygw.js": ("A module for pages: alerts and training progress", "text/javascript", None),
 }
 """The gateway's own pages: summary, media type, schema."""
 
-LATER: Final[Mapping[str, str]] = {
-    "/api/v1/alerts/ticket": "A ticket that opens one stream or socket",
-    "/api/v1/training/ws": "Training progress over WebSocket",
-}
+TRAINING: Final = "/api/v1/training/ws"
 GET_ONLY: Final = frozenset({"/api/v1/alerts/stream", "/api/v1/training/ws"})
 
 ANSWERED: Final[Mapping[str, tuple[str, str]]] = {
     "/api/v1/limits": ("The caller's limits, what remains of them, and their reset", "Limits"),
+    "/api/v1/alerts/ticket": ("A ticket that opens one alert stream or training socket, once, in 30 s", "Ticket"),
 }
 """What the gateway answers to callers with a token: summary, schema."""
 GEOCODE: Final = "/api/v1/geocode"
@@ -103,6 +103,7 @@ def build_document(routes: Iterable[Route], *, version: str) -> Json:
                 **health_schemas(),
                 **geocode_schemas(),
                 "Limits": limits_schema(),
+                "Ticket": ticket_schema(),
             },
         },
     }
@@ -169,7 +170,7 @@ def _operation(route: Route, method: str) -> Json:
         operation["description"] = rules
     if route.prefix == GEOCODE:
         operation["requestBody"] = geocode_request()
-    elif method in WITH_BODY:
+    elif method in WITH_BODY and route.action != "ticket":
         operation["requestBody"] = {"content": {"*/*": {"schema": {}}}}
     return operation
 
@@ -183,15 +184,15 @@ def _summary(route: Route) -> str:
         return STREAM_SUMMARY
     if route.prefix in ANSWERED:
         return ANSWERED[route.prefix][0]
-    return LATER.get(route.prefix, "Answered by the gateway")
+    if route.prefix == TRAINING:
+        return "Training progress over WebSocket (RFC 6455)"
+    return "Answered by the gateway"
 
 
 def _rules(route: Route, method: str) -> str:
     rules = []
     if route.prefix == STREAM:
         rules.append(STREAM_RULES)
-    if _later(route):
-        rules.append("For the time being this answers 503 with the code `service-unavailable`.")
     if route.prefix == SESSION and method == "GET":
         rules.append("To a session's cookie the gateway answers itself: `csrf_token`, `user_id` and `tenant_id`.")
     if route.min_tier is not None:
@@ -210,10 +211,6 @@ def _rules(route: Route, method: str) -> str:
     return " ".join(rules)
 
 
-def _later(route: Route) -> bool:
-    return route.prefix in LATER
-
-
 def _parameter_names(route: Route) -> tuple[str, ...]:
     return ("RequestId", "TenantId") if route.auth and route.tenant else ("RequestId",)
 
@@ -224,19 +221,22 @@ def _answer(route: Route) -> Json:
         return {"200": {**geocode_answer(), "headers": headers}}
     if route.prefix == STREAM:
         return {"200": {"description": STREAM_SUMMARY, "headers": headers, "content": stream_content()}}
-    if _later(route):
-        return {}
+    if route.prefix == TRAINING:
+        return {"101": {"description": "The service has accepted: from here on WebSocket.", "headers": headers}}
     description = "The service's own answer, unchanged." if route.kind == "proxy" else "The answer."
     headers = refs("X-Request-ID", "RateLimit-Policy", "RateLimit")
     if route.prefix in ANSWERED:
         schema: Json = {"$ref": f"#/components/schemas/{ANSWERED[route.prefix][1]}"}
         content: Json = {"application/json": {"schema": schema}}
-        return {"200": {"description": description, "headers": headers, "content": content}}
+        status = "201" if route.action == "ticket" else "200"
+        return {status: {"description": description, "headers": headers, "content": content}}
     return {"2XX": {"description": description, "headers": headers}}
 
 
 def _statuses(route: Route) -> set[int]:
-    statuses = {*EVERYWHERE, *((502, 504) if route.kind == "proxy" or route.prefix == GEOCODE else ())}
+    statuses = {*EVERYWHERE, *((502, 504) if route.kind == "proxy" or route.prefix in (GEOCODE, TRAINING) else ())}
+    if route.prefix == TRAINING:
+        statuses.add(426)
     if route.auth:
         statuses |= {401, 402} if route.tenant else {401}
     return statuses

@@ -110,6 +110,15 @@ def limits_schema() -> Json:
     return {"type": "object", "required": sorted(properties), "properties": properties}
 
 
+def ticket_schema() -> Json:
+    """The schema of a new ticket."""
+    properties: Json = {
+        "ticket": {"type": "string", "description": "For the parameter `ticket` of the stream or socket."},
+        "expires_in": {"type": "integer", "description": "Seconds."},
+    }
+    return {"type": "object", "required": sorted(properties), "properties": properties}
+
+
 def parameters() -> Json:
     """The header and path parameters that operations share."""
     request_id: Json = {"type": "string", "pattern": "^[A-Za-z0-9._-]{8,128}$"}

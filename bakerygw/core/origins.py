@@ -25,6 +25,25 @@ def check_origin(head: RequestHead, allowed: Collection[bytes]) -> None:
         raise refuse("origin-forbidden", detail, reason="session-origin")
 
 
+def check_socket_origin(head: RequestHead, allowed: Collection[bytes], *, cookie: bool) -> None:
+    """Refuse a WebSocket that a browser says a page of another site opens (RFC 6455 10.2).
+
+    `allowed` are origins such as `https://app.example`, or `*` for any; the request's own always is, `null` never.
+    No `Origin`, as programs send none, or `*` are not enough for the `cookie` of a session: it comes along by itself.
+    Raises `Refused` origin-forbidden.
+    """
+    origins = head.fields.get(b"origin", ())
+    if not origins and not cookie:
+        return
+    if len(origins) == 1 and origins[0] not in (b"null", b"*"):
+        if origins[0] in allowed or origins[0].lower() == own_origin(head):
+            return
+        if b"*" in allowed and not cookie:
+            return
+    detail = "Pages of this origin may open no sockets here; it must be in CORS_ORIGINS."
+    raise refuse("origin-forbidden", detail, reason="socket-origin")
+
+
 def own_origin(head: RequestHead) -> bytes:
     """The origin of pages that this gateway serves, as this client reaches it; empty if it does not tell."""
     host = head.first(b"host") or b""

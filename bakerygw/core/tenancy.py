@@ -250,7 +250,10 @@ def _named(path_tenant: str | None, header_values: tuple[bytes, ...]) -> str:
     if not all(map(is_id, names)):
         raise refuse("bad-request", "Send an id of 1 to 64 letters, digits, '.', '_' or '-'.", reason="tenant-id")
     if len(set(names)) > 1:
-        raise refuse("tenant-ambiguous", "Path and X-Tenant-ID name different tenants; name one tenant only.")
+        raise refuse(
+            "tenant-ambiguous",
+            "The request names different tenants; name one only: path, X-Tenant-ID, tenant_id or ticket.",
+        )
     return names[0]
 
 

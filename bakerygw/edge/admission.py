@@ -21,10 +21,10 @@ from bakerygw.core.tenancy import (
     effective_tenant,
 )
 from bakerygw.core.values import value
-from bakerygw.edge.credentials import presented
 from bakerygw.edge.keys import MISPLACED, KeyDesk, looks_like_key, revoked_key
 from bakerygw.edge.limiting import buckets_of, budgets_of, limit_refusal
 from bakerygw.edge.policies import Policies
+from bakerygw.edge.stream_credentials import presented_on
 from bakerygw.ports import (
     AdmissionAsk,
     AdmissionState,
@@ -95,7 +95,7 @@ class Admission:
         if match is not None and not match.route.auth:
             return NOBODY
         values = head.fields.get(b"authorization", ())
-        if len(values) == 1 and values[0][:7] == b"Bearer ":
+        if len(values) == 1 and values[0][:7] == b"Bearer " and (match is None or match.route.kind != "stream"):
             # Nearly every request: what is known was sound in its form when it was verified.
             token = values[0][7:]
             claims = policies.credentials["bearer"].known(token)
@@ -104,9 +104,11 @@ class Admission:
                 trace.user_id, trace.tenant_id = claims.user_id, claims.tenant_id
                 return Caller(scheme="bearer", secret=token, known=claims, said=claims)
         try:
-            scheme, secret = presented(head, policies.credentials, policies.sessions)
+            scheme, secret = presented_on(head, match, policies)
         except Refused:
             return NOBODY
+        if scheme == "ticket":
+            return Caller(scheme=scheme, secret=secret, known=None, said=None)
         credentials = policies.credentials[scheme]
         known = credentials.known(secret)
         said = known or credentials.peek(secret)
@@ -187,7 +189,7 @@ class Admission:
         scheme, secret = caller.scheme, caller.secret
         try:
             if scheme is None:
-                scheme, secret = presented(head, policies.credentials, policies.sessions)
+                scheme, secret = presented_on(head, match, policies)
             claims = await policies.credentials[scheme].verify(secret)
         except TokenRefused as refused:
             self._telemetry.auth_attempt(refused.code)

@@ -24,6 +24,8 @@ UNREADABLE: Final = "(unreadable)"
 # An API key has the form of a request's id, but is none: ids are logged, sent on and sent back.
 _REQUEST_ID = re.compile(rb"(?!.*bkry_)[A-Za-z0-9._-]{8,128}")
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+NO_REFERRER: Final = ((b"Referrer-Policy", b"no-referrer"),)
+"""With every answer that comes of a credential in a URL, or holds one for a URL."""
 _NOSNIFF: Final = (b"X-Content-Type-Options", b"nosniff")
 
 
@@ -162,7 +164,8 @@ class Conversation:
         problem = refusal.problem
         trace.reason = problem.code
         trace.cause = trace.cause or problem.reason or None
-        return problem_reply(problem, instance=trace.path, request_id=trace.request_id)
+        reply = problem_reply(problem, instance=trace.path, request_id=trace.request_id)
+        return reply.with_headers(NO_REFERRER) if trace.private else reply
 
     def _tell(self, trace: Trace, status: int, bytes_in: int, bytes_out: int) -> None:
         self._ended(

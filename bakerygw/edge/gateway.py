@@ -13,13 +13,15 @@ from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Refused, refuse
 from bakerygw.core.routing import Action, Match, Route
 from bakerygw.edge.admission import PUBLIC, Admission, Caller, Grant
-from bakerygw.edge.conversation import Conversation, standing_headers
+from bakerygw.edge.conversation import NO_REFERRER, Conversation, standing_headers
 from bakerygw.edge.crowd import Crowd
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.lookups import Inquiry, Lookups
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
+from bakerygw.edge.stream_credentials import with_query_tenant
+from bakerygw.edge.tickets import Tickets
 from bakerygw.ports import Telemetry
 
 LocalPage = Callable[[RequestHead], Reply]
@@ -48,6 +50,7 @@ class Gateway(Conversation):
         now: Callable[[], float],
         inheritance: Inheritance,
         lookups: Lookups,
+        tickets: Tickets,
     ) -> None:
         """`pages` answers the gateway's own public routes, by their prefix, and `handlers` the routes with an action;
         `now` gives Unix seconds."""
@@ -60,7 +63,7 @@ class Gateway(Conversation):
         self._admission, self._proxy = admission, proxy
         self._telemetry, self._now = telemetry, now
         self._inheritance = inheritance
-        self._lookups = lookups
+        self._lookups, self._tickets = lookups, tickets
 
     async def reply_to(self, exchange: Exchange, trace: Trace, *, again: bool = False) -> Reply:
         """The whole life of a request, in order; a `Refused` at any step is its answer.
@@ -71,6 +74,8 @@ class Gateway(Conversation):
         match, unroutable = self._match(head, policies)
         if match is not None:
             trace.route = match.route.template
+            if match.route.kind == "stream":
+                head, trace.private = with_query_tenant(head), True
         if not again:
             self._telemetry.began(trace)
         policies.require_secure(head)
@@ -89,6 +94,7 @@ class Gateway(Conversation):
             if match.route.auth:
                 claims = caller.known  # its time was checked just now
                 if claims is None:
+                    caller, head = await self._in_person(caller, head, policies)
                     claims, state = await admission.authenticate(
                         head, match, caller, state, policies=policies, trace=trace
                     )
@@ -119,6 +125,16 @@ class Gateway(Conversation):
                 return await self.reply_to(exchange, trace, again=True)
             reply = self.refused(refusal, trace)
         return reply.with_headers(owed)
+
+    async def _in_person(self, caller: Caller, head: RequestHead, policies: Policies) -> tuple[Caller, RequestHead]:
+        """Whoever a ticket stands for, if the caller presents one, and the head with the tenant that it is for."""
+        if caller.scheme != "ticket":
+            return caller, head
+        try:
+            return await self._tickets.redeemed(caller, head, policies)
+        except Refused as refusal:
+            self._telemetry.auth_attempt(refusal.problem.code)
+            raise
 
     async def _outdated(self, caller: Caller, policies: Policies) -> bool:
         """Whether the caller was judged by a token in whose place its session has another one, by now known here."""
@@ -151,7 +167,8 @@ class Gateway(Conversation):
             self.crowd.enter(exchange, grant, policies.max_concurrent, trace)
         handler = self.handlers.get(route.action) if route.action is not None else None
         if handler is not None:
-            return await handler(exchange, route, grant, policies, trace)
+            reply = await handler(exchange, route, grant, policies, trace)
+            return reply.with_headers(NO_REFERRER) if trace.private else reply
         if route.kind == "proxy":
             return await self._proxy.reply_to(exchange, route, grant, policies, trace)
         page = self.pages.get(route.prefix)

@@ -5,8 +5,9 @@ from typing import Literal, Protocol
 from bakerygw.core.api_keys import ApiKey
 from bakerygw.core.claims import Claims
 
-Scheme = Literal["bearer", "key", "session"]
-"""How a caller identifies itself: an access token, an API key, or the cookie of a browser's session."""
+Scheme = Literal["bearer", "key", "session", "ticket"]
+"""How a caller identifies itself: an access token, an API key, the cookie of a browser's session, or a ticket, which
+stands for one of the others."""
 
 
 class TokenRefused(Exception):

@@ -24,7 +24,7 @@ HOLE_S: Final = 0.02
 """How long a missing alert may be on its way here before the history is asked for it."""
 RETRY_S: Final = 0.5
 MAX_RETRY_S: Final = 5.0
-MAX_EARLY: Final = 1000
+MAX_EARLY: Final = 100
 """Alerts kept that are ahead of a hole; the others come from the history."""
 
 
@@ -130,6 +130,8 @@ class Feed:
             return
         if len(self._early) < MAX_EARLY:
             self._early[position.offset] = payload
+        else:
+            self._again = True
         if self._grace is None and self._comparing is None:
             self._grace = self._hub.clock.callLater(HOLE_S, self._overdue)
 

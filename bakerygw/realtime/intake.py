@@ -23,6 +23,9 @@ it may have been on its way for `stores.alert_channel.LONGEST_SILENCE_S` before 
 BATCH: Final = 200
 BATCH_BYTES: Final = 512 * 1024
 """Of payload in one call, unless a single alert has more."""
+LINGER_S: Final = 0.005
+"""Calls follow each other by so much, so that of many alerts some go together: each call costs as much as ten more
+alerts in it. An alert that comes alone does not wait."""
 RETRY_MIN_S: Final = 0.1
 RETRY_MAX_S: Final = 1.0
 PATIENCE_S: Final = 1.0
@@ -72,6 +75,7 @@ class Intake:
         """How many alerts ever came to wait, and how many of them wait no more."""
         self._settling: deque[tuple[int, Deferred[None]]] = deque()
         self._storing: Deferred[None] | None = None
+        self._called_at = -LINGER_S
         self._failing_since: float | None = None
         self._failing_told = False
         self._lost = 0
@@ -106,6 +110,7 @@ class Intake:
     def listening(self) -> None:
         """All is heard from here on. The source has reached the store for it, so it may well store, too."""
         self._listening = True
+        self._tell_lost()
         if not self._waiting:
             self._serves()
         self._judge()
@@ -136,11 +141,15 @@ class Intake:
     async def _store(self) -> None:
         """Store what waits, one call after the other, until nothing does."""
         try:
-            await deferLater(self._clock, 0)  # so that all that arrived together goes in one call
             attempts = 0
-            while batch := self._next_batch():
+            while self._waiting:
+                # A turn of the reactor at least, so that all that arrived together goes in one call.
+                await deferLater(self._clock, max(0.0, self._called_at + LINGER_S - self._clock.seconds()))
+                if not (batch := self._next_batch()):
+                    break
                 try:
                     placed = await self._history.append(batch)
+                    self._called_at = self._clock.seconds()
                     if len(placed) != len(batch):
                         raise ValueError("the history answered about another number of alerts")
                 except CancelledError:
@@ -226,10 +235,13 @@ class Intake:
             self._telemetry.dropped("store")
         self._lost += number
         self._missed()
-        now = self._clock.seconds()
-        if now >= self._lost_quiet_until:
+        if self._clock.seconds() >= self._lost_quiet_until:
+            self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        if self._lost:
             self._log.warn("alerts.given_up", alerts=self._lost, reason="the store did not take them in time")
-            self._lost, self._lost_quiet_until = 0, now + QUIET_S
+            self._lost, self._lost_quiet_until = 0, self._clock.seconds() + QUIET_S
 
     def _refuse(self, tenant_id: str, reason: str) -> None:
         """What it said is nobody's business; how many there were, is told with the next line."""

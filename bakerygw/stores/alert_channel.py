@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable
 from typing import ClassVar, Final
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -35,6 +35,8 @@ LONGEST_SILENCE_S: Final = 15.0
 """What a connection brings after it may be older than what the history still knows messages by."""
 RETRY_MAX_S: Final = 5.0
 ANSWER_S: Final = 1.0
+CALM_S: Final = 5.0
+"""Eras that a lasting flood enforces are so far apart."""
 
 _PREFIX: Final = CHANNEL_PREFIX.encode()
 _LISTENING: Final = LISTENING.encode()
@@ -43,9 +45,11 @@ _LISTENING: Final = LISTENING.encode()
 class _Claim:
     """That nothing was missed until now, which is to be proven."""
 
-    __slots__ = ("seen",)
+    __slots__ = ("after_loss", "seen")
 
-    def __init__(self) -> None:
+    def __init__(self, *, after_loss: bool = False) -> None:
+        self.after_loss = after_loss
+        """What was heard has been lost here, and more may be."""
         self.seen: int | None = None
         """An era that was the present one after this began: any later one tells readers of what was missed before."""
 
@@ -135,7 +139,7 @@ class RedisAlertChannel:
         """What is known of the past is worth nothing any more; the present connection goes on."""
         session = self._session
         if session is not None and not session.over:  # else the next connection proves all of it
-            session.claim = _Claim()
+            session.claim = _Claim(after_loss=True)
             self._judge(session, "what was heard could not be stored")
 
     async def _attend(self, connection: Connection) -> None:
@@ -209,6 +213,8 @@ class RedisAlertChannel:
         """Do what is due. Raises `ReplyError`, `GoneError`, `LateError` or `StoreUnavailable`; it is due again then."""
         if not session.subscribed:
             await self._subscribe(session)
+        if session.claim is not None and session.claim.after_loss:
+            await self._calm()
         claim = session.claim
         if claim is not None:
             if claim.seen is None:
@@ -264,6 +270,13 @@ class RedisAlertChannel:
                 self._telemetry.dropped("invalid")
             elif self._listener is not None:
                 self._listener.heard(tenant_id, payload)
+
+    async def _calm(self) -> None:
+        """Wait until what was heard is stored or lost, but not for ever: one era then tells of all that was lost."""
+        try:
+            await Deferred.fromCoroutine(self._settled()).addTimeout(CALM_S, self._clock)
+        except TimeoutError:
+            return
 
     async def _settled(self) -> None:
         if self._listener is not None:

@@ -27,7 +27,8 @@ local BROKEN = 'BROKEN'
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local floor, known_era = tonumber(ARGV[2]), tonumber(ARGV[3])
+-- Eras and epochs are milliseconds, or a little more; what lies further ahead was forged, or read off a wrong clock.
+local latest = now + 366 * 86400000
 local keep, keep_ms, head_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local mended = 0
 
@@ -39,18 +40,30 @@ local function number(digits)
   return digits and #digits <= MAX_DIGITS and tonumber(digits) or nil
 end
 
--- The numbers that a value consists of; nothing for a value that is none of ours.
+-- What the caller has met of eras and epochs.
+local function met(argument)
+  local its = tonumber(argument)
+  return its <= latest and its or 0
+end
+
+local known_era = met(ARGV[3])
+
+-- The two or three numbers that a value consists of, an era and an epoch first; nothing for a value that is none of ours.
 local function numbers(key, pattern)
   local value = redis.pcall('GETRANGE', key, 0, 3 * MAX_DIGITS + 2)
   if type(value) ~= 'string' then
     return nil
   end
   local a, b, c = string.match(value, pattern)
-  return number(a), number(b), number(c)
+  a, b = number(a), number(b)
+  if not a or not b or a > latest or b > latest then
+    return nil
+  end
+  return a, b, number(c)
 end
 
 local era, top = numbers(KEYS[1], '^(%d+) (%d+)$')
-top = math.max(top or 0, era or 0, floor)
+top = math.max(top or 0, era or 0, met(ARGV[2]))
 
 local function begin_era()
   top = math.max(now, top + 1)
@@ -177,7 +190,7 @@ local function place(history, tenant, memory, memory_ms, notify, payload)
     forced('HSET', KEYS[3], member, payload)
     forced('ZADD', KEYS[2], text(now), member)
   end
-  local added = redis.pcall('XADD', history.stream, 'MAXLEN', '~', text(keep), id, 't', text(now), 'p', payload)
+  local added = redis.pcall('XADD', history.stream, 'MAXLEN', text(keep), id, 't', text(now), 'p', payload)
   if type(added) == 'table' then
     if not string.find(added.err, 'WRONGTYPE', 1, true) and not string.find(added.err, 'equal or smaller', 1, true) then
       error(added.err, 0)
@@ -202,7 +215,7 @@ local function place_all()
   local tenants, reply, at = tonumber(ARGV[8]), {0}, 9
   local histories, memory = {}, 4 + 2 * tonumber(ARGV[8])
   for i = 1, tenants do
-    local known_epoch, known_offset = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+    local known_epoch, known_offset = met(ARGV[at + 1]), tonumber(ARGV[at + 2])
     histories[i] = history_of(KEYS[2 + 2 * i], KEYS[3 + 2 * i], known_epoch, known_offset)
     histories[i].tenant = ARGV[at]
     at = at + 3
@@ -245,7 +258,7 @@ local function remember(ids, order, digest, id)
 end
 
 local function publish()
-  local history = history_of(KEYS[4], KEYS[5], tonumber(ARGV[10]), tonumber(ARGV[11]))
+  local history = history_of(KEYS[4], KEYS[5], met(ARGV[10]), tonumber(ARGV[11]))
   local memory, ids, order, payload, channel, digest = KEYS[6], KEYS[7], KEYS[8], ARGV[14], ARGV[15], ARGV[16]
   local epoch, offset
   if digest ~= '' then
@@ -295,7 +308,7 @@ local function add_page(history, reply, offset, count, bytes)
 end
 
 local function read()
-  local history = history_of(KEYS[2], KEYS[3], tonumber(ARGV[7]), tonumber(ARGV[8]))
+  local history = history_of(KEYS[2], KEYS[3], met(ARGV[7]), tonumber(ARGV[8]))
   local epoch, after, count, bytes = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
   if redis.call('PTTL', history.head) < head_ms * 0.9 then
     redis.call('PEXPIRE', history.head, text(head_ms))

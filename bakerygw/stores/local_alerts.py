@@ -40,6 +40,10 @@ class LocalAlertChannel:
 
     async def publish(self, tenant_id: str, payload: bytes) -> None:
         """Tell who listens, at once; nobody else can."""
+        self.tell(tenant_id, payload)
+
+    def tell(self, tenant_id: str, payload: bytes) -> None:
+        """What was published: stored already, or to be."""
         if self._listener is not None:
             self._listener.heard(tenant_id, payload)
 

@@ -13,7 +13,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 VERSION: Final = b"\x01"
-_SEALING: Final = b"bakerygw session seal 1"
+SESSIONS: Final = b"bakerygw session seal 1"
+TICKETS: Final = b"bakerygw ticket seal 1"
+"""What is sealed: no key is good for two purposes."""
 _CSRF: Final = b"bakerygw session csrf 1"
 NONCE_BYTES: Final = 12
 MAX_SEALED_BYTES: Final = 64 * 1024
@@ -28,16 +30,17 @@ class SessionSeal:
     enough. The first secret seals and makes tokens; what was made with any of them is good.
     """
 
-    def __init__(self, secrets: Sequence[str] = ()) -> None:
+    def __init__(self, secrets: Sequence[str] = (), *, purpose: bytes = SESSIONS) -> None:
         """`secrets`: each at least 32 characters of chance; none: the ids alone make the keys."""
         self._salts: list[bytes | None] = [secret.encode() for secret in secrets]
+        self._purpose = purpose
         if not self._salts:
             self._salts.append(None)
 
     def seal(self, session_id: bytes, text: bytes) -> bytes:
         """`text` for this session, unreadable and unchangeable without its id, and good for no other session."""
         nonce = urandom(NONCE_BYTES)
-        cipher = AESGCM(_key(session_id, self._salts[0], _SEALING))
+        cipher = AESGCM(_key(session_id, self._salts[0], self._purpose))
         return VERSION + nonce + cipher.encrypt(nonce, text, VERSION)
 
     def opened(self, session_id: bytes, sealed: bytes) -> bytes | None:
@@ -47,7 +50,7 @@ class SessionSeal:
         nonce, text = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
         for salt in self._salts:
             try:
-                return AESGCM(_key(session_id, salt, _SEALING)).decrypt(nonce, text, VERSION)
+                return AESGCM(_key(session_id, salt, self._purpose)).decrypt(nonce, text, VERSION)
             except (InvalidTag, ValueError):
                 continue
         return None

@@ -81,7 +81,9 @@ def test_deleting_a_tenant_and_subscription_writes_are_critical() -> None:
     assert at("/api/v1/tenants/t/sales").critical == frozenset()
 
 
-@pytest.mark.parametrize("path", ["/health", "/api/v1/health", "/openapi.json", "/docs", "/docs/swagger-ui.css"])
+@pytest.mark.parametrize(
+    "path", ["/health", "/api/v1/health", "/openapi.json", "/docs", "/docs/swagger-ui.css", "/bakerygw.js"]
+)
 def test_the_gateways_own_pages_are_public_and_read_only(path: str) -> None:
     route = at(path)
     assert (route.kind, route.auth, route.tenant, route.methods) == ("local", False, False, {"GET", "HEAD"})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bakerygw.core.origins import check_origin, own_origin
+from bakerygw.core.origins import check_origin, check_socket_origin, own_origin
 from bakerygw.core.problem import Refused
 from tests.heads import make_head
 
@@ -55,3 +55,32 @@ def test_the_own_origin_is_as_the_client_sees_it() -> None:
     assert own_origin(make_head(headers=told, trusted=True, secure=True)) == b"https://gw.example"
     assert own_origin(make_head(headers=told)) == b"http://10.0.0.7"
     assert own_origin(make_head()) == b""
+
+
+@pytest.mark.parametrize(
+    ("origins", "allowed", "cookie", "passes"),
+    [
+        ((), (), False, True),
+        ((), (), True, False),
+        ((b"https://app.example",), (b"https://app.example",), True, True),
+        ((b"http://gw.example",), (), True, True),
+        ((b"https://gw.example",), (), True, False),
+        ((b"https://app.example.evil",), (b"https://app.example",), False, False),
+        ((b"null",), (b"null",), False, False),
+        ((b"null",), (b"*",), False, False),
+        ((b"https://any.example",), (b"*",), False, True),
+        ((b"https://any.example",), (b"*",), True, False),
+        ((b"*",), (b"*",), False, False),
+        ((b"https://app.example", b"https://app.example"), (b"https://app.example",), False, False),
+    ],
+)
+def test_which_pages_may_open_a_socket(
+    origins: tuple[bytes, ...], allowed: tuple[bytes, ...], cookie: bool, passes: bool
+) -> None:
+    opening = make_head("GET", headers=[(b"Host", b"gw.example"), *((b"Origin", origin) for origin in origins)])
+    if passes:
+        check_socket_origin(opening, allowed, cookie=cookie)
+        return
+    with pytest.raises(Refused) as caught:
+        check_socket_origin(opening, allowed, cookie=cookie)
+    assert caught.value.problem.code == "origin-forbidden"

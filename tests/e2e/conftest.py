@@ -3,12 +3,14 @@
 Redis comes from `redis_server` and `own_redis`, as for all tests.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from tests.e2e.browser import Browser, chromium
 from tests.e2e.harness import Environment, Gateway, RecordingUpstream
 from tests.minting import Issuer
 
@@ -19,6 +21,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name == "e2e":
             item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests of a run. Where there is none, such tests are left out, but never in CI."""
+    if chromium() is None and not os.environ.get("CI"):
+        pytest.skip("needs Chromium; on Debian: apt install chromium")
+    with Browser() as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A way to Redis that can lead elsewhere, or swallow what goes over the connections of subscribers and no others."""
+"""A way to Redis, or a gateway, that can lead elsewhere, be cut, or swallow what goes over subscribers' connections."""
 
 import contextlib
 import socket
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Relay:
-    """Listens on `port` and passes bytes on to a Redis and back; a context manager.
+    """Listens on `port` and passes bytes on and back; a context manager.
 
     While `swallowing` is set, connections on which a client has asked for its id or subscribed stay open and silent
     both ways; what is lost then is lost.
@@ -34,6 +34,12 @@ class Relay:
     def lead_to(self, host: str, port: int) -> None:
         """New connections go there; those that are open stay where they are."""
         self._target = (host, port)
+
+    def cut(self) -> None:
+        """End all connections; new ones are taken."""
+        for end in self._ends[1:]:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         while True:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from edge_fakes import App, Client, Source, request
+from record_fakes import Shared
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -22,6 +23,7 @@ from bakerygw.edge.keys import KeyDesk
 from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
+from bakerygw.edge.tickets import Tickets
 from bakerygw.ports import (
     AdmissionAsk,
     AdmissionState,
@@ -32,6 +34,7 @@ from bakerygw.ports import (
     UpstreamRequest,
     UpstreamResponse,
 )
+from bakerygw.tokens.session_seal import SessionSeal
 
 NOW = 1_700_000_000.0
 DAY_S = 86_400.0
@@ -385,17 +388,20 @@ class Stage:
             telemetry=self.answers,
             now=lambda: self.now,
         )
+        self.records = Shared(lambda: self.now)
+        self.tickets = Tickets(self.records, SessionSeal(), lambda: self.now)
         self.gateway = Gateway(
             self.policies,
             admission=Admission(self.store, self.notes, self.desk.desk),
             proxy=Proxy(self.clock),
             pages=self.pages,
-            handlers={},
+            handlers={"ticket": self.tickets.reply_to},
             telemetry=self.notes,
             clock=self.clock,
             inheritance=Inheritance(self.tree, self.store, self._audit, lambda: self.seconds),
             now=lambda: self.now,
             lookups=self.lookups,
+            tickets=self.tickets,
         )
 
     def _audit(self, event: str, **fields: object) -> None:

@@ -83,7 +83,7 @@ def test_document_is_valid_openapi(document):
 def test_an_empty_route_table_still_documents_the_gateways_own_pages():
     document = build_document((), version="1")
     validate(document)
-    assert set(document["paths"]) == {"/health", "/api/v1/health", "/openapi.json", "/docs"}
+    assert set(document["paths"]) == {"/health", "/api/v1/health", "/openapi.json", "/docs", "/bakerygw.js"}
     assert all(item["get"]["security"] == [] for item in document["paths"].values())
 
 
@@ -121,13 +121,12 @@ def test_health_details_have_the_members_that_are_told(document):
     assert set(row["properties"]) == set(row["required"]) == {"status", "latency_ms", "since", "breaker"}
 
 
-def test_routes_still_to_come_are_marked_as_answering_503(document):
-    ticket = document["paths"]["/api/v1/alerts/ticket"]
-    assert set(ticket) == {"post"}
-    for operation in (ticket["post"],):
-        assert "answers 503" in operation["description"]
-        assert "2XX" not in operation["responses"]
-        assert "503" in operation["responses"]
+def test_a_ticket_is_described_with_what_it_answers(document):
+    (method,) = document["paths"]["/api/v1/alerts/ticket"].values()
+    answer = method["responses"]["201"]["content"]["application/json"]["schema"]
+    assert answer == {"$ref": "#/components/schemas/Ticket"}
+    assert set(document["components"]["schemas"]["Ticket"]["required"]) == {"ticket", "expires_in"}
+    assert "requestBody" not in method
 
 
 def test_the_stream_of_alerts_says_how_to_go_on_and_what_it_sends(document):

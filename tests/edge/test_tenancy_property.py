@@ -35,13 +35,16 @@ from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
+from bakerygw.edge.tickets import Tickets
 from bakerygw.ports import LookupFailed
 from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.mirror import Mirror
+from bakerygw.stores.records import MemoryRecords
 from bakerygw.stores.resilient import ResilientAdmission
 from bakerygw.tokens.bearer import BearerTokens
 from bakerygw.tokens.keys import PemKey, load_public_key
+from bakerygw.tokens.session_seal import SessionSeal
 from bakerygw.tokens.verifier import TokenVerifier
 from tests.minting import Issuer, iso
 from tests.oracle import Asked, State, opened, verdict
@@ -151,6 +154,8 @@ class Pipeline:
         self.services, self._turn = Services(), turn
         self.services.names |= {"demo:sales"}
         clock, notes = Clock(), Notes()
+        self.store, self.hierarchy = store, hierarchy
+        self.tickets = Tickets(MemoryRecords(lambda: NOW), SessionSeal(), lambda: NOW)
         verifier = TokenVerifier(
             PemKey(load_public_key(ISSUER.public_pem, "EdDSA")),
             algorithm="EdDSA",
@@ -184,6 +189,7 @@ class Pipeline:
             lookups=Lookups(
                 self.answers, tenants, revocations=tenants, shared=None, telemetry=self.answers, now=lambda: NOW
             ),
+            tickets=self.tickets,
         )
 
     def ask(self, token: str, kind: str, asked: Asked) -> tuple[Answer, list[Any]]:

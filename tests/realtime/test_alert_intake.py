@@ -6,7 +6,16 @@ from twisted.internet.task import Clock
 
 from bakerygw.core.alerts import MAX_ALERT_BYTES, Position
 from bakerygw.ports import Placed, StoreUnavailable
-from bakerygw.realtime.intake import BATCH, BATCH_BYTES, LAST_CHANCE_S, MAX_AGE_S, PATIENCE_S, RETRY_MAX_S, Intake
+from bakerygw.realtime.intake import (
+    BATCH,
+    BATCH_BYTES,
+    LAST_CHANCE_S,
+    LINGER_S,
+    MAX_AGE_S,
+    PATIENCE_S,
+    RETRY_MAX_S,
+    Intake,
+)
 from tests.deferreds import success_of
 from tests.realtime.alert_sim import Hub, Telemetry
 
@@ -73,7 +82,7 @@ def alert(number: int, size: int = 0) -> bytes:
 
 def test_what_arrives_together_is_stored_by_one_call_and_told_in_order(bench):
     bench.hear(alert(1), alert(2), alert(3))
-    bench.clock.advance(0)
+    bench.clock.advance(LINGER_S)
 
     assert bench.history.batches == [[alert(1), alert(2), alert(3)]]
     assert bench.told == [alert(1), alert(2), alert(3)]
@@ -86,17 +95,29 @@ def test_what_arrives_during_a_call_waits_for_the_next(bench):
     answer = Deferred()
     bench.history.answers = lambda: answer
     bench.hear(alert(1))
-    bench.clock.advance(0)
+    bench.clock.advance(LINGER_S)
     bench.hear(alert(2), alert(3))
     bench.back()
     answer.callback(None)
+    assert bench.history.batches == [[alert(1)]]
+    bench.clock.advance(LINGER_S)
 
     assert bench.history.batches == [[alert(1)], [alert(2), alert(3)]]
 
 
+def test_an_alert_that_comes_alone_does_not_wait(bench):
+    bench.hear(alert(1))
+    bench.clock.advance(LINGER_S)
+    bench.clock.advance(1.0)
+    bench.hear(alert(2))
+    bench.clock.advance(0)
+
+    assert bench.told == [alert(1), alert(2)]
+
+
 def test_what_stands_in_the_history_already_is_told_too(bench):
     bench.hear(alert(1), alert(1))
-    bench.clock.advance(0)
+    bench.clock.advance(LINGER_S)
 
     assert [placed.fresh for _, placed, _ in bench.hub.stored_] == [True, False]
     assert (bench.telemetry.fresh, bench.telemetry.known) == (1, 1)
@@ -105,7 +126,7 @@ def test_what_stands_in_the_history_already_is_told_too(bench):
 def test_calls_are_bounded_in_number_and_bytes(bench):
     bench.hear(*(alert(number) for number in range(BATCH + 1)))
     bench.hear(*(alert(number, 60_000) for number in range(20)))
-    bench.clock.advance(0)
+    bench.pass_time(1.0)
 
     assert len(bench.history.batches[0]) == BATCH
     assert max(sum(map(len, batch)) for batch in bench.history.batches) <= BATCH_BYTES
@@ -119,7 +140,7 @@ def test_calls_are_bounded_in_number_and_bytes(bench):
 )  # fmt: skip
 def test_what_is_no_alert_is_counted_and_the_others_go_on(bench, payload, reason):
     bench.hear(payload, alert(1))
-    bench.clock.advance(0)
+    bench.clock.advance(LINGER_S)
 
     assert bench.telemetry.drops == [reason]
     assert bench.told == [alert(1)]
@@ -203,7 +224,7 @@ def test_what_does_not_fit_is_given_up_at_once_and_takes_no_memory():
     assert len(bench.missed) == 2
     assert bench.telemetry.drops == ["store", "store"]
     bench.back()
-    bench.clock.advance(0)
+    bench.clock.advance(LINGER_S)
 
     assert bench.told == [alert(1), alert(2)]
 
@@ -215,7 +236,7 @@ def test_waiting_bytes_are_bounded(bench):
     assert bench.intake._bytes <= 64 * 1024 * 1024
     assert bench.telemetry.drops
     bench.back()
-    bench.clock.advance(0)
+    bench.pass_time(10.0)
     assert bench.intake._bytes == 0
     assert len(bench.told) + len(bench.telemetry.drops) == 1200
 
@@ -226,7 +247,7 @@ def test_settled_is_when_all_heard_until_then_is_stored(bench):
     bench.history.answers = lambda: answer
     bench.hear(alert(1))
     settled = bench.intake.settled()
-    bench.clock.advance(0)
+    bench.clock.advance(LINGER_S)
     bench.hear(alert(2))
     assert not settled.called
     bench.history.answers = Deferred
@@ -260,7 +281,7 @@ def test_all_is_well_only_when_what_was_heard_before_is_stored(bench):
     answer = Deferred()
     bench.history.answers = lambda: answer
     bench.hear(alert(1))
-    bench.clock.advance(0)
+    bench.clock.advance(LINGER_S)
     bench.intake.interrupted()
     bench.intake.listening()
     bench.hear(alert(2))
@@ -290,7 +311,7 @@ def test_a_fault_in_one_stream_does_not_keep_the_next_alert(bench, logged_failur
 
     bench.hub.stored = stored
     bench.hear(alert(1), alert(2))
-    bench.clock.advance(0)
+    bench.clock.advance(LINGER_S)
 
     assert told == [alert(1), alert(2)]
     assert len(logged_failures) == 2
@@ -300,7 +321,7 @@ def test_a_fault_in_one_stream_does_not_keep_the_next_alert(bench, logged_failur
 def test_stopping_stores_what_waits(bench):
     bench.hear(alert(1))
     closing = Deferred.fromCoroutine(bench.intake.close())
-    bench.clock.advance(0)
+    bench.clock.advance(LINGER_S)
 
     success_of(closing)
     assert bench.told == [alert(1)]

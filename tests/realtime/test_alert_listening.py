@@ -1,6 +1,7 @@
 """How an instance begins to listen, how it is in doubt, and what others vouch for."""
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from bakerygw.stores.alert_channel import LONGEST_SILENCE_S, PING_S, RETRY_MAX_S, SILENT_BEATS, STALE_BEATS
 from bakerygw.stores.vouching import LISTENING, MAX_PENDING, VOUCH_S
@@ -209,6 +210,18 @@ def test_what_nobody_has_kept_begins_an_era(scene):
 
     assert only.is_listening
     assert scene.redis.era == 3
+
+
+def test_a_flood_that_nobody_can_store_begins_an_era_only_every_few_seconds(scene):
+    only = scene.start()
+    only.link.append = lambda alerts: Deferred()
+    scene.redis.alert(b"1")
+    for _ in range(12 * 20):
+        only.channel.missed()
+        scene.go(0.05)
+
+    assert only.telemetry.eras - 1 == 2
+    assert scene.redis.era == 4
 
 
 def test_an_alert_goes_by_its_channel_to_its_tenant_alone(scene):

@@ -1,11 +1,12 @@
 """The history of alerts in a Redis that loses, forges or refuses."""
 
 import json
+import time
 
 import pytest
 import pytest_twisted
 from redis import Redis
-from store_fakes import RecordingTelemetry, link_to
+from store_fakes import RecordingTelemetry, link_to, pause
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
@@ -15,8 +16,8 @@ from bakerygw.stores.events import RedisEventLog
 
 ERA, HEAD, KEPT = "bakerygw:alerts:era", "bakerygw:alerts:head:t", "bakerygw:alerts:kept:t"
 START = Position(epoch=0, offset=0)
-FAR = 10**14
-"""A number of an era that no clock reaches: as though Redis' clock stood still for ever."""
+FAR = int(time.time() * 1000) + 10**9
+"""A number of an era that the clock does not reach: as though Redis' clock stood still."""
 
 
 def alert(message="m", **members):
@@ -174,6 +175,29 @@ async def test_eras_never_go_back(one, redis):
     assert await one.log.begin_era(5) == await one.log.era()
 
 
+@pytest.mark.parametrize("forged", [10**15 - 1, 10**15, 2**53, FAR + 10**11])
+@pytest_twisted.ensureDeferred
+async def test_a_number_that_no_clock_gives_is_not_believed_and_does_no_lasting_harm(one, other, redis, forged):
+    await one.place("a")
+    redis.set(ERA, f"{forged} {forged}")
+    redis.set(HEAD, f"{forged} {forged} {forged}")
+    first = await other.place("b", "c")
+    assert abs(first[0].epoch - time.time() * 1000) < 20_000
+    assert [position.offset for position in first] == [1, 2]
+    assert await one.place("d") == [Position(epoch=first[0].epoch, offset=3)]
+    assert await one.log.era() == await other.log.era() <= first[0].epoch
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_lying_redis_has_told_is_forgotten_with_it(one, redis):
+    log = RedisEventLog(Answers([0, 10**17, 5, 1]), clock=Clock(), history_events=10, history_s=10)
+    await log.append(some("a"))
+    log._link = one.link
+    (placed,) = await log.append(some("b"))
+    (next_placed,) = await log.append(some("c"))
+    assert placed.position.epoch == next_placed.position.epoch < FAR
+
+
 @pytest_twisted.ensureDeferred
 async def test_the_memory_of_a_place_that_cannot_be_is_none(one, redis):
     (placed,) = await one.place("a")
@@ -237,7 +261,9 @@ async def test_what_is_kept_and_spoilt_is_dropped_and_said_to_be_gone(one, redis
     spoil(redis)
     if first == "read":
         page = await one.log.read("t", Position(epoch=before[0].epoch, offset=0), count=10, max_bytes=1000)
-        assert (page.head, len(page.events)) in ((before[-1], 0), (before[-1], 3))
+        assert page.head == before[-1]
+        messages = [json.loads(event.payload)["message"] for event in page.events]
+        assert messages == (["a", "b", "c"] if spoil is ahead else [])
         assert page.first == before[-1].offset + 1 - len(page.events)
     after = await one.place("d")
     assert after == [Position(epoch=before[0].epoch, offset=4)]
@@ -302,6 +328,41 @@ async def test_what_its_user_may_not_do_is_said_and_keeps_nobody_from_redis(redi
     finally:
         await instance.link.stop()
         redis.execute_command("ACL", "DELUSER", "narrow")
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_may_not_read_spoils_nothing_for_others(one, redis_server, redis):
+    await one.place("a")
+    redis.execute_command("ACL", "SETUSER", "blind", "reset", "on", ">pw", "~*", "&*", "+@all", "-xrange")
+    instance = Instance(redis_server, username="blind", password="pw")
+    await instance.link.start()
+    with pytest.raises(StoreUnavailable):
+        await instance.kept()
+    await instance.link.stop()
+    redis.execute_command("ACL", "DELUSER", "blind")
+    assert await one.kept() == ["a"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lower_bound_holds_at_once_and_takes_no_more_room_from_the_next_alert_on(one, redis):
+    await one.place(*"abcde")
+    log = RedisEventLog(one.link, clock=Clock(), history_events=2, history_s=60)
+    page = await log.read("t", START, count=100, max_bytes=10_000)
+    assert (page.first, len(page.events), redis.xlen(KEPT)) == (4, 2, 5)
+    await log.append(some("f"))
+    assert redis.xlen(KEPT) == 2
+
+
+@pytest.mark.parametrize("young", [0, 1, 30])
+@pytest_twisted.ensureDeferred
+async def test_what_is_past_its_age_takes_no_room(one, redis, young):
+    log = RedisEventLog(one.link, clock=Clock(), history_events=1000, history_s=0.3)
+    await log.append(some(*map(str, range(40))))
+    await pause(0.2)
+    await log.append(some(*map(str, range(40, 40 + young))))
+    await pause(0.15)
+    page = await log.read("t", START, count=100, max_bytes=10_000)
+    assert (page.first, len(page.events), redis.xlen(KEPT)) == (41, young, young)
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,282 @@
+"""One side of a bridged WebSocket: autobahn's protocol, without what it leaves open, logs, or times by itself."""
+
+from typing import Any, ClassVar, Final, Protocol
+
+from autobahn.twisted.websocket import (
+    WebSocketClientFactory,
+    WebSocketClientProtocol,
+    WebSocketServerFactory,
+    WebSocketServerProtocol,
+)
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from bakerygw.core.websocket import MAX_REASON_BYTES, accept_of, close_fault
+
+MAX_MESSAGE_BYTES: Final = 1024 * 1024
+"""Of a message, whole or in frames."""
+_MAX_CONTROL_BYTES: Final = 125
+_REQUEST: Final = (
+    b"GET / HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n%b\r\n"
+)
+_ANSWER: Final = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
+)
+
+
+class Ear(Protocol):
+    """Who hears what comes from a leg's peer."""
+
+    def message(self, leg: "Leg", payload: bytes, binary: bool) -> None:
+        """A whole message."""
+
+    def closed(self, leg: "Leg", code: int | None, reason: bytes) -> None:
+        """The peer has begun to close, and has been answered."""
+
+    def violated(self, leg: "Leg", code: int) -> None:
+        """The peer broke the protocol or a bound, and has been told so by this code."""
+
+    def finished(self, leg: "Leg") -> None:
+        """Both close frames have passed."""
+
+    def lost(self, leg: "Leg") -> None:
+        """The connection is gone, however that came about; nothing follows."""
+
+
+class _Silence:
+    """Autobahn's log: what is worth telling of a socket, its bridge tells."""
+
+    def debug(self, *_: object, **__: object) -> None:
+        """Nothing."""
+
+    trace = info = warn = error = critical = failure = debug
+
+
+class Leg:
+    """What both sides have in common; mixed in before autobahn's protocol.
+
+    Text is checked to be UTF-8, fragments are joined, pings are answered. A peer that breaks the protocol is told by a
+    close frame, and what it sends then is read but not kept.
+    """
+
+    log: ClassVar[Any] = _Silence()
+    _log: ClassVar[Logger] = Logger()
+    name: ClassVar[str]
+    ear: Ear
+    heard = False
+    """Something has come since this was last set to `False`."""
+    blocked = False
+    """The peer does not take what is written."""
+    pausing = False
+    """What the peer sends is left in the kernel."""
+    _owed_pong: bytes | None = None
+
+    # autobahn's, untyped
+    transport: Any
+    state: int
+    data: bytes
+    failedByMe: bool
+    message_data: Any
+    message_is_binary: bool
+    current_frame: Any
+    STATE_OPEN: int
+    STATE_CLOSED: int
+    consumeData: Any
+    sendFrame: Any
+    sendCloseFrame: Any
+    sendPong: Any
+
+    # To the peer.
+
+    @property
+    def open(self) -> bool:
+        """No close frame has been sent, nor the connection lost."""
+        return self.state == self.STATE_OPEN
+
+    def close(self, code: int | None, reason: bytes = b"") -> None:
+        """Begin to close, if that has not begun. What the peer still sends is dropped, so it is read."""
+        if self.open:
+            self.resume_reading()
+            self.sendCloseFrame(code=code, reasonUtf8=reason[:MAX_REASON_BYTES], isReply=False)
+
+    def drop(self, *, abort: bool) -> None:
+        """End the connection, at once if `abort`, else when all is written."""
+        first = self.state != self.STATE_CLOSED
+        if first:
+            self.state = self.STATE_CLOSED
+            self.transport.unregisterProducer()
+        if abort:
+            self.transport.abortConnection()
+        elif first:
+            self.transport.loseConnection()
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the peer for now; its silence then is no sign of its death."""
+        if self.open:
+            self.pausing = self.heard = True
+            self.transport.pauseProducing()
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        if self.pausing:
+            self.pausing = False
+            self.heard = True
+            self.transport.resumeProducing()
+
+    def block(self) -> None:
+        """The peer takes no more for now."""
+        self.blocked = True
+
+    def unblock(self) -> None:
+        """It takes more. Of the pings that came meanwhile the last is answered (RFC 6455 section 5.5.3)."""
+        self.blocked = False
+        owed, self._owed_pong = self._owed_pong, None
+        if owed is not None and self.open:
+            self.sendPong(owed)
+
+    # From the transport.
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the peer."""
+        self.heard = True
+        self.data = self.data + data if self.data else data
+        try:
+            self.consumeData()
+        except Exception:
+            self._log.failure("socket.crashed", side=self.name)
+            self.data = b""
+            self._fail_connection(1011, "")
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """The end of it."""
+        self.state = self.STATE_CLOSED
+        self.data = b""
+        self.ear.lost(self)
+
+    # From autobahn, in place of its own.
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Straight to the transport."""
+        self.transport.write(data)
+
+    def dropConnection(self, abort: bool = False) -> None:
+        """End the connection."""
+        self.drop(abort=abort)
+
+    def onFrameData(self, payload: bytes) -> bool | None:
+        """Keep nothing of what a peer that broke the protocol calls a control frame."""
+        if self.failedByMe and self.current_frame.length > _MAX_CONTROL_BYTES:
+            return None
+        result: bool | None = super().onFrameData(payload)  # type: ignore[misc]
+        return result
+
+    def onMessageEnd(self) -> None:
+        """A whole message."""
+        parts, self.message_data = self.message_data, None
+        if self.open:
+            self.ear.message(self, parts[0] if len(parts) == 1 else b"".join(parts), self.message_is_binary)
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer, once the peer takes what is written: one that only sends pings must not pile up pongs."""
+        if self.blocked:
+            self._owed_pong = payload
+        elif self.open:
+            self.sendPong(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        """Heard already."""
+
+    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool:
+        """The peer's close frame, the first one or its answer to ours."""
+        reason = reasonRaw or b""
+        if self.open:
+            fault = close_fault(code, reason)
+            if fault is not None:
+                self._fail_connection(*fault)
+            else:
+                self.sendCloseFrame(code=code, reasonUtf8=reason, isReply=True)
+                self.ear.closed(self, code, reason)
+        self.ear.finished(self)
+        return True
+
+    def _fail_connection(self, code: int = 1002, reason: str = "") -> None:
+        if self.open and not self.failedByMe:
+            self.failedByMe = True
+            self.resume_reading()
+            self.sendCloseFrame(code=code, reasonUtf8=reason.encode()[:MAX_REASON_BYTES], isReply=False)
+            self.ear.violated(self, code)
+
+
+class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
+    """The client's side, where the gateway is the server."""
+
+    name = "client"
+    subprotocol: str | None = None
+
+    def onConnect(self, request: Any) -> str | None:
+        """The subprotocol that has been agreed on."""
+        return self.subprotocol
+
+    def shake_hands(self, transport: Any, key: bytes) -> None:
+        """Write the 101 for this key; `subprotocol` with it."""
+        self.makeConnection(transport)
+        named = "" if self.subprotocol is None else f"Sec-WebSocket-Protocol: {self.subprotocol}\r\n"
+        self.dataReceived(_REQUEST % (key, named.encode("ascii")))
+
+
+class ServiceLeg(Leg, WebSocketClientProtocol):  # type: ignore[misc]
+    """The service's side, where the gateway is the client."""
+
+    name = "service"
+
+    def prepare(self) -> bytes:
+        """Make ready before there is a connection; returns the key of the handshake."""
+        self.makeConnection(_Nowhere())
+        key: bytes = self.websocket_key
+        return key
+
+    def begin(self, transport: Any) -> None:
+        """The service has accepted the key: from here on frames pass."""
+        self.dataReceived(_ANSWER % accept_of(self.websocket_key))
+        self.transport = transport
+        self.heard = False
+
+
+class _Nowhere:
+    """Takes autobahn's own request, in place of which goes that of the gateway."""
+
+    def write(self, data: bytes) -> None:
+        """Nothing."""
+
+
+class LegFactories:
+    """Makes legs with the options that hold for all of them."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clients = WebSocketServerFactory(reactor=clock, server="")
+        self._services = WebSocketClientFactory(reactor=clock)
+        self._clients.setProtocolOptions(webStatus=False)
+        for factory in (self._clients, self._services):
+            # A bridge has timers of its own: autobahn's are those of the process's one reactor.
+            factory.setProtocolOptions(
+                maxFramePayloadSize=MAX_MESSAGE_BYTES,
+                maxMessagePayloadSize=MAX_MESSAGE_BYTES,
+                failByDrop=False,
+                openHandshakeTimeout=0,
+                closeHandshakeTimeout=0,
+            )
+        self._services.setProtocolOptions(serverConnectionDropTimeout=0)
+
+    def client(self) -> ClientLeg:
+        """A leg to a client."""
+        leg = ClientLeg()
+        leg.factory = self._clients
+        return leg
+
+    def service(self) -> ServiceLeg:
+        """A leg to a service."""
+        leg = ServiceLeg()
+        leg.factory = self._services
+        return leg

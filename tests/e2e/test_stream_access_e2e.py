@@ -1,0 +1,325 @@
+"""Who may hold a stream open, and until when: from outside, on two instances that share a Redis."""
+
+import json
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from tests.e2e.calling import at_once, code_of, until
+from tests.e2e.harness import Gateway, RecordingUpstream
+from tests.e2e.stage import NO_LIMITS
+from tests.minting import Issuer
+from tests.redis_server import RedisServer
+
+STREAM = "/api/v1/alerts/stream"
+TICKET = "/api/v1/alerts/ticket"
+SOON_S = 1.0
+"""Within which a change is in force on every instance."""
+
+
+class Reading:
+    """One stream, read in the background."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self.events: list[tuple[str, Any]] = []
+        self.ended_at: float | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        self.wait_for("hello")
+
+    def _read(self) -> None:
+        name = ""
+        try:
+            for line in self._response.iter_lines():
+                key, _, text = line.partition(": ")
+                if key == "event":
+                    name = text
+                elif key == "data":
+                    self.events.append((name, json.loads(text)))
+        except (httpx.HTTPError, httpx.StreamError):
+            pass
+        self.ended_at = time.monotonic()
+
+    def named(self, name: str) -> list[Any]:
+        """The data of all events of this name so far."""
+        return [data for its, data in self.events if its == name]
+
+    def wait_for(self, name: str) -> Any:
+        """The data of the first event of this name."""
+        return until(lambda: self.named(name))[0]
+
+    def bye(self, timeout_s: float = 5.0) -> str:
+        """Why it was ended, once it has been."""
+        until(lambda: self.ended_at, timeout_s)
+        return str(self.events[-1][1]["reason"])
+
+    def leave(self) -> None:
+        """Go, whatever is still to come."""
+        with suppress(OSError):
+            self._response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
+        self._response.close()
+
+
+@contextmanager
+def reading(gateway: Gateway, token: str | None = None, query: str = "", **headers: str) -> Iterator[Reading]:
+    """An open stream."""
+    with gateway.client(token) as client, client.stream("GET", STREAM + query, headers=headers) as response:
+        assert response.status_code == 200, response.read()
+        read = Reading(response)
+        try:
+            yield read
+        finally:
+            read.leave()
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Issuer:
+    return Issuer()
+
+
+@pytest.fixture(scope="module")
+def services() -> Iterator[RecordingUpstream]:
+    with RecordingUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as own:
+        yield own
+
+
+@pytest.fixture(scope="module")
+def office(server: RedisServer) -> Iterator["redis.Redis"]:
+    with redis.Redis(port=server.port) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def pair(issuer: Issuer, services: RecordingUpstream, server: RedisServer, office: Any) -> Iterator[list[Gateway]]:
+    settings = {
+        "JWT_PUBLIC_KEY": issuer.public_pem,
+        "AUTH_SERVICE_URL": services.url,
+        "SALES_SERVICE_URL": services.url,
+        "REDIS_HOST": server.host,
+        "REDIS_PORT": str(server.port),
+        "SSE_MAX_PER_USER": "3",
+        "LOG_LEVEL": "DEBUG",
+        **NO_LIMITS,
+    }
+    with ExitStack() as running:
+        gateways = [running.enter_context(Gateway(settings)) for _ in range(2)]
+        until(lambda: dict(office.pubsub_numsub("bakerygw:signals"))[b"bakerygw:signals"] == 2)
+        yield gateways
+
+
+class Someone:
+    """A user of a tenant of their own."""
+
+    def __init__(self, issuer: Issuer, **claims: Any) -> None:
+        self.tenant, self.user = str(uuid.uuid4()), str(uuid.uuid4())
+        self.token = issuer.token(**{"tenant_id": self.tenant, "user_id": self.user, **claims})
+
+
+@pytest.fixture
+def someone(issuer: Issuer) -> Someone:
+    return Someone(issuer)
+
+
+def ticket_of(gateway: Gateway, token: str, **headers: str) -> str:
+    with gateway.client(token) as client:
+        answer = client.post(TICKET, headers=headers)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["ticket"])
+
+
+def test_signing_out_on_one_instance_ends_the_stream_on_the_other(
+    pair: list[Gateway], someone: Someone, issuer: Issuer
+) -> None:
+    with reading(pair[1], someone.token) as read, reading(pair[1], Someone(issuer).token) as other:
+        with pair[0].client(someone.token) as client:
+            assert client.post("/api/v1/auth/logout").is_success
+        began = time.monotonic()
+
+        assert read.bye() == "token-revoked"
+        assert read.ended_at is not None
+        assert read.ended_at - began < SOON_S
+        assert other.ended_at is None
+
+
+def test_a_changed_subscription_is_told_and_then_the_stream_ends(pair: list[Gateway], issuer: Issuer) -> None:
+    someone = Someone(issuer, iat=int(time.time()) - 60)
+    with reading(pair[1], someone.token) as read, pair[0].admin() as admin:
+        began = time.monotonic()
+        assert admin.post(f"/api/tenants/{someone.tenant}/subscription-changed", json={}).is_success
+
+        assert read.bye() == "token-stale"
+        assert read.ended_at is not None
+        assert read.ended_at - began < SOON_S
+        assert [name for name, _ in read.events[-2:]] == ["tenant-state", "bye"]
+
+
+def test_a_hold_is_told_when_it_is_set_and_lifted_and_when_the_stream_opens(
+    pair: list[Gateway], someone: Someone, office: Any
+) -> None:
+    with reading(pair[1], someone.token) as read:
+        office.set(f"tenant:{someone.tenant}:read_only", '{"reason": "stock-taking"}')
+        until(lambda: len(read.named("tenant-state")) == 1, SOON_S)
+        with reading(pair[0], someone.token) as late:
+            assert late.wait_for("tenant-state") == read.named("tenant-state")[0]
+            ticket_of(pair[0], someone.token)
+            office.delete(f"tenant:{someone.tenant}:read_only")
+            until(lambda: len(read.named("tenant-state")) == 2 == len(late.named("tenant-state")), SOON_S)
+        assert "stock-taking" in json.dumps(read.named("tenant-state")[0])
+        assert "stock-taking" not in json.dumps(read.named("tenant-state")[1])
+        assert read.ended_at is None
+
+
+def test_operators_see_and_disconnect_what_is_open_on_all_instances(pair: list[Gateway], someone: Someone) -> None:
+    with reading(pair[0], someone.token) as here, reading(pair[1], someone.token) as there, pair[0].admin() as admin:
+        page = admin.get(f"/api/tenants/{someone.tenant}").json()
+        assert page["open"] == {"streams": 1, "sockets": 0}
+        said = admin.post(f"/api/tenants/{someone.tenant}/disconnect", json={}).json()
+
+        assert (said["ended"], said["instances"]) == (1, 2)
+        assert [here.bye(), there.bye()] == ["disconnected"] * 2
+        until(lambda: admin.get(f"/api/tenants/{someone.tenant}").json()["open"]["streams"] == 0)
+
+
+def test_it_ends_with_the_token_to_the_second(pair: list[Gateway], issuer: Issuer) -> None:
+    end = int(time.time()) + 3
+    someone = Someone(issuer, exp=end)
+    with reading(pair[0], someone.token) as read:
+        read.wait_for("token-expiring")
+        assert read.bye() == "token-expired"
+
+        assert 0 <= time.time() - end < 0.5
+
+
+def test_access_by_a_tenant_above_ends_when_that_changes(pair: list[Gateway], issuer: Issuer, office: Any) -> None:
+    chain, shop = str(uuid.uuid4()), str(uuid.uuid4())
+    entry = {"id": chain, "role": "admin", "tier": "starter", "status": "active", "include_children": True}
+    someone = Someone(issuer, tenant_access=[{**entry, "valid_until": "2099-01-01T00:00:00Z"}])
+    office.set(f"tenant:{shop}:parent", chain)
+    with reading(pair[0], someone.token, f"?tenant_id={shop}") as read:
+        office.set(f"tenant:{shop}:parent", str(uuid.uuid4()))
+
+        assert read.bye() == "forbidden"
+
+
+def test_one_user_has_so_many(pair: list[Gateway], someone: Someone) -> None:
+    with ExitStack() as open_ones, pair[0].client(someone.token) as client:
+        for _ in range(3):
+            open_ones.enter_context(reading(pair[0], someone.token))
+        refused = client.get(STREAM)
+
+        assert code_of(refused) == (429, "too-many-streams")
+        assert (refused.json()["scope"], refused.json()["limit"]) == ("user", 3)
+        assert 2 <= int(refused.headers["Retry-After"]) <= 10
+
+
+def test_a_ticket_opens_one_stream_on_whatever_instance(pair: list[Gateway], someone: Someone) -> None:
+    ticket = ticket_of(pair[0], someone.token)
+
+    with reading(pair[1], query=f"?ticket={ticket}") as read:
+        read.wait_for("hello")
+    for gateway in pair:
+        with gateway.client() as client:
+            assert code_of(client.get(f"{STREAM}?ticket={ticket}")) == (401, "token-invalid")
+
+
+def test_of_a_hundred_at_once_on_two_instances_one_opens(pair: list[Gateway], someone: Someone) -> None:
+    for _ in range(2):
+        target = f"{STREAM}?ticket={ticket_of(pair[0], someone.token)}"
+        with ExitStack() as clients:
+            several = [clients.enter_context(pair[number % 2].client()) for number in range(20)]
+
+            def attempt(client: httpx.Client) -> list[int]:
+                found = []
+                for _ in range(5):
+                    with client.stream("GET", target) as response:  # noqa: B023
+                        found.append(response.status_code)
+                return found
+
+            statuses = at_once([lambda client=client: attempt(client) for client in several])  # type: ignore[misc]
+
+        assert sorted(status for its in statuses for status in its) == [200] + [401] * 99
+
+
+def test_a_ticket_of_somebody_who_has_signed_out_opens_nothing(pair: list[Gateway], someone: Someone) -> None:
+    ticket = ticket_of(pair[0], someone.token)
+    with pair[0].client(someone.token) as client:
+        assert client.post("/api/v1/auth/logout").is_success
+
+    def look() -> bool:
+        with pair[1].client(someone.token) as client:
+            return code_of(client.get("/api/v1/sales/x")) == (401, "token-revoked")
+
+    until(look)
+    with pair[1].client() as client:
+        assert code_of(client.get(f"{STREAM}?ticket={ticket}")) == (401, "token-revoked")
+
+
+def test_what_lies_in_redis_is_of_no_use(pair: list[Gateway], someone: Someone, office: Any) -> None:
+    ticket = ticket_of(pair[0], someone.token)
+    keys = list(office.scan_iter("bakerygw:ticket:*"))
+    held = b"".join(key + office.get(key) for key in keys)
+
+    assert keys
+    assert all(0 < office.ttl(key) <= 30 for key in keys)
+    for secret in (ticket, someone.token, someone.token.split(".")[1], someone.tenant):
+        assert secret.encode() not in held
+
+
+def test_no_secret_of_a_url_is_in_a_log_or_an_answer(pair: list[Gateway], someone: Someone) -> None:
+    """Last, since it reads all that was logged for the tests before, too."""
+    gateway = pair[0]
+    token, ticket = someone.token, ticket_of(gateway, someone.token)
+    marked = f"marked-{uuid.uuid4().hex}"
+    with gateway.client() as client:
+        answers = [
+            client.get(target)
+            for target in (
+                f"{STREAM}?token={token}&ticket={ticket}",
+                f"{STREAM}?token={marked}",
+                f"{STREAM}?ticket={marked}",
+                f"{STREAM}?%74oken={marked}",
+                f"/api/v1/sales/x?token={marked}",
+                f"/api/v1/nowhere?ticket={marked}&token={token}",
+                f"/api/v1/training/ws?token={marked}",
+                f"/health?token={marked}",
+            )
+        ]
+        answers.append(client.post(f"{STREAM}?token={marked}"))
+    raw = [
+        gateway.raw(f"GET {target} HTTP/1.1\r\nHost: x\r\n{field}\r\n".encode())
+        for target, field in (
+            (f"{STREAM}?token={marked}\\", ""),
+            (f"//{STREAM}?token={marked}", ""),
+            (f"{STREAM}?token={marked}#x", ""),
+            (f"{STREAM}?token={marked} x", ""),
+            (f"{STREAM}?token={marked}", "Host: y\r\n"),
+            (f"{STREAM}?token={marked}&x={'a' * 9000}", ""),
+        )
+    ]
+    assert all(status.startswith(b"HTTP/1.1 4") for status in raw)
+    said = "".join(f"{answer.text}{answer.headers}" for answer in answers) + "".join(map(repr, raw))
+    logged = "".join(each.output for each in pair)
+    with gateway.admin() as admin:
+        metrics = admin.get("/metrics").text
+    for secret in (marked, token, token.split(".")[1], ticket):
+        for where in (said, logged, metrics):
+            assert secret not in where
+    assert "request.done" in logged
+    refused = [answer for answer in answers if answer.url.path == STREAM]
+    assert all(answer.headers["Referrer-Policy"] == "no-referrer" for answer in refused)

@@ -1,0 +1,278 @@
+"""Streams of alerts from outside: two gateways over one Redis, and one with the store inside."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from redis_server import RedisServer
+
+from tests.e2e.calling import until
+from tests.e2e.harness import Gateway, RecordingUpstream
+from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer
+from tests.realtime.sse_client import Event, EventClient
+
+STREAM = "/api/v1/alerts/stream"
+SETTINGS = {"SSE_HEARTBEAT_SECONDS": "0.5", "SSE_MAX_PER_USER": "100", "PUBLISH_TOKEN": "published-by-tests-0123456789"}
+
+
+class Reader:
+    """A client with a stream, read by a thread of its own."""
+
+    def __init__(self, gateway: Gateway, token: str, last_id: str = "", **options: Any) -> None:
+        self._client = gateway.client(token)
+        self.events = EventClient(last_id)
+        self.chunks: list[float] = []
+        self.error: Exception | None = None
+        self.ended = threading.Event()
+        headers = {"Last-Event-ID": last_id} if last_id else {}
+        request = self._client.build_request("GET", STREAM, headers=headers, **options)
+        self.response = self._client.send(request, stream=True)
+        assert self.response.status_code == 200
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            for piece in self.response.iter_raw():
+                self.chunks.append(time.monotonic())
+                self.events.feed(piece)
+        except Exception as error:
+            self.error = error
+        self.ended.set()
+
+    @property
+    def alerts(self) -> list[int]:
+        return [event.json["n"] for event in self.events.events if event.kind == "alert"]
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.events.events]
+
+    def first(self, kind: str, within_s: float = 3.0) -> Event:
+        until(lambda: kind in self.kinds, within_s)
+        return next(event for event in self.events.events if event.kind == kind)
+
+    def has(self, *alerts: int, within_s: float = 3.0) -> None:
+        until(lambda: self.alerts == list(alerts), within_s)
+
+    def __enter__(self) -> "Reader":
+        self.first("hello")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # which it is if the gateway has closed it
+            self.response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
+        self.response.close()
+        self._client.close()
+
+
+class Stand:
+    """Two gateways and a publisher."""
+
+    def __init__(self, gateways: list[Gateway], store: RedisServer, issuer: Issuer) -> None:
+        self.one, self.two = gateways
+        self.redis = redis.Redis(store.host, store.port, decode_responses=True)
+        self.issuer = issuer
+        self._number = 0
+
+    def publish(self, number: int, tenant_id: str = TENANT_ID) -> None:
+        self.redis.publish(
+            f"alerts:tenant:{tenant_id}", json.dumps({"alert_id": f"a{time.monotonic_ns()}", "n": number})
+        )
+
+    def token(self, **claims: Any) -> str:
+        self._number += 1
+        return self.issuer.token(user_id=f"reader-{self._number}", **claims)
+
+
+@contextmanager
+def standing(issuer: Issuer, service: RecordingUpstream, store: RedisServer, **env: str) -> Iterator[Stand]:
+    settings = {
+        "JWT_PUBLIC_KEY": issuer.public_pem,
+        "SALES_SERVICE_URL": service.url,
+        "REDIS_HOST": store.host,
+        "REDIS_PORT": str(store.port),
+        **SETTINGS,
+        **env,
+    }
+    with ExitStack() as running:
+        gateways = [running.enter_context(Gateway(settings)) for _ in range(2)]
+        yield Stand(gateways, store, issuer)
+
+
+@pytest.fixture(scope="module")
+def stand(issuer: Issuer, service: RecordingUpstream) -> Iterator[Stand]:
+    with RedisServer() as store, standing(issuer, service, store) as stand:
+        yield stand
+
+
+def test_an_alert_reaches_every_stream_of_its_tenant_on_both_instances_once_under_one_id(stand: Stand) -> None:
+    elsewhere = stand.token(tenant_id=OTHER_TENANT_ID)
+    with (
+        Reader(stand.one, stand.token()) as a,
+        Reader(stand.two, stand.token()) as b,
+        Reader(stand.one, elsewhere) as c,
+    ):
+        for number in range(20):
+            stand.publish(number)
+        stand.publish(99, OTHER_TENANT_ID)
+        a.has(*range(20))
+        b.has(*range(20))
+        c.has(99)
+        ids = [[event.last_id for event in reader.events.events if event.kind == "alert"] for reader in (a, b)]
+
+    assert ids[0] == ids[1]
+    assert a.response.headers["content-type"] == "text/event-stream"
+    assert a.response.headers["cache-control"] == "no-store"
+    assert a.response.headers["x-accel-buffering"] == "no"
+
+
+def test_a_client_goes_on_at_either_instance_without_loss_or_repeat(stand: Stand) -> None:
+    token = stand.token()
+    seen: list[int] = []
+    last_id = ""
+    for number in range(8):
+        gateway = (stand.one, stand.two)[number % 2]
+        with Reader(gateway, token, last_id) as reader:
+            assert "gap" not in reader.kinds
+            stand.publish(2 * number)
+            until(lambda: 2 * number in reader.alerts)  # noqa: B023
+            seen += reader.alerts
+        last_id = reader.events.last_id
+        stand.publish(2 * number + 1)
+
+    assert seen == list(range(15))
+
+
+def test_what_is_published_with_nobody_connected_is_replayed_by_query_too(stand: Stand) -> None:
+    token = stand.token(tenant_id="nobody-here")
+    with Reader(stand.one, token) as reader:
+        pass
+    for number in range(300):
+        stand.publish(number, "nobody-here")
+
+    with Reader(stand.two, token, params={"last_event_id": reader.events.last_id}) as back:
+        back.has(*range(300))
+    hello = back.first("hello").json
+    assert hello["recovered"] is True
+    assert hello["missed"] <= 300
+
+
+@pytest.mark.parametrize("last_id", ["1-1", "nonsense", "x" * 200])
+def test_a_place_that_there_is_not_is_a_gap_at_the_head(stand: Stand, last_id: str) -> None:
+    with Reader(stand.one, stand.token(), last_id) as reader:
+        gap = reader.first("gap")
+        stand.publish(1)
+        reader.has(1)
+
+    epoch, offset = gap.last_id.split("-")
+    assert (gap.json["epoch"], gap.json["offset"]) == (int(epoch), int(offset))
+
+
+def test_streams_begin_at_once_and_get_heartbeats(stand: Stand) -> None:
+    began = time.monotonic()
+    with Reader(stand.one, stand.token()) as reader:
+        assert reader.chunks[0] - began < 1
+        assert reader.events.retry_ms is not None
+        until(lambda: reader.events.comments >= 2, 4)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST"])
+def test_only_get_opens_a_stream(stand: Stand, method: str) -> None:
+    with stand.one.client(stand.token()) as client:
+        assert client.request(method, STREAM).status_code == 405
+
+
+def test_a_stream_ends_when_its_tenant_is_disconnected_and_says_so(stand: Stand) -> None:
+    with (
+        Reader(stand.one, stand.token(tenant_id="cut-off")) as a,
+        Reader(stand.two, stand.token(tenant_id="cut-off")) as b,
+    ):
+        with stand.one.admin() as admin:
+            assert admin.post("/api/tenants/cut-off/disconnect").is_success
+        for reader in (a, b):
+            assert reader.first("bye").json["reason"] == "disconnected"
+            assert reader.ended.wait(2)
+            assert reader.error is None
+
+
+def test_a_hold_is_told_on_the_stream(stand: Stand) -> None:
+    with Reader(stand.two, stand.token(tenant_id="on-hold")) as reader, stand.one.admin() as admin:
+        admin.put("/api/tenants/on-hold/read-only", json={"reason": "unpaid"})
+        told = reader.first("tenant-state").json
+        admin.delete("/api/tenants/on-hold/read-only")
+        until(lambda: reader.kinds.count("tenant-state") == 2)
+
+    assert told["read_only"]["reason"] == "unpaid"
+    assert reader.events.events[-1].json["read_only"] is None
+
+
+def test_a_reader_that_stops_reading_is_dropped_and_others_notice_nothing(stand: Stand) -> None:
+    token, tenant = stand.token(tenant_id="slow"), "slow"
+    with Reader(stand.one, token) as quick, stand.one.client(token) as client:
+        with client.stream("GET", STREAM) as stuck:
+            pieces = stuck.iter_raw()
+            next(pieces)
+            for number in range(220):
+                text = json.dumps({"alert_id": f"s{number}", "n": number, "text": "x" * 60_000})
+                stand.redis.publish(f"alerts:tenant:{tenant}", text)
+                if number % 20 == 19:
+                    until(lambda: len(quick.alerts) == number + 1)  # noqa: B023
+            with pytest.raises(httpx.HTTPError):
+                for _ in pieces:
+                    pass
+        assert quick.alerts == list(range(220))
+    line = stand.one.wait_for_event("request.done", lambda it: it.get("reason") == "slow")
+    assert (line["status"], line["route"]) == (200, STREAM)
+
+
+def test_streams_stay_while_redis_is_away_and_go_on_afterwards(
+    issuer: Issuer, service: RecordingUpstream, own_redis: RedisServer
+) -> None:
+    with standing(issuer, service, own_redis) as stand, Reader(stand.one, stand.token()) as reader:
+        stand.publish(1)
+        reader.has(1)
+        own_redis.suspend()
+        reader.first("degraded", 5)
+        began = time.monotonic()
+        with stand.one.client(stand.token()) as client:
+            refused = client.get(STREAM)
+        assert (refused.status_code, refused.json()["code"]) == (503, "state-unavailable")
+        assert 2 <= int(refused.headers["retry-after"]) <= 10
+        assert time.monotonic() - began < 4
+        own_redis.resume()
+        until(lambda: reader.kinds.count("hello") == 2, 5)
+        stand.publish(2)
+        until(lambda: 2 in reader.alerts)
+        assert reader.error is None
+
+
+def test_the_drain_says_goodbye_and_the_stream_ends_whole(issuer: Issuer, service: RecordingUpstream) -> None:
+    """With the store inside."""
+    settings = {
+        "JWT_PUBLIC_KEY": issuer.public_pem,
+        "SALES_SERVICE_URL": service.url,
+        "DRAIN_GRACE_SECONDS": "0",
+        "DRAIN_TIMEOUT_SECONDS": "2",
+        **SETTINGS,
+    }
+    with Gateway(settings) as gateway:
+        publisher = {"Authorization": f"Bearer {SETTINGS['PUBLISH_TOKEN']}"}
+        with Reader(gateway, issuer.token()) as reader, gateway.admin() as admin:
+            alert = {"alert_id": "1", "severity": "low", "message": "m", "timestamp": "2026-11-24T05:12:00Z", "n": 1}
+            stored = admin.post(f"/api/tenants/{TENANT_ID}/alerts", json=alert, headers=publisher)
+            assert stored.is_success, stored.text
+            reader.has(1)
+            admin.post("/api/drain")
+            assert reader.first("bye", 5).json["reason"] == "draining"
+            assert reader.ended.wait(3)
+            assert reader.error is None
