@@ -130,6 +130,7 @@ def test_a_stream_that_the_gateway_ends_is_whole_and_told_with_its_reason(door: 
 def test_a_slow_stream_is_cut_and_told_with_its_reason(door: Door) -> None:
     client = door.client()
     client.channel.pauseProducing()
+    door.here.turn(2)
     for _ in range(1100):
         door.here.publish()
         door.here.turn()
