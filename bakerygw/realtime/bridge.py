@@ -10,7 +10,8 @@ from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.kernel import Stall
 from bakerygw.ports import Onward, SocketTelemetry
 from bakerygw.realtime.held import Ending, Place
-from bakerygw.realtime.legs import MAX_MESSAGE_BYTES, ClientLeg, Leg, ServiceLeg
+from bakerygw.realtime.legs import Leg
+from bakerygw.realtime.sides import MAX_MESSAGE_BYTES, ClientLeg, ServiceLeg
 
 PING_S: Final = 25.0
 """Between two pings to a peer; below the half minute after which many middleboxes forget an idle connection."""
@@ -71,8 +72,7 @@ class Bridge:
         onward.transport.registerProducer(_Pace(self._service, self), True)
         self._beat = self._clock.callLater(PING_S, self._ping)
         onward.take(self._service)
-        if self._service.state != self._service.STATE_CLOSED and not self._service.pausing:
-            onward.transport.resumeProducing()
+        self._service.follow_pace()
 
     # As the legs' ear.
 
