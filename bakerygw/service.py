@@ -147,6 +147,11 @@ class House:
         """Say goodbye to all that is held open; fires when the last has been told."""
         return self.streaming.drain(window_s)
 
+    @property
+    def busy(self) -> bool:
+        """Alerts are being sent on."""
+        return self.streaming.notifications.busy
+
     def close_services(self) -> None:
         """No service is asked any more."""
         self.edition.close()

@@ -94,6 +94,11 @@ class Notifications:
         self._off = False
         self._enders: list[Deferred[None]] = []
 
+    @property
+    def busy(self) -> bool:
+        """Something is under way, or about to be."""
+        return bool(self._under_way) or self._looking
+
     def start(self) -> None:
         """Begin to look."""
         self._open = True
@@ -123,7 +128,7 @@ class Notifications:
             work.cancel()
 
     def _all_ended(self) -> None:
-        if self._under_way or self._looking or self._open:
+        if self.busy or self._open:
             return
         enders, self._enders = self._enders, []
         for ended in enders:

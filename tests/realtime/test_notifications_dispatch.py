@@ -373,9 +373,11 @@ def test_a_drain_takes_nothing_more_and_waits_for_what_is_under_way():
     rig.put("t:1-1")
     drained = rig.one.drain(30)
     rig.put("t:1-2")
-    rig.pump(10)
+    rig.pump(9)
     assert not drained.called
+    assert rig.one.busy
     rig.service.answers()
+    assert not rig.one.busy
     assert drained.called
     success_of(drained)
     assert rig.sent == ["t:1-1"]
