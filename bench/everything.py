@@ -26,6 +26,7 @@ SCRIPTS: Final = (
     "websocket",
     "token_cache",
     "subscription",
+    "streams",
     "flame",
     "soak",
 )

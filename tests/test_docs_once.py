@@ -1,4 +1,4 @@
-"""The documentation says a thing once, of what there is: rows, log events, Redis keys, and what is not served yet."""
+"""The documentation says a thing once, of what there is: rows, log events, Redis keys."""
 
 import ast
 import re

@@ -71,8 +71,7 @@ class Bridge:
         onward.transport.registerProducer(_Pace(self._service, self), True)
         self._beat = self._clock.callLater(PING_S, self._ping)
         onward.take(self._service)
-        if self._service.state != self._service.STATE_CLOSED and not self._service.pausing:
-            onward.transport.resumeProducing()
+        self._service.follow_pace()
 
     # As the legs' ear.
 

@@ -250,6 +250,8 @@ class Feed:
         reads = self._hub.reads
         await reads.acquire()
         try:
+            if not self._hub.listening:
+                raise StoreUnavailable("alerts are not heard")  # all who wait here are to be told, not each to wait
             return await self._hub.log.read(self.tenant_id, after, count=PAGE_EVENTS, max_bytes=PAGE_BYTES)
         finally:
             reads.release()

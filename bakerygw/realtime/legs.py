@@ -1,5 +1,6 @@
 """One side of a bridged WebSocket: autobahn's protocol, without what it leaves open, logs, or times by itself."""
 
+from math import inf
 from typing import Any, ClassVar, Final, Protocol
 
 from autobahn.twisted.websocket import (
@@ -8,7 +9,7 @@ from autobahn.twisted.websocket import (
     WebSocketServerFactory,
     WebSocketServerProtocol,
 )
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -16,6 +17,10 @@ from bakerygw.core.websocket import MAX_REASON_BYTES, accept_of, close_fault
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """Of a message, whole or in frames."""
+PIECE_BYTES: Final = 2048
+"""Of what begins with a frame's head, parsed at once; autobahn copies all that is left for every frame."""
+SLICE_S: Final = 0.001
+"""For the frames of one peer in a turn of the reactor: ten thousand fit in one read, and others wait meanwhile."""
 _MAX_CONTROL_BYTES: Final = 125
 _REQUEST: Final = (
     b"GET / HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -70,17 +75,25 @@ class Leg:
     blocked = False
     """The peer does not take what is written."""
     pausing = False
-    """What the peer sends is left in the kernel."""
+    """What the peer sends is not wanted for now."""
+    clock: IReactorTime
+    _reading = True
+    _unfed = b""
+    """Read, and not parsed yet."""
+    _feeding: IDelayedCall | None = None
     _owed_pong: bytes | None = None
+    _message: bytes | bytearray = b""
+    """What has come of the message under way, its fragments joined at once: they may be many, and empty."""
 
     # autobahn's, untyped
     transport: Any
     state: int
     data: bytes
     failedByMe: bool
-    message_data: Any
     message_is_binary: bool
+    message_data_total_length: int
     current_frame: Any
+    current_frame_masker: Any
     STATE_OPEN: int
     STATE_CLOSED: int
     consumeData: Any
@@ -116,14 +129,26 @@ class Leg:
         """Take nothing more from the peer for now; its silence then is no sign of its death."""
         if self.open:
             self.pausing = self.heard = True
-            self.transport.pauseProducing()
+            self.follow_pace()
 
     def resume_reading(self) -> None:
         """Go on."""
         if self.pausing:
             self.pausing = False
             self.heard = True
-            self.transport.resumeProducing()
+            self.follow_pace()
+
+    def follow_pace(self) -> None:
+        """Read, or not, as it is due; what was read first comes first."""
+        if self._unfed and not self.pausing and self._feeding is None:
+            self._feeding = self.clock.callLater(0, self._go_on)
+        reading = not self.pausing and not self._unfed
+        if reading != self._reading and self.state != self.STATE_CLOSED:
+            self._reading = reading
+            if reading:
+                self.transport.resumeProducing()
+            else:
+                self.transport.pauseProducing()
 
     def block(self) -> None:
         """The peer takes no more for now."""
@@ -141,18 +166,48 @@ class Leg:
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the peer."""
         self.heard = True
-        self.data = self.data + data if self.data else data
+        if self._unfed:
+            self._unfed += data
+        else:
+            self._feed(data, self.clock.seconds() + SLICE_S)
+
+    def _go_on(self) -> None:
+        self._feeding = None
+        data, self._unfed = self._unfed, b""
+        self._feed(data, self.clock.seconds() + SLICE_S)
+        self.follow_pace()
+
+    def _feed(self, data: bytes, until: float) -> None:
+        """Have it parsed, as much of it as there is time for, and as the other side takes."""
+        at = 0
         try:
-            self.consumeData()
+            while at < len(data) and self.state != self.STATE_CLOSED:
+                size = PIECE_BYTES
+                if self.current_frame is not None:
+                    size = max(size, self.current_frame.length - self.current_frame_masker.pointer())
+                piece = data[at : at + size]
+                at += size
+                self.data = self.data + piece if self.data else piece
+                self.consumeData()
+                if at < len(data) and (self.pausing or self.clock.seconds() > until):
+                    self._unfed = data[at:]
+                    self.follow_pace()
+                    return
         except Exception:
             self._log.failure("socket.crashed", side=self.name)
             self.data = b""
             self._fail_connection(1011, "")
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """The end of it."""
+        """The end of it; what came before it is still heard."""
+        if self._feeding is not None:
+            self._feeding.cancel()
+            self._feeding = None
+        self.pausing = False
+        unfed, self._unfed = self._unfed, b""
+        self._feed(unfed, inf)
         self.state = self.STATE_CLOSED
-        self.data = b""
+        self.data = self._message = b""
         self.ear.lost(self)
 
     # From autobahn, in place of its own.
@@ -172,11 +227,30 @@ class Leg:
         result: bool | None = super().onFrameData(payload)  # type: ignore[misc]
         return result
 
+    def onMessageBegin(self, isBinary: bool) -> None:
+        """The first frame of a message."""
+        self.message_is_binary, self.message_data_total_length = isBinary, 0
+        self._message = b""
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        """Some bytes of it."""
+        if not payload or not self.open:
+            return
+        if not self._message:
+            self._message = payload
+            return
+        if isinstance(self._message, bytes):
+            self._message = bytearray(self._message)
+        self._message += payload
+
+    def onMessageFrameEnd(self) -> None:
+        """Nothing to do before the last one."""
+
     def onMessageEnd(self) -> None:
         """A whole message."""
-        parts, self.message_data = self.message_data, None
+        message, self._message = self._message, b""
         if self.open:
-            self.ear.message(self, parts[0] if len(parts) == 1 else b"".join(parts), self.message_is_binary)
+            self.ear.message(self, bytes(message), self.message_is_binary)
 
     def onPing(self, payload: bytes) -> None:
         """Answer, once the peer takes what is written: one that only sends pings must not pile up pongs."""
@@ -223,7 +297,8 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
         """Write the 101 for this key; `subprotocol` with it."""
         self.makeConnection(transport)
         named = "" if self.subprotocol is None else f"Sec-WebSocket-Protocol: {self.subprotocol}\r\n"
-        self.dataReceived(_REQUEST % (key, named.encode("ascii")))
+        self.data = _REQUEST % (key, named.encode("ascii"))
+        self.consumeData()
 
 
 class ServiceLeg(Leg, WebSocketClientProtocol):  # type: ignore[misc]
@@ -239,9 +314,9 @@ class ServiceLeg(Leg, WebSocketClientProtocol):  # type: ignore[misc]
 
     def begin(self, transport: Any) -> None:
         """The service has accepted the key: from here on frames pass."""
-        self.dataReceived(_ANSWER % accept_of(self.websocket_key))
-        self.transport = transport
-        self.heard = False
+        self.data = _ANSWER % accept_of(self.websocket_key)
+        self.consumeData()
+        self.transport, self._reading = transport, False
 
 
 class _Nowhere:
@@ -255,6 +330,7 @@ class LegFactories:
     """Makes legs with the options that hold for all of them."""
 
     def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
         self._clients = WebSocketServerFactory(reactor=clock, server="")
         self._services = WebSocketClientFactory(reactor=clock)
         self._clients.setProtocolOptions(webStatus=False)
@@ -272,11 +348,11 @@ class LegFactories:
     def client(self) -> ClientLeg:
         """A leg to a client."""
         leg = ClientLeg()
-        leg.factory = self._clients
+        leg.factory, leg.clock = self._clients, self._clock
         return leg
 
     def service(self) -> ServiceLeg:
         """A leg to a service."""
         leg = ServiceLeg()
-        leg.factory = self._services
+        leg.factory, leg.clock = self._services, self._clock
         return leg

@@ -7,7 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from bakerygw.core.forwarding import forward_headers, reply_headers
 from bakerygw.core.http import Pairs, Reply, RequestHead
-from bakerygw.core.origins import check_origin
+from bakerygw.core.origins import check_socket_origin
 from bakerygw.core.outcome import SocketNotes, Trace
 from bakerygw.core.problem import Refused
 from bakerygw.core.routing import Route
@@ -47,7 +47,7 @@ class Training:
         Raises `Refused`.
         """
         handshake = handshake_of(exchange.head, offers_upgrade=exchange.offers_upgrade)
-        check_origin(exchange.head, policies.cors.origins)
+        check_socket_origin(exchange.head, policies.cors.origins, cookie=False)
         service_name = self._proxy.service_of(route, grant, policies, trace)
         place = self._guard.enter("socket", grant)
         try:

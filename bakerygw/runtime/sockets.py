@@ -57,7 +57,7 @@ class ServerSocket(_Plain, Server):
     def push(self, data: bytes) -> None:
         """As `write`, but tried at once where nothing waits before it.
 
-        That is one call of the kernel; `write` costs a list, a join and a turn of the poller besides, 6 µs in all.
+        That is one call of the kernel; `write` costs a list, a join and a round of the poller besides, 2 µs in all.
         """
         if self.dataBuffer or self._tempDataBuffer or not self.connected or self.disconnecting:
             self.write(data)

@@ -43,7 +43,9 @@ class Stage:
         )
 
     def raw(self, query: str = "", *fields: tuple[str, str], behind: bytes = b"") -> RawSocket:
-        return RawSocket(self.gateway.port, self.token, query, *fields, behind=behind)
+        """A client that has the token in its header, unless one is named elsewhere."""
+        elsewhere = "oken=" in query or any("bearer" in value for _, value in fields)
+        return RawSocket(self.gateway.port, "" if elsewhere else self.token, query, *fields, behind=behind)
 
     def done(self) -> dict[str, Any]:
         """The last line about a request."""
@@ -208,7 +210,7 @@ class TestFaults:
 
 class TestHandshake:
     def test_the_service_gets_query_and_headers_less_what_is_the_gateways(self, stage: Stage) -> None:
-        query = f"?a=%20b&token=secret&x&%74icket=1&a=2&tenant_id={TENANT_ID}"
+        query = f"?a=%20b&%74oken={stage.token}&x&a=2&tenant_id={TENANT_ID}"
         fields = [
             ("X-User-Id", "forged"),
             ("X-Own", "1"),
@@ -216,7 +218,7 @@ class TestHandshake:
             ("Cookie", "a=1"),
             ("X-Request-ID", "run-7-000123"),
         ]
-        with stage.raw(query, *fields) as client:
+        with RawSocket(stage.gateway.port, "", query, *fields) as client:
             assert client.status == 101
             assert b"X-Request-ID: run-7-000123" in client.head
         (request,) = stage.service.requests
@@ -244,12 +246,27 @@ class TestHandshake:
         self, stage: Stage, offered: str, choose: str, reaches: str | None, answer: str | None
     ) -> None:
         fields = [("Sec-WebSocket-Protocol", offered.replace("TOKEN", stage.token))] if offered else []
-        with stage.raw(f"?choose={choose}", *fields) as client:
+        in_header = "" if "TOKEN" in offered else stage.token
+        with RawSocket(stage.gateway.port, in_header, f"?choose={choose}", *fields) as client:
             assert client.status == 101
             lines = dict(line.split(b": ", 1) for line in client.head.split(b"\r\n")[1:])
         told = lines.get(b"Sec-WebSocket-Protocol")
         assert (told.decode() if told else None) == answer
-        assert stage.service.requests[0].headers.get("Sec-WebSocket-Protocol") == reaches
+        headers = stage.service.requests[0].headers
+        assert headers.get("Sec-WebSocket-Protocol") == reaches
+        assert headers.get_all("Authorization") == [f"Bearer {stage.token}"]
+
+    def test_a_ticket_opens_one_socket_and_the_service_gets_the_token_behind_it(self, stage: Stage) -> None:
+        with stage.gateway.client(stage.token) as client:
+            ticket = client.post("/api/v1/alerts/ticket").json()["ticket"]
+        with RawSocket(stage.gateway.port, "", f"?ticket={ticket}&run=7") as first:
+            assert first.status == 101
+        with RawSocket(stage.gateway.port, "", f"?ticket={ticket}&run=7") as second:
+            assert second.status == 401
+        (request,) = stage.service.requests
+        assert request.path == f"{PATH}?run=7"
+        assert request.headers.get_all("Authorization") == [f"Bearer {stage.token}"]
+        assert ticket not in stage.gateway.output
 
     @pytest.mark.parametrize(
         ("field", "status", "code"),

@@ -95,11 +95,20 @@ class Peer:
         self.wire.producer.resumeProducing()
 
 
+class BusyClock(Clock):
+    """Half a millisecond passes whenever somebody looks."""
+
+    def seconds(self) -> float:
+        self.rightNow += 0.0005
+        return self.rightNow
+
+
 class Span:
     """The bridge and its two ends."""
 
-    def __init__(self, behind: bytes = b"") -> None:
-        self.clock, self.telemetry, self.place, self.notes = Clock(), Telemetry(), Place(), SocketNotes()
+    def __init__(self, behind: bytes = b"", clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        self.telemetry, self.place, self.notes = Telemetry(), Place(), SocketNotes()
         factories = LegFactories(self.clock)
         service, client = factories.service(), factories.client()
         service.prepare()

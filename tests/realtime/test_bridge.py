@@ -3,7 +3,7 @@
 from typing import get_args
 
 import pytest
-from bridge_fakes import Span
+from bridge_fakes import BusyClock, Span
 
 from bakerygw.realtime.bridge import CLOSE_S, ENDINGS, LINGER_S, PING_S, PONG_S, SERVICE_CLOSE_S, STALL_S
 from bakerygw.realtime.held import Ending
@@ -198,7 +198,53 @@ def test_what_a_liar_calls_a_ping_of_a_gigabyte_is_not_kept() -> None:
     assert span.client.leg.data == b""
 
 
+def test_fragments_without_end_that_hold_nothing_take_no_memory() -> None:
+    span = Span()
+    span.client.says(frame(TEXT, b"a", fin=False))
+    span.client.says(frame(CONTINUATION, fin=False) * 5000)
+    assert span.client.leg._message == b"a"
+    span.client.says(frame(CONTINUATION, b"b"))
+    assert span.service.hears() == [(TEXT, b"ab")]
+
+
 # Pace.
+
+
+def test_who_sends_ten_thousand_frames_at_once_leaves_others_their_turn() -> None:
+    span = Span(clock=BusyClock())
+    span.client.says(b"".join(frame(TEXT, b"%d" % number) for number in range(10_000)))
+    first = len(span.service.hears())
+    assert 100 < first < 2000
+    assert not span.client.wire.reading
+    span.client.says(frame(TEXT, b"behind"))
+    span.clock.advance(0)
+    heard = span.service.hears()
+    assert heard[-1] == (TEXT, b"behind")
+    assert [int(payload) for _, payload in heard[:-1]] == list(range(first, 10_000))
+    assert span.client.wire.reading
+
+
+def test_what_was_read_already_waits_too_while_the_other_side_does_not_take() -> None:
+    span = Span()
+    span.service.stalls()
+    span.client.says(frame(TEXT, b"x" * 100) * 600)
+    assert len(span.service.hears()) < 25
+    span.clock.advance(1)
+    assert span.service.hears() == []
+    span.service.takes()
+    span.clock.advance(0)
+    assert len(span.service.hears()) > 550
+    assert span.client.wire.reading
+
+
+def test_what_was_read_before_the_end_is_heard_before_it() -> None:
+    span = Span()
+    span.service.stalls()
+    span.client.says(frame(TEXT, b"x" * 100) * 600, closing(4000))
+    span.client.is_lost()
+    heard = span.service.hears()
+    assert (len(heard), heard[-1]) == (601, (CLOSE, b"\x0f\xa0"))
+    assert span.ended == (4000, "client", None)
 
 
 def test_a_client_that_does_not_take_stops_the_service() -> None:
