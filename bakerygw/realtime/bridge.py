@@ -10,7 +10,8 @@ from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.kernel import Stall
 from bakerygw.ports import Onward, SocketTelemetry
 from bakerygw.realtime.held import Ending, Place
-from bakerygw.realtime.legs import MAX_MESSAGE_BYTES, ClientLeg, Leg, ServiceLeg
+from bakerygw.realtime.legs import Leg
+from bakerygw.realtime.sides import MAX_MESSAGE_BYTES, ClientLeg, ServiceLeg
 
 PING_S: Final = 25.0
 """Between two pings to a peer; below the half minute after which many middleboxes forget an idle connection."""

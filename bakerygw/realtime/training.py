@@ -29,7 +29,7 @@ from bakerygw.edge.tunnel import Tunnel
 from bakerygw.ports import SocketTelemetry, UpstreamFailed, UpstreamRequest, UpstreamResponse
 from bakerygw.realtime.bridge import Bridge
 from bakerygw.realtime.held import Guard, Place
-from bakerygw.realtime.legs import LegFactories, ServiceLeg
+from bakerygw.realtime.sides import LegFactories, ServiceLeg
 
 _WEBSOCKET_FIELDS: Final = b"sec-websocket-"
 

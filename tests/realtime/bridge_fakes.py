@@ -11,7 +11,8 @@ from bakerygw.core.outcome import SocketNotes
 from bakerygw.ports import Heir
 from bakerygw.realtime.bridge import Bridge
 from bakerygw.realtime.held import Held
-from bakerygw.realtime.legs import Leg, LegFactories
+from bakerygw.realtime.legs import Leg
+from bakerygw.realtime.sides import LegFactories
 from tests.frames import parsed
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="

@@ -7,7 +7,7 @@ from bridge_fakes import BusyClock, Span
 
 from bakerygw.realtime.bridge import CLOSE_S, ENDINGS, LINGER_S, PING_S, PONG_S, SERVICE_CLOSE_S, STALL_S
 from bakerygw.realtime.held import Ending
-from bakerygw.realtime.legs import MAX_MESSAGE_BYTES
+from bakerygw.realtime.sides import MAX_MESSAGE_BYTES
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, closing, frame
 
 
