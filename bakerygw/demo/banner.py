@@ -27,6 +27,11 @@ class Command:
     """A text that the line prints, among others perhaps; empty where nothing is promised."""
 
 
+def operators_token(admin_token_file: str | None) -> str:
+    """What a shell makes the admin token of, within double quotes."""
+    return "$ADMIN_TOKEN" if admin_token_file is None else f"$(cat {shlex.quote(admin_token_file)})"
+
+
 def _line(title: str, shell: str, expect: str = "") -> Command:
     return Command(title=title, shell=shell, expect=expect)
 
@@ -40,7 +45,7 @@ def banner_commands(
     In all they sign in eight times and use up the limit of one account, the last.
     """
     tenant = {account.email.partition("@")[2].partition(".")[0]: account.tenant_id for account in accounts}
-    token = "$ADMIN_TOKEN" if admin_token_file is None else f"$(cat {shlex.quote(admin_token_file)})"
+    token = operators_token(admin_token_file)
     return [
         *_preparation(public_url.rstrip("/"), admin_url.rstrip("/"), tenant),
         *_work(),
@@ -212,6 +217,7 @@ def banner(
     lines = [
         "",
         "bakerygw demo, on this machine alone",
+        f"  look      {public_url}/demo/   in a browser: alerts, training, limits and holds, live",
         f"  gateway   {public_url}   API {public_url}/docs   health {public_url}/health",
         f"  admin     {admin_url}   token: {token}",
         *textwrap.wrap(ports, WIDTH, initial_indent="  services  ", subsequent_indent=" " * 12),
