@@ -200,7 +200,7 @@ class House:
     def _make_public_site(self, settings: Settings) -> EdgeSite:
         return EdgeSite(
             self.gateway,
-            clock=reactor,
+            clock=self._reactor,
             now=time.time,
             proxies=TrustedProxies(settings.trusted_proxies),
             limits=ChannelLimits(),
