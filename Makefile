@@ -29,7 +29,7 @@ MAKE_VENV = if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
 	echo "Making $(1) with $$("$$python" --version)"; "$$python" -m venv --clear $(1); fi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install compiled test bench clean
+.PHONY: help demo install compiled test bench autobahn clean
 
 help: ## This list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ test: $(TOX_VENV)/installed ## Every test, lint and types, through tox. One part
 bench: $(VENV)/installed $(COMPILED)/installed $(PEERS)/installed ## Every measurement, into docs/performance.md. In a minute: make bench BENCH_ARGS=--quick
 	PEERS_PYTHON=$(abspath $(PEERS))/bin/python COMPILED_PYTHON=$(abspath $(COMPILED))/bin/python \
 	$(VENV)/bin/python bench/everything.py $(BENCH_ARGS)
+
+autobahn: $(TOX_VENV)/installed ## The Autobahn test suite through the WebSocket bridge, both ways. Needs CPython 2.7 too.
+	$(TOX_VENV)/bin/tox run -e autobahn
 
 clean: ## Removes the environments and what builds and tests left behind.
 	rm -rf $(VENV) $(COMPILED) .tox build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

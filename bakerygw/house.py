@@ -30,6 +30,10 @@ class House(Protocol):
     def drain_streams(self, window_s: float) -> "Deferred[None]":
         """Say goodbye to all that is held open, spread over the window; fires when the last has been told."""
 
+    @property
+    def busy(self) -> bool:
+        """Something that is no request is on its way to a service, and worth waiting for."""
+
     def close_services(self) -> None:
         """No service is asked any more."""
 

@@ -265,6 +265,7 @@ class GatewayService(Service):
     async def _let_go(self, house: House, timeout_s: float) -> None:
         """Let requests end, and say goodbye to streams meanwhile, spread over most of the time."""
         site = house.public_site
+        deadline = self._reactor.seconds() + timeout_s
         self._say_goodbye(house, 0.0 if self._hurry else timeout_s * GOODBYE_PART)
         site.shutdown()
         await self._while_busy(site, timeout_s)
@@ -272,6 +273,7 @@ class GatewayService(Service):
             self._say_goodbye(house, 0.0)
             await deferLater(self._reactor, FAREWELL_S)
         self._cut(site)
+        await self._while_busy(house, deadline - self._reactor.seconds())
 
     def _say_goodbye(self, house: House, window_s: float) -> None:
         told = house.drain_streams(window_s)
@@ -283,9 +285,9 @@ class GatewayService(Service):
         await self._while_busy(site, timeout_s)
         self._cut(site)
 
-    async def _while_busy(self, site: EdgeSite, timeout_s: float) -> None:
+    async def _while_busy(self, what: EdgeSite | House, timeout_s: float) -> None:
         deadline = self._reactor.seconds() + timeout_s
-        while site.busy and self._reactor.seconds() < deadline and not self._hurry:
+        while what.busy and self._reactor.seconds() < deadline and not self._hurry:
             await deferLater(self._reactor, POLL_S)
 
     def _cut(self, site: EdgeSite) -> None:

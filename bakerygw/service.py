@@ -147,6 +147,11 @@ class House:
         """Say goodbye to all that is held open; fires when the last has been told."""
         return self.streaming.drain(window_s)
 
+    @property
+    def busy(self) -> bool:
+        """Alerts are being sent on."""
+        return self.streaming.notifications.busy
+
     def close_services(self) -> None:
         """No service is asked any more."""
         self.edition.close()
@@ -208,6 +213,7 @@ class House:
             self._reactor,
             state=self.state,
             metrics=self.metrics,
+            proxy=self._proxy,
             upstreams=lambda: self.edition.upstreams,
         )
 
@@ -265,7 +271,7 @@ class House:
         limit_calls = TenantLimitCalls(
             limits=self.state.limits, standing=standing, now=time.time, audit=self.auditing.trail
         )
-        alert_calls = AlertCalls(self.state.events, lambda result: self.metrics.alerts_posted.child(result).inc())
+        alert_calls = AlertCalls(self.streaming.events, lambda result: self.metrics.alerts_posted.child(result).inc())
         publish_token = self.edition.settings.publish_token
         return AdminApp(
             token=token,

@@ -12,8 +12,9 @@ from twisted.internet.defer import Deferred
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
+from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.tickets import Tickets
-from bakerygw.ports import AlertSource, Upstreams
+from bakerygw.ports import AlertSource, EventLog, Upstreams
 from bakerygw.realtime.alerts import AlertStreams
 from bakerygw.realtime.bounds import Bounds, Most
 from bakerygw.realtime.guard import StreamGuard
@@ -22,6 +23,8 @@ from bakerygw.realtime.hub import Hub
 from bakerygw.realtime.intake import Intake
 from bakerygw.realtime.notifications import Notifications
 from bakerygw.realtime.notifier import Notifier
+from bakerygw.realtime.training import Training
+from bakerygw.realtime.waking import WakingLog
 from bakerygw.state import SharedState
 from bakerygw.telemetry.metrics import Metrics
 from bakerygw.tokens.session_seal import TICKETS, SessionSeal
@@ -38,6 +41,8 @@ class Streaming:
     tickets: Tickets
     source: AlertSource
     intake: Intake
+    events: EventLog
+    """The histories; what is placed by it is notified at once."""
     notifications: Notifications
     handlers: Mapping[Action, Handler] = field(default_factory=dict)
 
@@ -70,20 +75,33 @@ class Streaming:
 
 
 def make_streaming(
-    settings: Settings, reactor: Any, *, state: SharedState, metrics: Metrics, upstreams: Callable[[], Upstreams]
+    settings: Settings,
+    reactor: Any,
+    *,
+    state: SharedState,
+    metrics: Metrics,
+    proxy: Proxy,
+    upstreams: Callable[[], Upstreams],
 ) -> Streaming:
     """What the settings ask for; nothing is opened. `upstreams` gives those of the configuration in force."""
     tickets = Tickets(state.records, SessionSeal(purpose=TICKETS), time.time)
     guard = make_guard(settings, reactor, state)
     hub = make_hub(settings, reactor, state, metrics)
+    notifications = make_notifications(reactor, state, metrics, upstreams)
+    events = WakingLog(state.events, notifications.wake)
     return Streaming(
         source=state.alerts,
-        intake=Intake(state.events, hub, reactor, metrics.alerts, missed=state.alerts.missed),
+        intake=Intake(events, hub, reactor, metrics.alerts, missed=state.alerts.missed),
         hub=hub,
         guard=guard,
-        notifications=make_notifications(reactor, state, metrics, upstreams),
+        events=events,
+        notifications=notifications,
         tickets=tickets,
-        handlers={"alerts": AlertStreams(hub, guard).open, "ticket": tickets.reply_to},
+        handlers={
+            "alerts": AlertStreams(hub, guard).open,
+            "ticket": tickets.reply_to,
+            "training": Training(proxy, guard, metrics.sockets, reactor).reply_to,
+        },
     )
 
 

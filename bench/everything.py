@@ -23,8 +23,10 @@ SCRIPTS: Final = (
     "idle",
     "slow_reader",
     "upload",
+    "websocket",
     "token_cache",
     "subscription",
+    "streams",
     "flame",
     "soak",
 )

@@ -36,10 +36,16 @@ MEASURES: Final = {
     "idle_connection": "memory of an idle connection",
     "slow_reader_growth": "download by a client that stops reading: memory grows by",
     "upload_growth": "upload into a service that stops reading: memory grows by",
+    "websocket_message": "WebSocket: processor time for each message that passes",
+    "websocket_connection": "memory of an open WebSocket",
     "token_cache_hits": "tokens found in the cache of verified ones",
     "subscription_check": "check of a subscription: 999 of 1,000 within",
     "subscription_calls": "a token with its subscription: calls to the tenant service",
     "subscription_redis": "a token with its subscription: calls to Redis for each request",
+    "stream_memory": "memory of an open stream of alerts, 10,000 of them",
+    "fan_out_p99": "an alert to 1,000 streams while 9,000 idle: p99 until it is there",
+    "delivery_to_nchan": "deliveries for the same time on the processor, times nginx with nchan's",
+    "fan_out_beside_http": "requests at 30 % of capacity while 5 alerts a second go to 1,000 streams: p99 grows by",
     "soak_growth": "paced load: memory grows by",
 }
 """Every promise, by the name its script prints, in the order of the table."""

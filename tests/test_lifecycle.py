@@ -92,6 +92,7 @@ class Parts:
         self.store_status = "embedded"
         self.contact: Deferred[None] = succeed(None)
         self.unfit: Exception | None = None
+        self.busy = False
         self.windows: list[float] = []
         """How long streams were given to be told, each time."""
 
@@ -400,6 +401,31 @@ class TestStopping:
 
         assert "public aborts" in born.notes
         assert born.said("drain.cut")[0]["requests"] == 2
+        assert born.is_over()
+
+    def test_what_is_on_its_way_to_a_service_is_waited_for_within_the_same_time(self, life: Make) -> None:
+        born = life(drain_grace_seconds="0", drain_timeout_seconds="3").start()
+        born.parts.busy, born.parts.public_site.busy = True, 1
+        born.service.drain()
+        born.advance(2)
+        born.parts.public_site.busy = 0
+        born.advance(0.9)
+        assert "close services" not in born.notes
+
+        born.advance(0.2)
+
+        assert born.is_over()
+
+    def test_and_no_longer_than_it_takes(self, life: Make) -> None:
+        born = life(drain_grace_seconds="0", drain_timeout_seconds="30").start()
+        born.parts.busy = True
+        born.service.drain()
+        born.advance(1)
+        assert not born.is_over()
+
+        born.parts.busy = False
+        born.advance(0.1)
+
         assert born.is_over()
 
     def test_streams_are_told_over_a_part_of_the_time_once_nothing_is_accepted(self, life: Make) -> None:

@@ -112,7 +112,7 @@ def _own_routes() -> Iterator[Route]:
     yield _exact("/bakerygw.js", **public)
     yield _exact(f"{API}/alerts/stream", kind="stream", action="alerts", methods=frozenset({"GET"}))
     yield _exact(f"{API}/alerts/ticket", kind="local", action="ticket", methods=post, read_only_exempt=True)
-    yield _exact(f"{API}/training/ws", kind="stream", action="training", methods=frozenset({"GET"}))
+    yield _exact(f"{API}/training/ws", kind="stream", service="training", action="training", methods=frozenset({"GET"}))
     yield _exact(f"{API}/geocode", kind="local", action="geocode", methods=post, read_only_exempt=True)
     yield _exact(f"{API}/limits", kind="local", action="limits", methods=READING)
 

@@ -43,9 +43,7 @@ PAGES: Final[Mapping[str, tuple[str, str, str | None]]] = {
 }
 """The gateway's own pages: summary, media type, schema."""
 
-LATER: Final[Mapping[str, str]] = {
-    "/api/v1/training/ws": "Training progress over WebSocket",
-}
+TRAINING: Final = "/api/v1/training/ws"
 GET_ONLY: Final = frozenset({"/api/v1/alerts/stream", "/api/v1/training/ws"})
 
 ANSWERED: Final[Mapping[str, tuple[str, str]]] = {
@@ -186,15 +184,15 @@ def _summary(route: Route) -> str:
         return STREAM_SUMMARY
     if route.prefix in ANSWERED:
         return ANSWERED[route.prefix][0]
-    return LATER.get(route.prefix, "Answered by the gateway")
+    if route.prefix == TRAINING:
+        return "Training progress over WebSocket (RFC 6455)"
+    return "Answered by the gateway"
 
 
 def _rules(route: Route, method: str) -> str:
     rules = []
     if route.prefix == STREAM:
         rules.append(STREAM_RULES)
-    if _later(route):
-        rules.append("For the time being this answers 503 with the code `service-unavailable`.")
     if route.prefix == SESSION and method == "GET":
         rules.append("To a session's cookie the gateway answers itself: `csrf_token`, `user_id` and `tenant_id`.")
     if route.min_tier is not None:
@@ -213,10 +211,6 @@ def _rules(route: Route, method: str) -> str:
     return " ".join(rules)
 
 
-def _later(route: Route) -> bool:
-    return route.prefix in LATER
-
-
 def _parameter_names(route: Route) -> tuple[str, ...]:
     return ("RequestId", "TenantId") if route.auth and route.tenant else ("RequestId",)
 
@@ -227,8 +221,8 @@ def _answer(route: Route) -> Json:
         return {"200": {**geocode_answer(), "headers": headers}}
     if route.prefix == STREAM:
         return {"200": {"description": STREAM_SUMMARY, "headers": headers, "content": stream_content()}}
-    if _later(route):
-        return {}
+    if route.prefix == TRAINING:
+        return {"101": {"description": "The service has accepted: from here on WebSocket.", "headers": headers}}
     description = "The service's own answer, unchanged." if route.kind == "proxy" else "The answer."
     headers = refs("X-Request-ID", "RateLimit-Policy", "RateLimit")
     if route.prefix in ANSWERED:
@@ -240,7 +234,9 @@ def _answer(route: Route) -> Json:
 
 
 def _statuses(route: Route) -> set[int]:
-    statuses = {*EVERYWHERE, *((502, 504) if route.kind == "proxy" or route.prefix == GEOCODE else ())}
+    statuses = {*EVERYWHERE, *((502, 504) if route.kind == "proxy" or route.prefix in (GEOCODE, TRAINING) else ())}
+    if route.prefix == TRAINING:
+        statuses.add(426)
     if route.auth:
         statuses |= {401, 402} if route.tenant else {401}
     return statuses

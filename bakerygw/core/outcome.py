@@ -6,6 +6,24 @@ from bakerygw.core.values import value
 
 
 @dataclass(slots=True, kw_only=True)
+class SocketNotes:
+    """What is told of a WebSocket besides what is told of every request."""
+
+    close_code: int = 1006
+    """RFC 6455 section 7.4; 1005: a close frame without a code, 1006: the connection ended without a close frame."""
+    closed_by: str = "client"
+    """client, service or gateway: who closed first, or fell silent."""
+    why: str | None = None
+    """Why the gateway has ended it."""
+    messages_in: int = 0
+    """From the client."""
+    messages_out: int = 0
+    """To the client."""
+    ended: bool = False
+    """How it ended is known."""
+
+
+@dataclass(slots=True, kw_only=True)
 class Trace:
     """The notes taken along one request, filled in as its steps become known."""
 
@@ -35,6 +53,8 @@ class Trace:
     """The same one by one, each with whether it is a shadow."""
     private: bool = False
     """Its URL may hold a credential."""
+    socket: SocketNotes | None = None
+    """Of a request that has become a WebSocket."""
 
     def exceed(self, policy: str, shadow: bool) -> None:
         """Note that the limit of this policy was exceeded."""

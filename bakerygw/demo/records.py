@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from bakerygw.demo.accounts import iso, stable_id
 from bakerygw.demo.data import NUMBER, Collection, Record
-from bakerygw.demo.web import Answer, Call, ServiceError, not_allowed
+from bakerygw.demo.web import Answer, Call, ServiceError, not_allowed, scope_of
 
 MAX_RECORDS: Final = 2_000
 """Records in one collection of one tenant; 507 beyond it."""
@@ -92,11 +92,10 @@ class Records:
         return fields
 
     def _shelf(self, call: Call) -> dict[str, Record]:
-        tenant_id = call.header("X-Tenant-Id")
-        if tenant_id is None:
+        key = scope_of(call.header)
+        if key is None:
             raise ServiceError(400, "no X-Tenant-Id; call through the gateway")
-        session = (call.header("X-Demo-Session-Id") or "") if call.header("X-Is-Demo") == "true" else ""
-        key = (tenant_id, session)
+        tenant_id, _ = key
         shelf = self._shelves.pop(key, None)
         if shelf is None:
             shelf = self._filled(tenant_id) if tenant_id in self._seeded else {}

@@ -10,12 +10,16 @@ from twisted.internet.interfaces import IListeningPort
 
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.demo.accounts import Account, Tenant, demo_directory
+from bakerygw.demo.alerts import Happenings, Publish
 from bakerygw.demo.auth import AuthService, Issuer
 from bakerygw.demo.data import COLLECTIONS, DEMO_SERVICES, SERVICES
 from bakerygw.demo.geocoder import geocoder
+from bakerygw.demo.notifications import with_alerts
 from bakerygw.demo.records import Records, RecordService, with_echo
+from bakerygw.demo.sockets import TRAINING_SOCKET, TrainingResource, TrainingSockets
 from bakerygw.demo.tenants import TenantService
-from bakerygw.demo.web import LoopbackSite, Service
+from bakerygw.demo.training import TrainingRuns
+from bakerygw.demo.web import Connections, LoopbackSite, Service
 
 LOOPBACK = "127.0.0.1"
 
@@ -33,6 +37,10 @@ class DemoServices:
         self._seeded = frozenset(account.tenant_id for account in self._directory.accounts)
         self._issuer = Issuer(now)
         self._seed = f"{random.getrandbits(64):x}"
+        self._training = TrainingRuns(reactor, Random(random.getrandbits(64)))
+        self._happenings = Happenings(
+            lambda: self.tenants, clock=reactor, now=now, random=Random(random.getrandbits(64))
+        )
         self._listening: list[tuple[IListeningPort, LoopbackSite]] = []
         self._urls: dict[str, str] = {}
         self.geocoder_url = ""
@@ -75,13 +83,25 @@ class DemoServices:
 
     async def _listen(self, name: str, service: Service) -> str:
         """Serve on a free port; the base URL."""
-        site = LoopbackSite(name, service, self._reactor)
+        site = self._training_site(service) if name == "training" else LoopbackSite(name, service, self._reactor)
         port = await TCP4ServerEndpoint(self._reactor, 0, interface=LOOPBACK).listen(site)
         self._listening.append((port, site))
         return f"http://{LOOPBACK}:{port.getHost().port}"
 
+    def _training_site(self, service: Service) -> LoopbackSite:
+        connections = Connections()
+        sockets = TrainingSockets(self._training, connections, self._reactor)
+        upgrades = {TRAINING_SOCKET: TrainingResource(sockets)}
+        return LoopbackSite("training", service, self._reactor, upgrades=upgrades, connections=connections)
+
+    def publish_to(self, publish: Publish) -> None:
+        """Let things happen in the bakeries until `stop`: `publish` is given an alert every few seconds."""
+        self._happenings.start(publish)
+
     async def stop(self) -> None:
         """Close every port, cut what is still connected, and return when all of it is gone."""
+        self._happenings.stop()
+        self._training.stop_all()
         listening, self._listening = self._listening, []
         self._urls.clear()
         for port, _ in listening:
@@ -105,4 +125,6 @@ class DemoServices:
             if collection.service == service
         ]
         records = RecordService(collections[0].path[0], collections)
-        return with_echo(records) if service == "external" else records
+        if service == "external":
+            return with_echo(records)
+        return with_alerts(records, self._now) if service == "notification" else records

@@ -4,7 +4,8 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import parse_qsl, unquote
 
 from twisted.internet.defer import Deferred
@@ -13,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http import Request as HTTPRequest
-from twisted.web.resource import Resource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 MAX_BODY_BYTES: Final = 65_536
@@ -77,8 +78,22 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+def scope_of(header: Callable[[str], str | None]) -> tuple[str, str] | None:
+    """Whose data a request is about: the tenant, and the session of the demo or ``; `None` without a tenant.
+
+    `header` gives a field's value by its lower-case name.
+    """
+    tenant_id = header("x-tenant-id")
+    if not tenant_id:
+        return None
+    return tenant_id, (header("x-demo-session-id") or "") if header("x-is-demo") == "true" else ""
+
+
 Service = Callable[[Call], Answer]
 """The whole of a demo service. Raises `ServiceError` for errors that the caller can mend."""
+
+Upgrades = Mapping[str, IResource]
+"""Paths where WebSockets are opened, and what takes their requests over from HTTP."""
 
 
 def not_allowed(*methods: str) -> ServiceError:
@@ -109,13 +124,18 @@ class ServiceResource(Resource):
     isLeaf = True
     _log: ClassVar[Logger] = Logger()
 
-    def __init__(self, name: str, service: Service) -> None:
+    def __init__(self, name: str, service: Service, upgrades: "Upgrades") -> None:
         super().__init__()
-        self._name, self._service = name, service
+        self._name, self._service, self._upgrades = name, service, upgrades
 
-    def render(self, request: Request) -> int:
+    def render(self, request: Request) -> Any:
         """Answer at once; a fault of our own is a bare JSON 500 and a log entry."""
         try:
+            upgrade = self._upgrades.get(request.path.decode("latin-1"))
+            if upgrade is not None:
+                if (request.getHeader("upgrade") or "").lower() != "websocket":
+                    raise ServiceError(426, "open a WebSocket here", headers=(("Upgrade", "websocket"),))
+                return upgrade.render(request)
             answer = self._answer(request)
         except ServiceError as fault:
             answer = Answer(status=fault.status, body={"detail": fault.detail}, headers=fault.headers)
@@ -170,6 +190,42 @@ def _send(request: Request, answer: Answer) -> None:
     request.finish()
 
 
+class Connection(Protocol):
+    """What can be cut."""
+
+    def abort(self) -> None:
+        """Cut at once; it is discarded when its end is known."""
+
+
+class Connections:
+    """The open connections of one site, whatever is spoken on them."""
+
+    def __init__(self) -> None:
+        self._open: set[Connection] = set()
+        self._emptied: Deferred[None] | None = None
+
+    def add(self, connection: Connection) -> None:
+        """One is open."""
+        self._open.add(connection)
+
+    def discard(self, connection: Connection) -> None:
+        """It has ended, or others look after it."""
+        self._open.discard(connection)
+        if not self._open and self._emptied is not None:
+            emptied, self._emptied = self._emptied, None
+            emptied.callback(None)
+
+    async def drop_all(self) -> None:
+        """Cut every connection, idle or busy, and return when the last has ended."""
+        if not self._open:
+            return
+        emptied: Deferred[None] = Deferred()
+        self._emptied = emptied
+        for connection in tuple(self._open):
+            connection.abort()
+        await emptied
+
+
 class LoopbackChannel(HTTPChannel):
     """One connection, known to its site for as long as it is open."""
 
@@ -178,7 +234,7 @@ class LoopbackChannel(HTTPChannel):
     def connectionMade(self) -> None:
         """Enrol."""
         super().connectionMade()
-        self.site.channels.add(self)
+        self.site.connections.add(self)
 
     def abort(self) -> None:
         """Cut the connection at once."""
@@ -188,7 +244,7 @@ class LoopbackChannel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Leave."""
         super().connectionLost(reason)
-        self.site.forget(self)
+        self.site.connections.discard(self)
 
 
 class LoopbackSite(Site):
@@ -197,30 +253,24 @@ class LoopbackSite(Site):
     protocol = LoopbackChannel  # type: ignore[assignment]
     noisy = False
 
-    def __init__(self, name: str, service: Service, reactor: object) -> None:
-        """`reactor` is an `IReactorTime`; it drives the idle timeout."""
+    def __init__(
+        self,
+        name: str,
+        service: Service,
+        reactor: object,
+        *,
+        upgrades: Upgrades = MappingProxyType({}),
+        connections: Connections | None = None,
+    ) -> None:
+        """`reactor` is an `IReactorTime`; for the idle timeout. `connections` are also those of `upgrades`."""
         super().__init__(
-            ServiceResource(name, service), LoopbackRequest, reactor=reactor, parsePOSTFormSubmission=False
+            ServiceResource(name, service, upgrades), LoopbackRequest, reactor=reactor, parsePOSTFormSubmission=False
         )
-        self.channels: set[LoopbackChannel] = set()
-        self._emptied: Deferred[None] | None = None
+        self.connections = Connections() if connections is None else connections
 
     def log(self, request: HTTPRequest) -> None:
         """Say nothing: the gateway tells of each request already."""
 
-    def forget(self, channel: LoopbackChannel) -> None:
-        """A connection has ended."""
-        self.channels.discard(channel)
-        if not self.channels and self._emptied is not None:
-            emptied, self._emptied = self._emptied, None
-            emptied.callback(None)
-
     async def drop_all(self) -> None:
         """Cut every connection, idle or busy, and return when the last has ended."""
-        if not self.channels:
-            return
-        emptied: Deferred[None] = Deferred()
-        self._emptied = emptied
-        for channel in tuple(self.channels):
-            channel.abort()
-        await emptied
+        await self.connections.drop_all()

@@ -74,6 +74,10 @@ class Line(Protocol):
         self.resume_reading()
         if self._receiving is None:
             self._framer.close()
+        # Below TLS there is the same kind of transport.
+        for transport in (self.transport, getattr(self.transport, "transport", None)):
+            if type(transport) is ServerSocket:
+                transport.last()
 
     def hand_over(self, successor: Successor) -> bytes:
         """Parse nothing more: `successor` gets what the client sends. Returns what it has sent already.

@@ -1,6 +1,6 @@
 """The handler of proxied routes: one exchange with a service."""
 
-from collections.abc import Collection, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -41,7 +41,7 @@ class Proxy:
     ) -> Coroutine[Any, Any, Reply]:
         """The service's answer, streamed. Raises `Refused` where there is none, at once or when it is awaited."""
         head, body = exchange.head, exchange.body
-        service = self._service(route, grant, policies, trace)
+        service = self.service_of(route, grant, policies, trace)
         body.cap = route.max_body if route.max_body is not None else policies.max_body_bytes
         _check_sound(body)
         if max(head.length or 0, body.received) > body.cap:  # some of it may be here before its cap was known
@@ -62,7 +62,7 @@ class Proxy:
 
         Raises `Refused` where there is none, at once or when it is awaited.
         """
-        service = self._service(route, grant, policies, trace)
+        service = self.service_of(route, grant, policies, trace)
         request = _request(head, HeldBody(body) if body else None, route, grant, trace)
         return self._answer(service, request, None, grant=grant, policies=policies, trace=trace)
 
@@ -85,14 +85,13 @@ class Proxy:
             spared = failed.code == "service-unavailable"
             if body is not None:
                 _check_sound(body)  # the client's own fault may have broken the exchange
-            raise _refusal(failed, trace) from None
+            raise refusal_of(failed, trace) from None
         finally:
             if not spared:  # nothing was sent then, and nobody waited for an answer
                 trace.upstream_s = self._clock.seconds() - asked
-        reply = _reply(request.method, response, policies.upstreams.all_authorities())
-        return reply if grant.claims is None or grant.claims.forwarded is None else _private(reply)
+        return reply_of(request.method, response, grant, policies)
 
-    def _service(self, route: Route, grant: Grant, policies: Policies, trace: Trace) -> str:
+    def service_of(self, route: Route, grant: Grant, policies: Policies, trace: Trace) -> str:
         """Whom to ask; in the request's notes, too."""
         service = route.service or ""
         if grant.claims is not None and grant.claims.is_demo and policies.upstreams.has("demo:" + service):
@@ -123,16 +122,18 @@ def _check_sound(body: RequestBody) -> None:
         raise Refused(body.failure)
 
 
-def _reply(method: str, response: UpstreamResponse, authorities: Collection[str]) -> Reply:
+def reply_of(method: str, response: UpstreamResponse, grant: Grant, policies: Policies) -> Reply:
+    """A service's response as its caller is to get it."""
     length = None
     if method == "HEAD" or response.status == 304:
         length = _announced(response.headers)
-    return Reply(
+    reply = Reply(
         status=response.status,
-        headers=reply_headers(response.headers, authorities=authorities),
+        headers=reply_headers(response.headers, authorities=policies.upstreams.all_authorities()),
         body=response.body,
         length=length,
     )
+    return reply if grant.claims is None or grant.claims.forwarded is None else _private(reply)
 
 
 def _private(reply: Reply) -> Reply:
@@ -149,7 +150,8 @@ def _announced(headers: Pairs) -> int | None:
     return None
 
 
-def _refusal(failed: UpstreamFailed, trace: Trace) -> Refused:
+def refusal_of(failed: UpstreamFailed, trace: Trace) -> Refused:
+    """What the client is told of a service that gave no usable response; more exact, in the request's notes, too."""
     trace.cause = failed.cause
     retry_s = failed.retry_after_s
     if retry_s is None and failed.code == "service-unavailable":

@@ -41,9 +41,18 @@ from bakerygw.ports.state import (
     TenantStore,
     with_limit,
 )
-from bakerygw.ports.telemetry import AlertTelemetry, Audit, StoreTelemetry, Telemetry, TokenTelemetry
+from bakerygw.ports.telemetry import (
+    AlertTelemetry,
+    Audit,
+    SocketTelemetry,
+    StoreTelemetry,
+    Telemetry,
+    TokenTelemetry,
+)
 from bakerygw.ports.upstream import (
     HealthSource,
+    Heir,
+    Onward,
     ServiceHealth,
     UpstreamFailed,
     UpstreamRequest,
@@ -68,6 +77,7 @@ __all__ = [
     "Geocoder",
     "Haul",
     "HealthSource",
+    "Heir",
     "Hierarchy",
     "KeyStore",
     "KeyUnreadable",
@@ -78,6 +88,7 @@ __all__ = [
     "LookupTelemetry",
     "Notification",
     "NotificationTelemetry",
+    "Onward",
     "Outbox",
     "Page",
     "Placed",
@@ -89,6 +100,7 @@ __all__ = [
     "SharedFacts",
     "SignalKind",
     "Signals",
+    "SocketTelemetry",
     "StoreLink",
     "StoreTelemetry",
     "StoreUnavailable",

@@ -53,6 +53,16 @@ class AlertTelemetry(Protocol):
         """An era has begun, as alerts may have been missed."""
 
 
+class SocketTelemetry(Protocol):
+    """What bridged WebSockets report."""
+
+    def opened(self) -> None:
+        """One more is open."""
+
+    def closed(self, code: int, messages_in: int, messages_out: int) -> None:
+        """One less is, after so many messages from the client and to it."""
+
+
 class TokenTelemetry(Protocol):
     """What the checking of tokens reports."""
 

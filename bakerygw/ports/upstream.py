@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from bakerygw.core.http import BodySource, Pairs, RequestSource
 from bakerygw.core.values import value
@@ -31,11 +31,34 @@ class UpstreamRequest:
     """`None`: no body at all."""
     first_byte_timeout_s: float | None = None
     """`None`: the configured one."""
+    upgrade: bytes | None = None
+    """The protocol in which a GET without a body offers to go on (RFC 9110 section 7.8)."""
+
+
+class Heir(Protocol):
+    """Who has the bytes of a connection that goes on in another protocol."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the service."""
+
+    def connectionLost(self, reason: Any) -> None:
+        """The connection is lost; called once, with Twisted's failure."""
+
+
+class Onward(Protocol):
+    """A connection to a service that goes on in another protocol. It is not read until it is taken, or aborted."""
+
+    @property
+    def transport(self) -> Any:
+        """Twisted's transport, TCP or TLS, whose reading is paused."""
+
+    def take(self, heir: Heir) -> None:
+        """From here on `heir` has what comes, and at once what has come."""
 
 
 @value
 class UpstreamResponse:
-    """A final response (never 1xx); its body must be started, taken whole or stopped."""
+    """A final response (1xx only as 101 to an offer to upgrade); its body must be started, taken whole or stopped."""
 
     status: int
     headers: Pairs
@@ -43,6 +66,8 @@ class UpstreamResponse:
     body: BodySource
     authority: str
     """host[:port] of the service that answered."""
+    onward: Onward | None = None
+    """Of a 101: the connection, to be taken or aborted. Its body is empty."""
 
 
 class Upstreams(Protocol):

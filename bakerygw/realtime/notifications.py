@@ -94,16 +94,20 @@ class Notifications:
         self._off = False
         self._enders: list[Deferred[None]] = []
 
+    @property
+    def busy(self) -> bool:
+        """Something is under way, or about to be."""
+        return bool(self._under_way) or self._looking
+
     def start(self) -> None:
         """Begin to look."""
         self._open = True
         self._look_in(0.0)
 
     def wake(self) -> None:
-        """Something was put into the outbox."""
-        if self._looking:
-            self._again = True
-        self._look_in(0.0)
+        """Something was put into the outbox. While nothing may be taken, the next look is soon enough."""
+        if self._count(self._clock.seconds())[0]:
+            self._look_now()
 
     def drain(self, window_s: float) -> "Deferred[None]":
         """Take nothing more; fires when what is under way has ended, at the latest after the window."""
@@ -124,7 +128,7 @@ class Notifications:
             work.cancel()
 
     def _all_ended(self) -> None:
-        if self._under_way or self._looking or self._open:
+        if self.busy or self._open:
             return
         enders, self._enders = self._enders, []
         for ended in enders:
@@ -141,6 +145,11 @@ class Notifications:
                 return
             self._look.cancel()
         self._look = self._clock.callLater(delay_s, self._begin)
+
+    def _look_now(self) -> None:
+        if self._looking:
+            self._again = True
+        self._look_in(0.0)
 
     def _begin(self) -> None:
         self._look = None
@@ -171,6 +180,8 @@ class Notifications:
         self._tell(haul)
         for notification in haul.taken:
             self._undertake(notification, began)
+        if haul.given_up:
+            return SOON_S  # there may be more of it
         if not count or len(haul.taken) == count:
             # Nothing may be taken until the pause ends, or an attempt does.
             return min(IDLE_S, pause_s)
@@ -216,7 +227,7 @@ class Notifications:
 
     def _ended(self, _: object, name: str) -> None:
         del self._under_way[name]
-        self.wake()
+        self._look_now()
         self._all_ended()
 
     async def _deliver(self, notification: Notification, began: float) -> None:

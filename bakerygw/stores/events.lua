@@ -112,28 +112,47 @@ local function entry_of(history, entry)
   return offset, at, fields[4]
 end
 
+local function id_of(history, offset)
+  return text(history.epoch) .. '-' .. text(offset)
+end
+
 -- Lets go of what is past its age. The offset of the oldest that is kept, or nothing.
 local function oldest_of(history)
-  local count = 1
-  while true do
-    local page = redis.call('XRANGE', history.stream, '-', '+', 'COUNT', count)
-    local offset, at
-    for i = 1, #page do
-      offset, at = entry_of(history, page[i])
-      if at > now - keep_ms then
-        if i > 1 then
-          redis.call('XTRIM', history.stream, 'MINID', page[i][1])
-        end
-        return math.max(offset, history.offset - keep + 1)
-      end
-    end
-    if #page < count then
-      redis.call('DEL', history.stream)
-      return nil
-    end
-    redis.call('XTRIM', history.stream, 'MINID', text(history.epoch) .. '-' .. text(offset + 1))
-    count = CHUNK
+  local entry = redis.call('XRANGE', history.stream, '-', '+', 'COUNT', 1)[1]
+  if not entry then
+    return nil
   end
+  local past, at = entry_of(history, entry)
+  if past > history.offset then
+    error(BROKEN, 0)
+  end
+  if at > now - keep_ms then
+    return math.max(past, history.offset - keep + 1)
+  end
+  -- They came one after the other: halving finds where the young begin, however many are past.
+  local young = history.offset + 1
+  while young - past > 1 do
+    local middle = math.floor((past + young) / 2)
+    entry = redis.call('XRANGE', history.stream, id_of(history, middle), '+', 'COUNT', 1)[1]
+    local offset
+    if entry then
+      offset, at = entry_of(history, entry)
+    end
+    if offset ~= middle then
+      error(BROKEN, 0)
+    end
+    if at > now - keep_ms then
+      young = middle
+    else
+      past = middle
+    end
+  end
+  if young > history.offset then
+    redis.call('DEL', history.stream)
+    return nil
+  end
+  redis.call('XTRIM', history.stream, 'MINID', id_of(history, young))
+  return math.max(young, history.offset - keep + 1)
 end
 
 -- Does something with the stream; if it turns out not to be ours it is dropped, and `otherwise` is the result.
@@ -184,7 +203,7 @@ end
 -- An alert is remembered last: one that could not be placed is none that was.
 local function place(history, tenant, memory, memory_ms, notify, payload)
   local offset = history.offset + 1
-  local id = text(history.epoch) .. '-' .. text(offset)
+  local id = id_of(history, offset)
   if notify == '1' then
     local member = tenant .. ':' .. id
     forced('HSET', KEYS[3], member, payload)
@@ -278,17 +297,17 @@ local function publish()
   offset = place(history, ARGV[9], memory, ARGV[7], ARGV[13], payload)
   settle(history)
   if digest ~= '' then
-    remember(ids, order, digest, text(history.epoch) .. '-' .. text(offset))
+    remember(ids, order, digest, id_of(history, offset))
   end
   return {0, history.epoch, offset, 1}
 end
 
 -- Adds to the reply what is kept from `offset` on.
-local function add_page(history, reply, offset, count, bytes)
-  local size, last = 0, math.min(history.offset, offset + count - 1)
+local function add_page(history, reply, offset, most, bytes)
+  local size, last = 0, math.min(history.offset, offset + most - 1)
   while offset <= last do
-    local from = text(history.epoch) .. '-' .. text(offset)
-    local page = redis.call('XRANGE', history.stream, from, '+', 'COUNT', math.min(CHUNK, last - offset + 1))
+    local count = math.min(CHUNK, last - offset + 1)
+    local page = redis.call('XRANGE', history.stream, id_of(history, offset), '+', 'COUNT', count)
     if #page == 0 then
       error(BROKEN, 0)
     end

@@ -19,13 +19,14 @@ MAX_PAGE: Final = 1000
 class _History:
     """One tenant's alerts, all of the same epoch and in order."""
 
-    __slots__ = ("epoch", "era", "ids", "kept", "offset")
+    __slots__ = ("epoch", "era", "ids", "ids_until", "kept", "offset")
 
     def __init__(self, era: int, epoch: int) -> None:
         self.era, self.epoch, self.offset = era, epoch, 0
         self.kept: deque[tuple[float, bytes]] = deque()
         """When each came, and what it says; the newest is that of `offset`."""
         self.ids: OrderedDict[str, Position] = OrderedDict()
+        self.ids_until = 0.0
 
     @property
     def head(self) -> Position:
@@ -50,6 +51,7 @@ class MemoryEventLog:
         seen_s: float = SEEN_S,
         max_tenants: int = MAX_TENANTS,
         max_bytes: int = MAX_BYTES,
+        max_seen: int = MAX_SEEN,
     ) -> None:
         """`now` is Unix seconds.
 
@@ -58,7 +60,7 @@ class MemoryEventLog:
         """
         self._now, self._tell, self._notify = now, tell, notify
         self._keep, self._keep_s, self._seen_s = history_events, history_s, seen_s
-        self._max_tenants, self._max_bytes = max_tenants, max_bytes
+        self._max_tenants, self._max_bytes, self._max_seen = max_tenants, max_bytes, max_seen
         self._histories: OrderedDict[str, _History] = OrderedDict()
         self._seen: OrderedDict[tuple[str, str], tuple[float, Position]] = OrderedDict()
         self._bytes = 0
@@ -75,6 +77,8 @@ class MemoryEventLog:
     async def publish(self, alert: Alert) -> Placed:
         """Place an alert that nobody has heard yet, and have all hear it."""
         history = self._history(alert.tenant_id)
+        if not self._now() < history.ids_until:
+            history.ids.clear()
         earlier = history.ids.get(alert.alert_id) if alert.alert_id is not None else None
         if earlier is not None:
             return Placed(position=earlier, fresh=False)
@@ -82,6 +86,7 @@ class MemoryEventLog:
         if placed.fresh:
             if alert.alert_id is not None:
                 history.ids[alert.alert_id] = placed.position
+                history.ids_until = self._now() + self._keep_s
                 while len(history.ids) > self._keep:
                     history.ids.popitem(last=False)
             if self._tell is not None:
@@ -140,7 +145,7 @@ class MemoryEventLog:
         seen = self._seen
         seen[key] = now + self._seen_s, position
         seen.move_to_end(key)
-        while len(seen) > MAX_SEEN or not now < next(iter(seen.values()))[0]:
+        while len(seen) > self._max_seen or not now < next(iter(seen.values()))[0]:
             seen.popitem(last=False)
 
     def _history(self, tenant_id: str) -> _History:

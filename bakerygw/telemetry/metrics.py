@@ -23,6 +23,7 @@ from bakerygw.telemetry.alert_metrics import AlertMetrics
 from bakerygw.telemetry.lookups import LookupMetrics
 from bakerygw.telemetry.notifications import NotificationMetrics
 from bakerygw.telemetry.series import OTHER, Count, Counters, Label, Spread, Spreads
+from bakerygw.telemetry.socket_metrics import SocketMetrics
 from bakerygw.telemetry.stream_metrics import StreamMetrics
 from bakerygw.telemetry.token_metrics import TokenMetrics
 
@@ -191,6 +192,7 @@ class Metrics:
         self.connections = Gauge("gateway_connections", "Open client connections.", registry=registry)
         self.sse_connections = Gauge("gateway_sse_connections", "Open event streams.", registry=registry)
         self.ws_connections = Gauge("gateway_ws_connections", "Open WebSockets.", registry=registry)
+        self.sockets = SocketMetrics(registry, self.ws_connections)
         self._health = Gauge(
             "gateway_service_health",
             "1 for the status that a service is in, else 0.",
@@ -239,7 +241,8 @@ class Metrics:
         if trace.upstream_s is None:
             series.internal.observe(outcome.duration_s)
         else:
-            series.internal.observe(max(0.0, outcome.duration_s - trace.upstream_s))
+            if outcome.status != 101:  # a WebSocket's duration is its users' affair
+                series.internal.observe(max(0.0, outcome.duration_s - trace.upstream_s))
             self.upstream_duration.child(self._services.of(trace.service or "")).observe(trace.upstream_s)
         if trace.limited is not None:
             self.rate_limit_exceeded.child(self._routes.of(trace.route)).inc()

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import orjson
 
-from bakerygw.core.outcome import Outcome, Trace
+from bakerygw.core.outcome import Outcome, SocketNotes, Trace
 from bakerygw.telemetry.redaction import MAX_TEXT, Redactor
 from bakerygw.telemetry.writer import LogWriter
 
@@ -34,6 +34,16 @@ class Disguise(Protocol):
 
     def tell(self, fields: dict[str, object], put: Callable[[dict[str, object]], None]) -> None:
         """Hand the fields to `put`, now or in a moment, without what tells who it was."""
+
+
+def _about(socket: SocketNotes) -> dict[str, object]:
+    about: dict[str, object] = {
+        "close_code": socket.close_code,
+        "closed_by": socket.closed_by,
+        "messages_in": socket.messages_in,
+        "messages_out": socket.messages_out,
+    }
+    return about if socket.why is None else {**about, "closed_for": socket.why}
 
 
 class RequestLog:
@@ -95,6 +105,8 @@ class RequestLog:
             fields["reason"] = trace.reason
         if trace.limited is not None:
             fields["limited"] = trace.limited
+        if trace.socket is not None:
+            fields.update(_about(trace.socket))
         if trace.cause is not None:
             # Text from outside, such as an exception's: only the chain knows what it may hold.
             fields["cause"] = self._system.redactor.text(trace.cause)

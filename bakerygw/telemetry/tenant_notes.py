@@ -12,6 +12,12 @@ MAX_TENANTS: Final = 1000
 MAX_NOTES: Final = 20
 """Of each kind and tenant; some 10 MB in all at most."""
 
+LASTING: Final = frozenset({"/api/v1/alerts/stream", "/api/v1/training/ws"})
+"""Routes whose replies last until somebody ends them, for one of `ENDINGS`: that is no error."""
+ENDINGS: Final = frozenset(
+    {"client-left", "token-expired", "token-revoked", "token-stale", "forbidden", "disconnected", "draining"}
+)
+
 Note = dict[str, object]
 Shown = Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
 """How users are shown, by their ids; those left out are not. May raise `StoreUnavailable`."""
@@ -38,6 +44,8 @@ class TenantNotes:
         trace = outcome.trace
         failed = outcome.status >= 500 or (outcome.status < 400 and trace.reason is not None)
         if trace.tenant_id is None or not (failed or (400 <= outcome.status < 499 and trace.reason is not None)):
+            return
+        if trace.route in LASTING and trace.reason in ENDINGS and outcome.status < 400:
             return
         tenant = self._tenants.use(trace.tenant_id)
         if tenant is None:

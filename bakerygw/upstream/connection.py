@@ -15,6 +15,7 @@ from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
 from bakerygw.runtime.task import Pending
 from bakerygw.upstream.body import RequestBodyPump, ResponseBody
 from bakerygw.upstream.deadline import Deadline, Deadlines
+from bakerygw.upstream.onward import Onward
 from bakerygw.upstream.response import ResponseReader, Rogue
 from bakerygw.upstream.wire import LAST_CHUNK, Wire, chunk, request_head
 
@@ -38,6 +39,9 @@ class ConnectionOwner(Protocol):
 
     def gone(self, connection: "UpstreamConnection") -> None:
         """The connection takes no further exchange; told once."""
+
+    def switched(self, by: int) -> None:
+        """So many more connections, or with -1 one less, serve another protocol; besides being `gone`."""
 
 
 @implementer(IHandshakeListener)
@@ -66,6 +70,7 @@ class UpstreamConnection(TwistedProtocol):
         self._gone = False
         self._open = False
         self._secured: Deferred[None] | None = None
+        self._onward: Onward | None = None
         self.served = 0
         """Exchanges begun."""
         self.idle_since = 0.0
@@ -77,7 +82,7 @@ class UpstreamConnection(TwistedProtocol):
         """Begin an exchange on an idle connection. Fails with `UpstreamFailed`; cancelling aborts the connection."""
         waiting = self._waiting = Pending[UpstreamResponse](self._cancelled)
         self.served += 1
-        self._reader.begin(request.method)
+        self._reader.begin(request.method, request.upgrade is not None)
         self._sent = False
         self._first_byte_s = request.first_byte_timeout_s or self._deadlines.first_byte_s
         head = request_head(request, self._host)
@@ -182,6 +187,8 @@ class UpstreamConnection(TwistedProtocol):
     def dataReceived(self, data: bytes) -> None:
         """Bytes of the response; at any other time the service has lost its way."""
         if self._gone:
+            if self._onward is not None:
+                self._onward.dataReceived(data)
             return
         reader = self._reader
         if self._waiting is None and self._body is None:
@@ -213,6 +220,10 @@ class UpstreamConnection(TwistedProtocol):
         """The end of a body that only the end can tell, or a failure of whatever was under way."""
         self._open = False
         self._deadline.cancel()
+        if self._onward is not None:
+            self._owner.switched(-1)
+            self._onward.connectionLost(reason)
+            return
         if self._secured is not None and not self._secured.called:
             self._secured.errback(reason)
         elif self._body is not None and self._reader.until_close and reason.check(ConnectionDone):
@@ -231,6 +242,9 @@ class UpstreamConnection(TwistedProtocol):
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             return
+        if reader.status == 101:
+            waiting.callback(self._go_over())
+            return
         if not self._sent:
             self._halt_request()
         pieces, reader.pieces = reader.pieces, []
@@ -246,6 +260,18 @@ class UpstreamConnection(TwistedProtocol):
         if self._holds(body) and body.waits:
             self.pause_reading()
             self._deadline.put(self._deadlines.idle_s)  # a body that nobody takes must not hold its connection for ever
+
+    def _go_over(self) -> UpstreamResponse:
+        """The 101 with the connection, which is nobody's until it is taken."""
+        reader = self._reader
+        onward = self._onward = Onward(self.transport, reader.behind)
+        self._gone = True
+        self._deadline.clear()
+        self._owner.gone(self)
+        self._owner.switched(1)
+        self.transport.pauseProducing()
+        body = ResponseBody(None, 0, [])
+        return UpstreamResponse(status=101, headers=reader.headers, body=body, authority=self._authority, onward=onward)
 
     def _holds(self, body: ResponseBody) -> bool:
         return self._body is body

@@ -63,13 +63,14 @@ class Pool:
         self._sweep: IDelayedCall | None = None
         self._closed = False
         self._retired = False
+        self._switched = 0
         self.requests = 0
         """Exchanges begun."""
 
     @property
     def outstanding(self) -> int:
-        """Requests given to this pool whose response is not complete."""
-        return len(self._busy) + self._opening + len(self._queue)
+        """Requests given to this pool whose response is not complete, those that go on in another protocol included."""
+        return len(self._busy) + self._opening + len(self._queue) + self._switched
 
     @property
     def in_use(self) -> int:
@@ -139,6 +140,10 @@ class Pool:
             self._admit_next()
         elif connection in self._idle:
             self._idle.remove(connection)
+
+    def switched(self, by: int) -> None:
+        """So many connections more, or less, are of another protocol: they are load, but not among those bounded."""
+        self._switched += by
 
     # Getting a connection.
 

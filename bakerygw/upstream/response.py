@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from bakerygw.core.http import Pairs
 
@@ -37,6 +37,8 @@ class ResponseReader:
         "_size",
         "_tail",
         "_te_fields",
+        "_upgradable",
+        "behind",
         "complete",
         "head_done",
         "headers",
@@ -48,11 +50,11 @@ class ResponseReader:
         "until_close",
     )
 
-    def begin(self, method: str) -> None:
-        """Expect the response to a request with this method."""
+    def begin(self, method: str, upgradable: bool = False) -> None:
+        """Expect the response to a request with this method, which may be 101 if `upgradable`."""
         # A fresh parser costs 0.3 µs and knows nothing of earlier messages, nor that HEAD is answered without a body.
         self._parser = HttpResponseParser(self)
-        self._method = method
+        self._method, self._upgradable = method, upgradable
         self._bodiless = self._chunked = False
         self._count = self._size = self._interim = self._quiet_bytes = 0
         self._headers: list[tuple[bytes, bytes]] = []
@@ -74,6 +76,8 @@ class ResponseReader:
         """Only the end of the connection ends the body."""
         self.reusable = True
         """Nothing speaks against another exchange on this connection."""
+        self.behind = b""
+        """What came behind a 101, in the other protocol."""
 
     def feed(self, data: bytes) -> None:
         """Read the next bytes. Raises `Rogue`; pieces read before the fault are kept."""
@@ -85,6 +89,12 @@ class ResponseReader:
         pieces_before = len(self.pieces)
         try:
             self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self.reusable = False
+            if not self.complete:
+                raise Rogue("malformed upgrade") from None
+            self.behind = data[upgrade.args[0] :]
+            return
         except HttpParserError as error:
             self.reusable = False
             if not self.complete:  # surplus bytes spoil the connection, not the response before them
@@ -152,6 +162,11 @@ class ResponseReader:
             if version != "1.0" or self._te_fields:
                 self._refuse("unsupported HTTP version or framing")
         if status < 200:
+            if status == 101 and self._upgradable and version == "1.1" and parser.should_upgrade():
+                self.status, self.headers = status, tuple(self._headers)
+                self.head_done = self.complete = True
+                self.reusable = False
+                return
             self._interim += 1
             if status < 100 or status == 101 or self._interim > MAX_INTERIM:
                 self._refuse("unsolicited or too many interim responses")

@@ -15,6 +15,8 @@ def request_head(request: UpstreamRequest, host: bytes) -> bytes:
     """The request's head on the wire, framing written anew (RFC 9112 section 6)."""
     lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (request.method.encode(), request.target, host)]
     lines += map(b": ".join, request.headers)
+    if request.upgrade is not None:
+        lines.append(b"Connection: Upgrade\r\nUpgrade: " + request.upgrade)
     lines.append(_framing(request.method, request.body))
     return b"\r\n".join(lines)
 

@@ -93,12 +93,16 @@ class Reader:
         """The numbers of alerts in order, and `GAP`."""
         self._broken = False
         """The stream has said that it could not be bridged, and now owes the gap."""
-        self._resumed = False
+        self._resumed = self._greeted = False
         self.said: Counter[str] = Counter()
+
+    def is_at(self, end: Position) -> bool:
+        """Whether it has got so far."""
+        return self.last is not None and self.last >= end and not self._broken
 
     def connected(self) -> None:
         """A new connection, that names the last id if there is one."""
-        self._resumed, self._broken = self.last is not None, False
+        self._resumed, self._greeted, self._broken = self.last is not None, False, False
 
     def take(self, fields: dict[str, str]) -> None:
         """The next event."""
@@ -119,13 +123,13 @@ class Reader:
         self.ledger.faults.append(f"{self.name}: {what}")
 
     def _hello(self, position: Position | None, data: dict[str, Any]) -> None:
-        if not self._resumed:
+        first, self._greeted = not self._greeted, True
+        if first and not self._resumed:
             self.last = position
-        elif data["recovered"]:
-            if position != self.last:
-                self._fault(f"was at {self.last}, and hello says {position}")
-        else:
+        elif first and not data["recovered"]:
             self._broken = True
+        elif position != self.last:
+            self._fault(f"was at {self.last}, and hello says {position}")
 
     def _gap(self, position: Position, data: dict[str, Any]) -> None:
         reason = str(data.get("reason"))

@@ -42,6 +42,8 @@ def faults_of(*events, keeps=100):
         (hello("1-5"), alert("1-6", 0), CUT, hello("1-6", recovered=True), alert("1-7", 1)),
         (hello("1-5"), gap("2-9"), alert("2-10", 0)),
         (hello("1-5"), CUT, BROKEN, gap("2-0"), alert("2-1", 0)),
+        (hello("1-5"), alert("1-6", 0), hello("1-6", recovered=True), alert("1-7", 1)),
+        (hello("1-5"), gap("2-0"), alert("2-1", 0), hello("2-1"), alert("2-2", 1)),
         (hello("1-5"), CUT, BROKEN, gap("1-106", "trimmed"), alert("1-107", 0)),
     ],
 )
@@ -59,6 +61,7 @@ def test_what_follows_or_is_announced_is_right(events):
         (hello("1-5"), alert("1-6", 0, "another")),
         (hello("1-5"), alert("1-6", 0), alert("1-7", 0)),
         (hello("1-5"), CUT, hello("1-6", recovered=True)),
+        (hello("1-5"), alert("1-6", 0), hello("1-7", recovered=True)),
         (hello("1-5"), CUT, BROKEN, alert("1-6", 0)),
         (hello("1-5"), gap("1-4")),
         (hello("1-5"), CUT, BROKEN, gap("1-105", "trimmed")),

@@ -154,6 +154,8 @@ class Pipeline:
         self.services, self._turn = Services(), turn
         self.services.names |= {"demo:sales"}
         clock, notes = Clock(), Notes()
+        self.store, self.hierarchy = store, hierarchy
+        self.tickets = Tickets(MemoryRecords(lambda: NOW), SessionSeal(), lambda: NOW)
         verifier = TokenVerifier(
             PemKey(load_public_key(ISSUER.public_pem, "EdDSA")),
             algorithm="EdDSA",
@@ -187,7 +189,7 @@ class Pipeline:
             lookups=Lookups(
                 self.answers, tenants, revocations=tenants, shared=None, telemetry=self.answers, now=lambda: NOW
             ),
-            tickets=Tickets(MemoryRecords(lambda: NOW), SessionSeal(), lambda: NOW),
+            tickets=self.tickets,
         )
 
     def ask(self, token: str, kind: str, asked: Asked) -> tuple[Answer, list[Any]]:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.realtime.alert_sim import Instance, SimRedis, go
 
-SEEDS = 200
+SEEDS = 150
 
 
 class World:

@@ -105,6 +105,18 @@ def test_what_arrives_during_a_call_waits_for_the_next(bench):
     assert bench.history.batches == [[alert(1)], [alert(2), alert(3)]]
 
 
+def test_what_follows_at_once_goes_together(bench):
+    bench.hear(alert(1))
+    bench.clock.advance(0)
+    for number in (2, 3, 4):
+        bench.hear(alert(number))
+        bench.clock.advance(LINGER_S / 4)
+    assert bench.told == [alert(1)]
+    bench.clock.advance(LINGER_S)
+
+    assert bench.history.batches == [[alert(1)], [alert(2), alert(3), alert(4)]]
+
+
 def test_an_alert_that_comes_alone_does_not_wait(bench):
     bench.hear(alert(1))
     bench.clock.advance(LINGER_S)

@@ -140,6 +140,38 @@ def test_a_connection_that_leads_nowhere_is_made_anew_while_the_other_goes_on(sc
     assert len(only.connections) == 2
 
 
+def test_a_redis_that_is_silent_for_long_is_met_anew(scene):
+    only = scene.start()
+    only.link.set_up(False)
+    only.clock.pump([PING_S] * (round(LONGEST_SILENCE_S / PING_S) - 3))
+    assert len(only.connections) == 1
+    only.clock.pump([PING_S] * 10)
+
+    assert len(only.connections) > 1
+
+
+def test_a_ping_that_is_refused_ends_the_connection(scene):
+    only = scene.start()
+    only.clock.advance(PING_S)
+    only.connection.transport.clear()
+    only.connection.protocol.dataReceived(b"-ERR unknown command\r\n")
+    scene.go(0.5)
+
+    assert len(only.connections) == 2
+    assert only.is_listening
+
+
+def test_an_answer_to_the_question_of_another_vouches_for_nothing(scene):
+    hanging = scene.start()
+    scene.instances.remove(hanging)
+    second = scene.start(0.1)
+    scene.redis.publish(LISTENING.encode(), b"sure " + b"f" * 16)
+    scene.go(VOUCH_S / 2)
+    scene.instances.append(hanging)
+
+    assert not second.is_listening
+
+
 def test_what_may_be_older_than_the_history_remembers_is_not_heard(scene):
     only = scene.start()
     scene.redis.alert(b"1")

@@ -10,7 +10,7 @@ from twisted.logger import globalLogPublisher
 
 from bakerygw.core.alerts import Alert
 from bakerygw.core.tenancy import TenantFlags
-from bakerygw.ports import Placed, StoreUnavailable
+from bakerygw.ports import Haul, Placed, StoreUnavailable
 from bakerygw.realtime.notifications import BEFORE_S, CLOSE_S, IDLE_S, LEASE_S, MAX_PAUSE_S, SLOTS, Notifications
 from bakerygw.realtime.notifier import ATTEMPT_S, Attempt
 from bakerygw.realtime.waking import WakingLog
@@ -265,6 +265,17 @@ def test_the_service_may_ask_for_a_rest():
     assert rig.left() == 0
 
 
+def test_alerts_that_come_while_the_service_rests_cost_redis_nothing():
+    rig = Rig(attempt("later", away=True, asked_s=60.0)).started()
+    rig.put("t:1-1")
+    rig.pump(1)
+    takes = rig.way.takes
+    for _ in range(1000):
+        rig.one.wake()
+        rig.clock.advance(0.001)
+    assert rig.way.takes <= takes + 1
+
+
 def test_one_alert_that_always_fails_holds_no_other_up():
     rig = Rig().started()
     rig.put("t:1-1")
@@ -362,9 +373,11 @@ def test_a_drain_takes_nothing_more_and_waits_for_what_is_under_way():
     rig.put("t:1-1")
     drained = rig.one.drain(30)
     rig.put("t:1-2")
-    rig.pump(10)
+    rig.pump(9)
     assert not drained.called
+    assert rig.one.busy
     rig.service.answers()
+    assert not rig.one.busy
     assert drained.called
     success_of(drained)
     assert rig.sent == ["t:1-1"]
@@ -439,6 +452,21 @@ def test_what_is_given_up_unsent_is_counted_and_told(logged):
     assert rig.counted.results == {"overflow": 1, "accepted": 1}
     (line,) = logged("notifications.given_up")
     assert (line["reason"], line["number"]) == ("overflow", 1)
+
+
+def test_what_is_too_much_is_given_up_as_fast_as_it_comes():
+    rig = Rig(attempt())
+    rig.service.names.clear()
+    looks = []
+
+    class Full(Fragile):
+        async def take(self, count, *, lease_s):
+            looks.append(rig.clock.seconds())
+            return Haul(taken=(), waiting=1, oldest_s=0.0, next_s=None, given_up={"overflow": 1000})
+
+    rig.instance(Full(rig.kept)).start()
+    rig.pump(1)
+    assert len(looks) >= 15
 
 
 def test_failing_and_resuming_are_told_once_each(logged):

@@ -1,11 +1,12 @@
 """The short form of Twisted's transports keeps their contract."""
 
+import socket
 from typing import Any
 
 import pytest
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
-from bakerygw.runtime.sockets import ServerSocket
+from bakerygw.runtime.sockets import LASTING_BYTES, LASTING_TIMEOUT_MS, TCP_USER_TIMEOUT, ServerSocket
 
 
 class Kernel:
@@ -112,3 +113,20 @@ def test_nothing_is_pushed_into_a_connection_that_ends() -> None:
     transport.push(b"two")
 
     assert transport.socket.sent == b""
+
+
+def test_a_reply_that_lasts_is_bounded_in_the_kernel() -> None:
+    with socket.socket() as ours:
+        transport: Any = ServerSocket.__new__(ServerSocket)
+        transport.socket = ours
+
+        transport.last()
+
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * LASTING_BYTES
+        assert ours.getsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT) == LASTING_TIMEOUT_MS
+
+
+def test_where_the_kernel_knows_no_such_bound_a_reply_lasts_all_the_same() -> None:
+    transport: Any = ServerSocket.__new__(ServerSocket)
+    with socket.socket(socket.AF_UNIX) as transport.socket:
+        transport.last()

@@ -286,6 +286,16 @@ async def test_as_many_ids_are_remembered_as_alerts_are_kept(make):
 
 
 @pytest_twisted.ensureDeferred
+async def test_ids_are_forgotten_with_the_history(make):
+    logs = make(history_s=0.3, seen_s=0.05)
+    await logs.one.publish(alert(message="a", alert_id="a"))
+    await pause(0.2)
+    assert not (await logs.one.publish(alert(message="a", alert_id="a"))).fresh
+    await pause(0.15)
+    assert (await logs.other.publish(alert(message="a", alert_id="a"))).fresh
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_is_to_be_notified_goes_into_the_outbox_once(logs):
     mail = alert("t", "mail", channels=["email", "sse"])
     placed = await logs.one.append([alert("t", "quiet", channels=["sse"]), mail, alert("u", "plain")])

@@ -1,5 +1,6 @@
 import os
 from collections.abc import Awaitable
+from typing import get_args
 
 import pytest
 import structlog
@@ -7,11 +8,12 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from bakerygw.realtime.held import Ending
 from bakerygw.telemetry.logs import LogWriter, RequestLog, configure_logging
 from bakerygw.telemetry.metrics import Metrics
 from bakerygw.telemetry.requests import RequestTelemetry
 from bakerygw.telemetry.subjects import name_of
-from bakerygw.telemetry.tenant_notes import MAX_NOTES, MAX_TENANTS, TenantNotes
+from bakerygw.telemetry.tenant_notes import ENDINGS, MAX_NOTES, MAX_TENANTS, TenantNotes
 from tests.deferreds import success_of
 from tests.telemetry.audit_fakes import outcome
 
@@ -62,6 +64,28 @@ def test_errors_of_services_and_of_the_gateway_are_told_apart_from_refusals(stat
     assert [name for name, entries in found.items() if entries] == ([where] if where else [])
     if where == "errors":
         assert (found[where][0]["service"], found[where][0]["cause"]) == ("sales", "*** host")
+
+
+@pytest.mark.parametrize(
+    ("route", "reason", "noted"),
+    [
+        ("/api/v1/alerts/stream", "client-left", 0),
+        ("/api/v1/alerts/stream", "draining", 0),
+        ("/api/v1/alerts/stream", "slow", 1),
+        ("/api/v1/sales/**", "client-left", 1),
+    ],
+)
+def test_the_usual_end_of_a_stream_is_no_error(route, reason, noted):
+    its = notes()
+    ended = outcome(200, reason=reason)
+    ended.trace.route = route
+    its.ended(ended)
+    assert len(told(its.errors("bakery-1"))) == noted
+
+
+@pytest.mark.parametrize("why", get_args(Ending))
+def test_every_end_that_the_gateway_gives_a_stream_is_usual(why):
+    assert why in ENDINGS
 
 
 def test_users_are_shown_as_they_may_be_when_they_are_asked_for():

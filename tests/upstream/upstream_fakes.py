@@ -87,6 +87,9 @@ class Owner:
     def gone(self, connection: UpstreamConnection) -> None:
         self.heard.append("gone")
 
+    def switched(self, by: int) -> None:
+        self.heard.append(f"switched {by}")
+
 
 @implementer(ITCPTransport)
 class WireTransport(StringTransport):

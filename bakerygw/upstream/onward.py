@@ -1,0 +1,43 @@
+"""A connection to a service that has answered 101, and goes on in another protocol (RFC 9110 section 7.8)."""
+
+from typing import Any
+
+from twisted.python.failure import Failure
+
+from bakerygw.ports import Heir
+
+
+class Onward:
+    """Implements `ports.Onward`. Little can come before it is taken, since its transport is paused."""
+
+    def __init__(self, transport: Any, behind: bytes) -> None:
+        """`behind` came with the 101."""
+        self.transport = transport
+        self._behind = behind
+        self._heir: Heir | None = None
+        self._lost: Failure | None = None
+
+    def take(self, heir: Heir) -> None:
+        """From here on `heir` has what comes, and at once what has come."""
+        self._heir = heir
+        behind, self._behind = self._behind, b""
+        if behind:
+            heir.dataReceived(behind)
+        if self._lost is not None:
+            heir.connectionLost(self._lost)
+
+    # The connection's side.
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the service."""
+        if self._heir is None:
+            self._behind += data
+        else:
+            self._heir.dataReceived(data)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The end."""
+        if self._heir is None:
+            self._lost = reason
+        else:
+            self._heir.connectionLost(reason)

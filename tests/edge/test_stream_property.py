@@ -1,0 +1,180 @@
+"""Random users open streams of random tenants in every way there is: who sees which tenant's alerts, by an oracle."""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from deferreds import success_of
+from edge_fakes import Client, answers, request
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from test_tenancy_property import (
+    EXAMPLES,
+    HEADERS,
+    ISSUER,
+    NAMES,
+    NEAR,
+    NOW,
+    STATES,
+    TENANTS,
+    TOKENS,
+    Drawn,
+    Pipeline,
+    in_memory,
+    plans,
+)
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from bakerygw.core.alerts import parse_alert
+from bakerygw.realtime.alerts import AlertStreams
+from bakerygw.realtime.bounds import Bounds, Most
+from bakerygw.realtime.guard import StreamGuard
+from bakerygw.realtime.hub import Hub
+from bakerygw.stores.memory_events import MemoryEventLog
+from tests.oracle import Asked, State, verdict
+from tests.realtime.stream_fakes import Told
+
+STREAM = b"/api/v1/alerts/stream"
+TICKET = b"/api/v1/alerts/ticket"
+MANY = Most(per_user=1000, per_tenant=1000, in_all=1000)
+
+
+@dataclass(kw_only=True)
+class Attempt:
+    """One user, and how they open a stream."""
+
+    payload: dict[str, Any]
+    way: str
+    fetched_for: list[str]
+    """`X-Tenant-ID` with which a ticket is fetched."""
+    headers: list[str]
+    query: list[str]
+
+
+ATTEMPTS = st.builds(
+    lambda payload, way, fetched_for, headers, query: Attempt(
+        payload=payload, way=way, fetched_for=fetched_for, headers=headers, query=query
+    ),
+    TOKENS,
+    st.sampled_from(["header", "token", "ticket"]),
+    HEADERS,
+    st.just([]) | HEADERS,
+    st.just([]) | st.lists(NEAR | TENANTS, min_size=1, max_size=1),
+)
+
+
+class Rig:
+    """The pipeline with a hub and a guard over the embedded stores."""
+
+    def __init__(self, state: State) -> None:
+        self.clock = Clock()
+        self.pipeline: Pipeline = in_memory(Drawn(state=state, payload={}, sound=True, kind="sales", asked=_get([])))
+        self.store: Any = self.pipeline.store
+        self.log = MemoryEventLog(lambda: NOW, history_events=100, history_s=1000)
+        self.hub = Hub(self.log, clock=self.clock, heartbeat_s=15.0, telemetry=Told(), random=Random(1))
+        self.hub.restored()
+        bounds = Bounds(
+            {"stream": MANY, "socket": MANY}, new_per_second=1000, seconds=self.clock.seconds, jitter=Random(1).random
+        )
+        guard = StreamGuard(
+            bounds,
+            store=self.store,
+            hierarchy=self.pipeline.hierarchy,
+            watch=self.store,
+            trusted=lambda: True,
+            clock=self.clock,
+            now=lambda: NOW,
+            random=Random(1),
+        )
+        self.pipeline.gateway.handlers = {
+            "alerts": AlertStreams(self.hub, guard).open,
+            "ticket": self.pipeline.tickets.reply_to,
+        }
+
+    def client(self, method: bytes, target: bytes, token: str | None, tenants: list[str]) -> Client:
+        lines = [b"X-Tenant-ID: " + tenant.encode() for tenant in tenants]
+        if token is not None:
+            lines.append(b"Authorization: Bearer " + token.encode())
+        app: Any = self.pipeline.gateway
+        return Client(app).send(request(method, target, *lines))
+
+    def publish(self, word: str) -> None:
+        """One alert to every tenant."""
+        for tenant in NAMES:
+            payload = json.dumps({word: f"<{tenant}>"}).encode()
+            (placed,) = success_of(Deferred.fromCoroutine(self.log.append([parse_alert(tenant, payload)])))
+            self.hub.stored(tenant, placed, payload)
+        for _ in range(20):
+            self.clock.advance(0.05)
+
+
+def _get(headers: list[str]) -> Asked:
+    return Asked(method="GET", path_tenant=None, headers=headers)
+
+
+def drawn(state: State, attempt: Attempt, asked: Asked) -> Drawn:
+    return Drawn(state=state, payload=attempt.payload, sound=True, kind="sales", asked=asked)
+
+
+def ask(rig: Rig, state: State, attempt: Attempt) -> tuple[Client, str | None]:
+    """A stream, or the refusal of one; and the tenant that it is for by the contract, if it may be opened."""
+    token, named = ISSUER.token(**attempt.payload), [*attempt.headers, *attempt.query]
+    pairs = [f"tenant_id={tenant}" for tenant in attempt.query]
+    if attempt.way == "ticket":
+        # No ticket's business is whether its tenant is on hold.
+        its = drawn(replace(state, on_hold=set()), attempt, replace(_get(attempt.fetched_for), method="POST"))
+        rig.pipeline.answers.subscriptions = plans(its)
+        told = verdict(its.state, its.payload, True, its.asked, NOW)
+        client = rig.client(b"POST", TICKET, token, attempt.fetched_for)
+        (answer,) = answers(client.wire.written)
+        if told.refusals:
+            assert (answer.status, answer.problem()["code"]) in told.refusals
+            return client, None
+        assert answer.status == 201
+        named = [told.told["X-Tenant-Id"], *named]
+        pairs.append("ticket=" + json.loads(answer.body)["ticket"])
+    elif attempt.way == "token":
+        pairs.append(f"token={token}")
+    its = drawn(state, attempt, _get(named))
+    rig.pipeline.answers.subscriptions = plans(its)
+    told = verdict(state, attempt.payload, True, its.asked, NOW)
+    target = STREAM + ("?" + "&".join(pairs)).encode() if pairs else STREAM
+    client = rig.client(b"GET", target, token if attempt.way == "header" else None, attempt.headers)
+    if not told.refusals and attempt.payload["exp"] > NOW:
+        return client, told.told["X-Tenant-Id"]
+    (answer,) = answers(client.wire.written)
+    refusals = told.refusals or {(401, "token-expired")}
+    assert (answer.status, answer.problem()["code"]) in refusals
+    return client, None
+
+
+def seen(client: Client, word: str) -> list[str]:
+    return [name.decode() for name in re.findall(rf'"{word}": "<(\w+)>"'.encode(), client.wire.written)]
+
+
+@settings(max_examples=EXAMPLES)
+@given(STATES, st.lists(ATTEMPTS, min_size=1, max_size=5), NEAR)
+def test_everybody_sees_the_alerts_of_the_tenant_that_is_open_to_them_and_no_other(
+    state: State, attempts: list[Attempt], changing: str
+) -> None:
+    state = replace(state, changed_at={name: at for name, at in state.changed_at.items() if at is not None})
+    state.revoked = False
+    rig = Rig(state)
+    opened = [(attempt, *ask(rig, state, attempt)) for attempt in attempts]
+    rig.clock.advance(0)
+
+    rig.publish("first")
+    for attempt, client, tenant in opened:
+        event(f"{attempt.way}: {'open' if tenant else 'refused'}")
+        assert seen(client, "first") == ([] if tenant is None else [tenant])
+
+    success_of(Deferred.fromCoroutine(rig.store.subscription_changed(changing, NOW + 10)))
+    rig.clock.advance(0)
+    rig.publish("second")
+    for attempt, client, tenant in opened:
+        over = changing in (tenant, attempt.payload["tenant_id"])
+        assert seen(client, "second") == ([] if tenant is None or over else [tenant])
+        assert tenant is None or (b"token-stale" in client.wire.written) == over
