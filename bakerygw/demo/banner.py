@@ -119,7 +119,22 @@ def _work() -> Iterator[Command]:
         " | grep -e Tier -e Email",
         '"X-Subscription-Tier", "professional"',
     )
+    yield from _streams(ana)
     yield _line("health of the gateway and its services", "curl -s $GW/health; echo", '"services"')
+
+
+def _streams(ana: str) -> Iterator[Command]:
+    yield _line(
+        "her alerts as they come, for three seconds",
+        f"curl -sN -m 3 {ana} $GW/api/v1/alerts/stream",
+        "event: hello",
+    )
+    yield _line(
+        "a ticket opens a stream once, also for what can send no header",
+        rf"""TICKET=$(curl -s -X POST {ana} $GW/api/v1/alerts/ticket | sed 's/.*"ticket": *"\([^"]*\)".*/\1/')""",
+    )
+    yield _line("", 'curl -sN -m 1 "$GW/api/v1/alerts/stream?ticket=$TICKET"', "event: hello")
+    yield _line("and not twice", f'curl -s {WHY} "$GW/api/v1/alerts/stream?ticket=$TICKET" | why', "401 token-invalid")
 
 
 def _refusals() -> Iterator[Command]:
@@ -171,6 +186,12 @@ def _operation(token: str) -> Iterator[Command]:
         "operators: metrics",
         "curl -s $ADMIN/metrics | grep '^gateway_requests_total.*sales'",
         'path="/api/v1/sales/**"',
+    )
+    alert = """-d '{"alert_id":"oven-3","severity":"critical","message":"Oven 3 is cold"}'"""
+    yield _line(
+        "a service publishes an alert and knows that it is stored",
+        f'curl -s {operator} -H "$J" {alert} $ADMIN/api/tenants/$ESPIGA/alerts; echo',
+        '"stored": true',
     )
     yield _line(
         "operators: put the bakery of Ana on hold",

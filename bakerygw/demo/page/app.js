@@ -159,7 +159,7 @@ class Alerts {
       closed: this.#cut ? `cut for ${CUT_MS / 1000} s` : "not connected",
     });
     shown.textContent = words[state] ?? state;
-    if (state === "open" && this.#again) setTimeout(() => this.#resumed(), 700);
+    if (state === "open" && this.#again) setTimeout(() => this.#resumed(), 400);
   }
 
   #resumed() {
