@@ -34,7 +34,7 @@ def admin(gateway: Gateway) -> Iterator[httpx.Client]:
 @pytest.fixture
 def page(browser: Browser, gateway: Gateway) -> Iterator[Page]:
     with browser.page() as opened:
-        opened.show_as(width=1240, height=900)
+        opened.show_as(width=1240, height=960)
         opened.open(f"{gateway.base_url}/demo/")
         opened.wait_for("document.querySelectorAll('#accounts button').length > 4")
         yield opened
@@ -113,6 +113,7 @@ def test_a_bakery_is_seen_live_through_a_cut_a_training_and_a_hold(
 def picture(page: Page) -> None:
     wanted = os.environ.get("SCREENSHOT")
     if wanted:
+        page.evaluate("scrollTo(0, 0)")
         page.screenshot(Path(wanted))
 
 
