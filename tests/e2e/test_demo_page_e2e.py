@@ -130,6 +130,36 @@ def test_it_fits_a_phone_and_goes_by_keyboard(gateway: Gateway, page: Page) -> N
 def test_a_subscription_that_has_ended_is_told_as_what_it_is(page: Page) -> None:
     page.click("button[data-email='otto@vogel.example']")
     page.wait_for("document.getElementById('problem').textContent.includes('402 subscription-expired')")
+    page.wait_for("document.getElementById('run').textContent === 'not connected'")
+    assert page.text("#left") == "–"
+    page.click(".spend")
+    page.wait_for("document.getElementById('sent').textContent === 'refused (402)'")
+
+
+def test_whoever_leaves_during_a_cut_leaves_nothing_to_the_next(
+    gateway: Gateway, admin: httpx.Client, page: Page
+) -> None:
+    sign_in(page, "ana@espiga.example")
+    page.click("#cut")
+    page.wait_for("document.getElementById('state').dataset.state === 'cut'")
+    page.click("#leave")
+    sign_in(page, "claire@martin.example")
+    assert not page.evaluate("document.getElementById('cut').disabled")
+
+    publish(admin, bakery_of(gateway, "ana@espiga.example"), "For La Espiga alone")
+    page.evaluate("new Promise((over) => setTimeout(over, 6000))")  # the cut would have ended meanwhile
+    publish(admin, bakery_of(gateway, "claire@martin.example"), "For Martin alone")
+    page.wait_for("document.getElementById('alerts').textContent.includes('For Martin alone')")
+    assert "For La Espiga alone" not in page.text("#alerts")
+
+
+def test_one_account_enters_at_a_time(page: Page) -> None:
+    page.evaluate(
+        """["ana@espiga.example", "claire@martin.example"].forEach(
+            (email) => document.querySelector(`button[data-email='${email}']`).click())"""
+    )
+    page.wait_for("document.getElementById('state').dataset.state === 'open'", 8)
+    assert page.text("#who-name") == "Ana Romero"
 
 
 def test_it_is_for_the_demo_alone(gateway: Gateway, issuer: Any, start_gateway: Any) -> None:
