@@ -131,7 +131,7 @@ def test_a_subscription_that_has_ended_is_told_as_what_it_is(page: Page) -> None
     page.click("button[data-email='otto@vogel.example']")
     page.wait_for("document.getElementById('problem').textContent.includes('402 subscription-expired')")
     page.wait_for("document.getElementById('run').textContent === 'not connected'")
-    assert page.text("#left") == "–"
+    assert page.text("#left") == "\N{EN DASH}"
     page.click(".spend")
     page.wait_for("document.getElementById('sent').textContent === 'refused (402)'")
 
