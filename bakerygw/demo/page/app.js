@@ -6,7 +6,7 @@ const CUT_MS = 5_000;
 const MAX_ALERTS = 200;
 const EPOCHS = 60;
 const LIMITS_EVERY_MS = 2_000;
-const CHART = { left: 40, right: 550, top: 10, bottom: 180, highest: 1.1 };
+const CHART = { left: 52, right: 550, top: 10, bottom: 180, highest: 1.1 };
 
 /** @param {string} id @returns {any} */
 const at = (id) => document.getElementById(id);
@@ -103,6 +103,7 @@ class Alerts {
   #session;
   #stream;
   #cut = false;
+  #back = 0;
   /** Alerts that come before this moment after a cut were missed during it. */
   #again = 0;
   #replayed = 0;
@@ -118,13 +119,19 @@ class Alerts {
       onState: (state, details) => this.#state(state, details),
       onTenantState,
       onTokenExpiring: () => session.token({ renew: true }).then(() => this.#stream.reconnect(), onError),
-      onError,
+      onError: (error) => {
+        at("quiet").hidden = true;
+        at("state").dataset.state = "failed";
+        onError(error);
+      },
     });
     at("cut").onclick = () => this.cut();
     this.#stream.open();
   }
 
   close() {
+    clearTimeout(this.#back); // or what was cut would come back among the alerts of another account
+    this.#cut = false;
     this.#stream.close();
     this.#list.replaceChildren();
     at("resumed").hidden = true;
@@ -136,13 +143,11 @@ class Alerts {
     at("cut").disabled = true;
     this.#break("cut: nothing arrives");
     this.#stream.close();
-    const stream = this.#stream;
-    setTimeout(() => {
+    this.#back = setTimeout(() => {
       this.#cut = false;
       this.#again = Date.now();
       this.#replayed = 0;
-      at("cut").disabled = false;
-      stream.open();
+      this.#stream.open();
     }, CUT_MS);
   }
 
@@ -159,6 +164,7 @@ class Alerts {
       closed: this.#cut ? `cut for ${CUT_MS / 1000} s` : "not connected",
     });
     shown.textContent = words[state] ?? state;
+    at("cut").disabled = state !== "open" && state !== "degraded";
     if (state === "open" && this.#again) setTimeout(() => this.#resumed(), 400);
   }
 
@@ -229,7 +235,11 @@ class Training {
         at("train").disabled = true;
         this.#say(willRetry ? `lost (${code}), connecting anew` : `closed (${code})`, willRetry ? "connecting" : "failed");
       },
-      onError,
+      onError: (error) => {
+        at("train").disabled = true;
+        this.#say("not connected", "failed");
+        onError(error);
+      },
     });
     at("train").onclick = () => {
       const action = this.#running ? "stop" : "start";
