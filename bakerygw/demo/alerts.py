@@ -129,6 +129,7 @@ class Happenings:
         self._turn: list[str] = []
         self._timer: Any = None
         self._publishing: Deferred[None] | None = None
+        self._losing = False
 
     def start(self, publish: Publish) -> None:
         """Begin; one alert after the other, never two at the same time."""
@@ -163,7 +164,11 @@ class Happenings:
         except CancelledError:
             raise
         except Exception as error:  # whatever stands between here and the store: the next one may pass
-            self._log.warn("demo.alert-lost", error=str(error))
+            if not self._losing:
+                self._log.warn("demo.alert-lost", error=str(error), reason="told once, until one passes")
+            self._losing = True
+        else:
+            self._losing = False
 
     def _pause_s(self) -> float:
         return max(SHORTEST_S, EVERY_S / len(self._tenants()) * self._random.uniform(0.5, 1.5))

@@ -7,6 +7,7 @@ from random import Random
 from demo_calls import NOW
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent, globalLogPublisher
 
 from bakerygw.core.alerts import parse_alert
 from bakerygw.demo.accounts import demo_directory
@@ -86,6 +87,19 @@ def test_an_alert_that_is_lost_does_not_stop_the_next() -> None:
     channel.answer = ConnectionError("gone")
     clock.pump([0.1] * 30)
     assert len(channel.published) > 1
+
+
+def test_lost_alerts_are_told_of_once_until_one_passes() -> None:
+    told: list[LogEvent] = []
+    globalLogPublisher.addObserver(told.append)
+    try:
+        clock, channel, _ = happening()
+        for answer in (ConnectionError("gone"), None, ConnectionError("again")):
+            channel.answer = answer
+            clock.pump([0.1] * 50)
+    finally:
+        globalLogPublisher.removeObserver(told.append)
+    assert [event["error"] for event in told if event["log_format"] == "demo.alert-lost"] == ["gone", "again"]
 
 
 def test_nothing_happens_once_it_is_stopped() -> None:
