@@ -1,6 +1,6 @@
 """One tenant's alerts on this instance, in order and without holes, and the streams that they go to."""
 
-from typing import ClassVar, Final, Literal, Protocol
+from typing import ClassVar, Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -12,9 +12,8 @@ from bakerygw.core import sse
 from bakerygw.core.alerts import Position
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import EventLog, Page
+from bakerygw.realtime.controls import GapReason, gap_event
 from bakerygw.realtime.ring import Frame, Ring
-
-GapReason = Literal["epoch", "trimmed", "rewound", "unknown"]
 
 PAGE_EVENTS: Final = 250
 PAGE_BYTES: Final = 64 * 1024
@@ -42,7 +41,7 @@ class Reader(Protocol):
         """Write what it lacks, or a part of it; how many frames that were."""
 
     def behind(self) -> None:
-        """The ring no longer has what it needs."""
+        """The ring no longer has what it needs: it is live no more, or has ended."""
 
     def moved(self) -> None:
         """The feed has come to where this stream, which is not live, waits for it, or has begun another run."""
@@ -91,12 +90,13 @@ class Feed:
         """Requests that are about to become readers."""
         self.queued = False
         """It is in the line for fanning out."""
+        self.told_degraded = False
+        """Its streams were told so, and not yet that all is well."""
         self._hub = hub
         self._early: dict[int, bytes] = {}
         self._comparing: Deferred[None] | None = None
         self._again = False
         self._grace: IDelayedCall | None = None
-        self._degraded = False
         self._round: list[Reader] = []
         self._at = self._lowest = 0
 
@@ -137,8 +137,8 @@ class Feed:
 
     def degraded(self) -> None:
         """What is published may not be heard: tell, once."""
-        if self.known and not self._degraded:
-            self._degraded = True
+        if self.known and not self.told_degraded:
+            self.told_degraded = True
             self._say("degraded", {}, named=False)
 
     def learn(self) -> "Deferred[None]":
@@ -175,8 +175,9 @@ class Feed:
 
     # how it goes out
 
-    def more(self) -> None:
-        """Some reader lacks what the ring has."""
+    def more(self, number: int) -> None:
+        """Some reader lacks what the ring has from this number on; it need not be in the round under way."""
+        self._lowest = min(self._lowest, number)
         self._hub.fan_out(self)
 
     def advance(self, number: int) -> bool:
@@ -185,24 +186,22 @@ class Feed:
         if not self._round:
             self._round, self._at, self._lowest = list(self.readers), 0, ring.end
         at, sent, end = self._at, 0, ring.end
-        upto = min(at + number, len(self._round))
-        lowest = self._lowest
+        upto = self._at = min(at + number, len(self._round))
         for reader in self._round[at:upto]:
             if reader.next == end or not reader.live:
                 continue
-            if not reader.blocked:
-                sent += reader.give(ring)
-                lowest = min(lowest, reader.next)
-            elif reader.next < ring.first:
+            if reader.next < ring.first:
                 reader.behind()
-        self._at, self._lowest = upto, lowest
+            elif not reader.blocked:
+                sent += reader.give(ring)
+                self._lowest = min(self._lowest, reader.next)
         if sent:
             self._hub.sent(sent)
         if upto < len(self._round):
             return True
         self._round = []
-        ring.shed(lowest)
-        return lowest < ring.end
+        ring.shed(self._lowest)
+        return self._lowest < ring.end
 
     def _append(self, offset: int, payload: bytes) -> None:
         self.offset = offset
@@ -220,7 +219,7 @@ class Feed:
             for reader in waiting:
                 reader.moved()
         if self.readers:
-            self.more()
+            self._hub.fan_out(self)
         else:
             self.ring.shed(self.ring.end)
 
@@ -284,8 +283,8 @@ class Feed:
                 break
             while self.queued:  # no reader is to fall behind for what comes from the history
                 await deferLater(self._hub.clock, 0.001, _nothing)
-        if self._degraded and self._hub.listening:
-            self._degraded = False
+        if self.told_degraded and self._hub.listening:
+            self.told_degraded = False
             recovered = run == self.ring.run
             members = {"epoch": self.epoch, "offset": self.offset, "recovered": recovered}
             self._say("hello", {**members, "missed": missed if recovered else None}, named=True)
@@ -323,12 +322,6 @@ class Feed:
         if comparing is not None:
             comparing.addErrback(_forget)  # behind those who wait, who have all been told
             comparing.callback(result if isinstance(result, Failure) else None)
-
-
-def gap_event(base: Position, reason: GapReason) -> bytes:
-    """Alerts may be missing before this; those behind `base` follow."""
-    members = {"reason": reason, "epoch": base.epoch, "offset": base.offset}
-    return sse.control("gap", members, base.text)
 
 
 def _pass_on(result: object, waiter: "Deferred[None]") -> object:

@@ -6,7 +6,7 @@ from bakerygw.core.alerts import Position
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports.events import Placed
 from bakerygw.realtime.feed import MAX_EARLY, RETRY_S
-from bakerygw.realtime.hub import KEPT_S, PATIENCE_S
+from bakerygw.realtime.hub import KEPT_S, PATIENCE_S, SLOW_S
 from bakerygw.realtime.ring import RING_BYTES, RING_FRAMES
 from bakerygw.realtime.stream import RETRY_MS
 from tests.realtime.stream_fakes import History, Instance, Reading
@@ -337,6 +337,9 @@ def test_a_slow_reader_is_dropped_at_the_bound_and_others_notice_nothing() -> No
     for _ in range(2):
         here.publish()
         here.turn()
+    here.turn(SLOW_S - 0.2)
+    assert slow.end is None
+    here.turn(0.4)
 
     assert slow.end == "slow"
     assert slow.trace.reason == "slow"
@@ -353,6 +356,7 @@ def test_a_slow_reader_is_dropped_by_bytes_too() -> None:
     for _ in range(7):
         here.publish(b"x" * 60_000)
         here.turn()
+    here.turn(SLOW_S + 0.2)
 
     assert slow.end == "slow"
     assert here.hub.feeds["t1"].ring._bytes <= RING_BYTES
