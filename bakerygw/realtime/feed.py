@@ -1,9 +1,9 @@
 """One tenant's alerts on this instance, in order and without holes, and the streams that they go to."""
 
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -11,8 +11,9 @@ from twisted.python.failure import Failure
 from bakerygw.core import sse
 from bakerygw.core.alerts import Position
 from bakerygw.ports import StoreUnavailable
-from bakerygw.ports.events import EventLog, Page
+from bakerygw.ports.events import Page
 from bakerygw.realtime.controls import GapReason, gap_event
+from bakerygw.realtime.reading import Reader, Surroundings
 from bakerygw.realtime.ring import Frame, Ring
 
 PAGE_EVENTS: Final = 250
@@ -23,52 +24,10 @@ HOLE_S: Final = 0.02
 """How long a missing alert may be on its way here before the history is asked for it."""
 RETRY_S: Final = 0.5
 MAX_RETRY_S: Final = 5.0
+MOMENT_S: Final = 1.0
+"""A client that has taken nothing for less than this is not slow yet."""
 MAX_EARLY: Final = 100
 """Alerts kept that are ahead of a hole; the others come from the history."""
-
-
-class Reader(Protocol):
-    """A stream, as its feed sees it."""
-
-    next: int
-    """The number of the frame that it needs next."""
-    live: bool
-    """It gets its frames from the ring, not from the history."""
-    blocked: bool
-    """Its client has not taken what was written."""
-
-    def give(self, ring: Ring) -> int:
-        """Write what it lacks, or a part of it; how many frames that were."""
-
-    def behind(self) -> None:
-        """The ring no longer has what it needs: it is live no more, or has ended."""
-
-    def moved(self) -> None:
-        """The feed has come to where this stream, which is not live, waits for it, or has begun another run."""
-
-
-class Surroundings(Protocol):
-    """What feeds share (`Hub`)."""
-
-    clock: IReactorTime
-    log: EventLog
-    reads: DeferredSemaphore
-    listening: bool
-    """All that is published is heard."""
-    bounds: tuple[int, int]
-    """Frames and bytes that a ring keeps."""
-
-    def fan_out(self, feed: "Feed") -> None:
-        """Let the feed's streams have what is new, in slices."""
-
-    def drop(self, feed: "Feed") -> None:
-        """Nobody needs this feed."""
-
-    def gap(self, reason: str) -> None:
-        """A gap was told to a feed's streams."""
-
-    def sent(self, frames: int) -> None:
-        """So many frames were written to streams."""
 
 
 class Feed:
@@ -98,7 +57,7 @@ class Feed:
         self._again = False
         self._grace: IDelayedCall | None = None
         self._round: list[Reader] = []
-        self._at = self._lowest = 0
+        self._at = self._lowest = self._patient = self._stuck = 0
 
     @property
     def head(self) -> Position:
@@ -184,9 +143,11 @@ class Feed:
         """Give up to `number` readers what they lack; whether some still lack anything."""
         ring = self.ring
         if not self._round:
-            self._round, self._at, self._lowest = list(self.readers), 0, ring.end
+            self._round, self._at = list(self.readers), 0
+            self._lowest = self._patient = self._stuck = ring.end
         at, sent, end = self._at, 0, ring.end
         upto = self._at = min(at + number, len(self._round))
+        lately = self._hub.clock.seconds() - MOMENT_S
         for reader in self._round[at:upto]:
             if reader.next == end or not reader.live:
                 continue
@@ -195,13 +156,17 @@ class Feed:
             elif not reader.blocked:
                 sent += reader.give(ring)
                 self._lowest = min(self._lowest, reader.next)
+            else:
+                self._stuck = min(self._stuck, reader.next)
+                if reader.blocked_since > lately:
+                    self._patient = min(self._patient, reader.next)
         if sent:
             self._hub.sent(sent)
         if upto < len(self._round):
             return True
         self._round = []
-        ring.shed(self._lowest)
-        return self._lowest < ring.end
+        ring.shed(self._lowest, self._patient)
+        return self._lowest < ring.end or self._stuck < ring.first
 
     def _append(self, offset: int, payload: bytes) -> None:
         self.offset = offset
@@ -221,7 +186,7 @@ class Feed:
         if self.readers:
             self._hub.fan_out(self)
         else:
-            self.ring.shed(self.ring.end)
+            self.ring.shed(self.ring.end, self.ring.end)
 
     def _absorb(self) -> None:
         """What was ahead of a hole that has been filled."""

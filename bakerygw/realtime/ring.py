@@ -8,7 +8,9 @@ from bakerygw.core.sse import chunk
 
 RING_FRAMES: Final = 1000
 RING_BYTES: Final = 256 * 1024
-"""A client that is further behind than this, or than `RING_FRAMES`, is dropped."""
+"""A client that is further behind than this, or than `RING_FRAMES`, is dropped, unless that is but for a moment."""
+BURST: Final = 16
+"""So many times as much is kept for a moment, for clients whose connection a burst has filled."""
 
 _OFFSET: Final = attrgetter("offset")
 
@@ -51,12 +53,18 @@ class Ring:
         self.run, self.reach = self.end, frame.offset
         self.append(frame)
 
-    def shed(self, lowest: int) -> None:
-        """Let go of what is beyond the bounds, but of nothing from the number `lowest` on."""
+    def shed(self, lowest: int, patient: int) -> None:
+        """Let go of what is beyond the bounds, but of nothing from the number `lowest` on.
+
+        And of nothing from `patient` on that is not beyond `BURST` times the bounds.
+        """
         surplus, size = 0, self._bytes
         number = len(self._frames)
         while surplus < number and (number - surplus > self._max_frames or size > self._max_bytes):
             if self.first + surplus >= lowest:
+                break
+            kept = number - surplus <= BURST * self._max_frames and size <= BURST * self._max_bytes
+            if kept and self.first + surplus >= patient:
                 break
             size -= len(self._frames[surplus].plain)
             surplus += 1

@@ -48,7 +48,7 @@ class Stream:
 
     __slots__ = (
         "_chunked", "_exchange", "_feed", "_fell", "_flags", "_hub", "_left", "_offset", "_place", "_resume", "_sink",
-        "_started", "_trace", "_waits", "blocked", "live", "next", "run", "slot", "spoke",
+        "_started", "_trace", "_waits", "blocked", "blocked_since", "live", "next", "run", "slot", "spoke",
     )  # fmt: skip
     length = None
     _log: ClassVar[Logger] = Logger()
@@ -66,6 +66,7 @@ class Stream:
         """Of the last alert that it was given."""
         self.next = self.run = 0
         self.live = self.blocked = False
+        self.blocked_since = 0.0
         self.slot = self.spoke = 0
         """Its place on the wheel, and the wheel's tick when it last had something to say."""
 
@@ -95,7 +96,7 @@ class Stream:
 
     def pause(self) -> None:
         """The client does not take what was written."""
-        self.blocked = True
+        self.blocked, self.blocked_since = True, self._hub.clock.seconds()
 
     def resume(self) -> None:
         """It does again: it gets what it has missed meanwhile."""
@@ -190,7 +191,9 @@ class Stream:
 
     def beat(self) -> None:
         """Nothing was said for a while."""
-        if not self.blocked:
+        if self.blocked:
+            self._feed.more(self.next)  # which finds out whether it is too slow
+        else:
             self._write(sse.HEARTBEAT)
 
     # how it begins

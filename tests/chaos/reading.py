@@ -96,6 +96,10 @@ class Reader:
         self._resumed = self._greeted = False
         self.said: Counter[str] = Counter()
 
+    def is_at(self, end: Position) -> bool:
+        """Whether it has got so far."""
+        return self.last is not None and self.last >= end and not self._broken
+
     def connected(self) -> None:
         """A new connection, that names the last id if there is one."""
         self._resumed, self._greeted, self._broken = self.last is not None, False, False

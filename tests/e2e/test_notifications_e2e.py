@@ -42,6 +42,10 @@ class World:
     def empty(self) -> bool:
         return self.redis.keys("bakerygw:notify:*") == []
 
+    def settled(self, count: int, within_s: float = 10.0) -> None:
+        """Wait until so many requests have come, and nothing is left to be sent."""
+        until(lambda: len(self.service.requests) >= count and self.empty(), within_s)
+
     def accepted(self, payload: bytes) -> list[Recorded]:
         return [request for request in self.service.requests if request.body == payload]
 
@@ -85,8 +89,8 @@ def world(whole: World) -> World:
 def test_each_alert_with_such_a_channel_arrives_once_as_it_was_published(world: World) -> None:
     payloads = world.publish(20) + world.publish(20, tenant="t2", channels=("whatsapp",))
     world.publish(5, channels=("sse",))
-    requests = world.service.wait_for(40)
-    until(world.empty)
+    world.settled(40)
+    requests = list(world.service.requests)
 
     assert sorted(request.body for request in requests) == sorted(payloads)
     assert len({request.value("idempotency-key") for request in requests}) == 40
@@ -103,12 +107,13 @@ def test_each_alert_with_such_a_channel_arrives_once_as_it_was_published(world: 
 def test_what_fails_comes_again_under_the_same_key_and_what_is_refused_does_not(world: World) -> None:
     world.service.next(answer(503), answer(500))
     (payload,) = world.publish()
-    until(lambda: len(world.accepted(payload)) == 3 and world.empty(), 8)
+    world.settled(3)
+    assert len(world.accepted(payload)) == 3
     assert len({request.value("idempotency-key") for request in world.accepted(payload)}) == 1
 
     world.service.next(answer(422))
     (unwanted,) = world.publish()
-    until(world.empty)
+    world.settled(4)
     assert len(world.accepted(unwanted)) == 1
     told = [event for it in world.instances for event in it.events("notification.refused")]
     assert [(event["tenant_id"], event["cause"]) for event in told] == [("t1", "answered 422")]
@@ -117,10 +122,10 @@ def test_what_fails_comes_again_under_the_same_key_and_what_is_refused_does_not(
 def test_alerts_wait_for_a_service_that_is_down(world: World) -> None:
     world.service.stop()
     payloads = world.publish(5)
-    time.sleep(0.5)
-    assert world.redis.zcard(DUE) == 5
+    until(lambda: world.redis.zcard(DUE) == 5)
+    time.sleep(0.3)
     world.service.start()
-    until(world.empty, 8)
+    world.settled(5)
     assert [len(world.accepted(payload)) for payload in payloads] == [1] * 5
 
 
@@ -134,11 +139,9 @@ def test_when_the_instance_that_sends_is_killed_the_other_does_it(world: World) 
     holder.kill()
     (name,) = world.redis.zrange(DUE, 0, -1)
     world.redis.zadd(DUE, {name: time.time() * 1000 - 1}, xx=True)
-    until(lambda: len(world.accepted(payload)) == 2, 7)
-    until(world.empty)
+    world.settled(2)
     first, second = world.accepted(payload)
     assert first.value("idempotency-key") == second.value("idempotency-key")
     world.publish(3)
-    world.service.wait_for(4)
-    until(world.empty)
+    world.settled(5)
     assert len(world.service.requests) == 5

@@ -12,9 +12,12 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 from tests.e2e.calling import at_once, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream
+from tests.e2e.sockets import TrainingService
 from tests.e2e.stage import NO_LIMITS
 from tests.minting import Issuer
 from tests.redis_server import RedisServer
@@ -106,11 +109,20 @@ def office(server: RedisServer) -> Iterator["redis.Redis"]:
 
 
 @pytest.fixture(scope="module")
-def pair(issuer: Issuer, services: RecordingUpstream, server: RedisServer, office: Any) -> Iterator[list[Gateway]]:
+def training() -> Iterator[TrainingService]:
+    with TrainingService() as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def pair(
+    issuer: Issuer, services: RecordingUpstream, training: TrainingService, server: RedisServer, office: Any
+) -> Iterator[list[Gateway]]:
     settings = {
         "JWT_PUBLIC_KEY": issuer.public_pem,
         "AUTH_SERVICE_URL": services.url,
         "SALES_SERVICE_URL": services.url,
+        "TRAINING_SERVICE_URL": training.url,
         "REDIS_HOST": server.host,
         "REDIS_PORT": str(server.port),
         "SSE_MAX_PER_USER": "3",
@@ -254,6 +266,24 @@ def test_of_a_hundred_at_once_on_two_instances_one_opens(pair: list[Gateway], so
             statuses = at_once([lambda client=client: attempt(client) for client in several])  # type: ignore[misc]
 
         assert sorted(status for its in statuses for status in its) == [200] + [401] * 99
+
+
+def test_a_ticket_opens_a_socket_which_ends_like_a_stream(pair: list[Gateway], someone: Someone) -> None:
+    ticket = ticket_of(pair[0], someone.token)
+    url = f"ws://127.0.0.1:{pair[1].port}/api/v1/training/ws?ticket={ticket}"
+    with connect(url) as socket_, pair[1].admin() as admin, pair[0].client(someone.token) as client:
+        socket_.send("over")
+        assert socket_.recv(5) == "over"
+        assert admin.get(f"/api/tenants/{someone.tenant}").json()["open"] == {"streams": 0, "sockets": 1}
+        assert client.post("/api/v1/auth/logout").is_success
+        began = time.monotonic()
+        with pytest.raises(ConnectionClosed):
+            socket_.recv(5)
+
+        assert time.monotonic() - began < SOON_S
+        assert socket_.close_code == 1008
+    with pytest.raises(InvalidStatus), connect(url):
+        pass
 
 
 def test_a_ticket_of_somebody_who_has_signed_out_opens_nothing(pair: list[Gateway], someone: Someone) -> None:

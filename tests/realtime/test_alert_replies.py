@@ -1,6 +1,8 @@
 """The handler of streams behind a connection of HTTP: what a client sees, and what it cannot break."""
 
+import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +16,12 @@ from bakerygw.edge.conversation import Conversation, standing_headers
 from bakerygw.edge.exchange import Exchange
 from bakerygw.realtime.alerts import RETRY_AFTER_S, AlertStreams, resume_of
 from bakerygw.realtime.hub import PATIENCE_S, SLOW_S
+from bakerygw.runtime.sockets import LASTING_BYTES, ServerSocket
 from tests.edge.edge_fakes import Client, dechunked, make_site, request
 from tests.heads import make_head
 from tests.realtime.sse_client import EventClient
 from tests.realtime.stream_fakes import TENANT, FakePlace, Instance
+from tests.runtime.test_plain_sockets import connected
 
 GRANT = Grant(claims=None, view=TenantView(tenant_id=TENANT, role=None, subscription=None, own=True))
 
@@ -126,6 +130,7 @@ def test_a_stream_that_the_gateway_ends_is_whole_and_told_with_its_reason(door: 
 def test_a_slow_stream_is_cut_and_told_with_its_reason(door: Door) -> None:
     client = door.client()
     client.channel.pauseProducing()
+    door.here.turn(2)
     for _ in range(1100):
         door.here.publish()
         door.here.turn()
@@ -219,3 +224,24 @@ def test_where_a_client_was_is_read_or_is_unknown(headers: Any, target: bytes, p
     assert resume is not None
     named = resume.position
     assert ("unknown" if named is None else (named.epoch, named.offset)) == position
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_what_lasts_is_bounded_in_the_kernel_under_tls_too(over_tls: bool) -> None:
+    client = Client()
+    transport: Any = ServerSocket.__new__(ServerSocket)
+    with socket.socket() as transport.socket:
+        client.channel.transport = SimpleNamespace(transport=transport) if over_tls else transport
+
+        client.channel.settle()
+
+        assert transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * LASTING_BYTES
+
+
+def test_an_event_leaves_by_the_socket_itself_at_once() -> None:
+    client = Client()
+    client.channel.transport = connected(100)
+
+    client.channel.push(b"event")
+
+    assert client.channel.transport.socket.sent == b"event"

@@ -5,9 +5,9 @@ import pytest
 from bakerygw.core.alerts import Position
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports.events import Placed
-from bakerygw.realtime.feed import MAX_EARLY, RETRY_S
+from bakerygw.realtime.feed import MAX_EARLY, MOMENT_S, RETRY_S
 from bakerygw.realtime.hub import KEPT_S, PATIENCE_S, SLOW_S
-from bakerygw.realtime.ring import RING_BYTES, RING_FRAMES
+from bakerygw.realtime.ring import BURST, RING_BYTES, RING_FRAMES
 from bakerygw.realtime.stream import RETRY_MS
 from tests.realtime.stream_fakes import History, Instance, Reading
 
@@ -330,6 +330,7 @@ def test_a_slow_reader_is_dropped_at_the_bound_and_others_notice_nothing() -> No
     slow, quick = here.open(), here.open()
     assert slow.stream is not None
     slow.stream.pause()
+    here.turn(MOMENT_S)
     for _ in range(RING_FRAMES):
         here.publish()
         here.turn()
@@ -353,6 +354,7 @@ def test_a_slow_reader_is_dropped_by_bytes_too() -> None:
     slow = here.open()
     assert slow.stream is not None
     slow.stream.pause()
+    here.turn(MOMENT_S)
     for _ in range(7):
         here.publish(b"x" * 60_000)
         here.turn()
@@ -388,6 +390,51 @@ def test_a_burst_is_not_mistaken_for_a_slow_reader() -> None:
 
     assert len(reading.read()) == 3 * RING_FRAMES + 1
     assert len(here.hub.feeds["t1"].ring._frames) == RING_FRAMES
+
+
+def test_a_connection_that_a_burst_has_filled_is_not_slow_yet() -> None:
+    here = Instance()
+    reading = here.open()
+    assert reading.stream is not None
+    reading.stream.pause()
+    for _ in range(3 * RING_FRAMES):
+        here.publish()
+        here.turn()
+    reading.stream.resume()
+    here.turn()
+
+    assert len(reading.read()) == 3 * RING_FRAMES + 1
+    assert len(here.hub.feeds["t1"].ring._frames) == RING_FRAMES
+
+
+def test_a_burst_has_a_bound_too() -> None:
+    here = Instance()
+    here.hub.bounds = (10, 10_000)
+    reading = here.open()
+    assert reading.stream is not None
+    reading.stream.pause()
+    for _ in range(10 * BURST + 1):
+        here.publish()
+        here.turn()
+    assert len(here.hub.feeds["t1"].ring._frames) == 10
+    here.turn(SLOW_S + 0.2)
+
+    assert reading.end == "slow"
+
+
+def test_a_client_that_stays_blocked_after_a_burst_is_dropped_though_nothing_more_comes() -> None:
+    here = Instance()
+    reading = here.open()
+    assert reading.stream is not None
+    reading.stream.pause()
+    for _ in range(2 * RING_FRAMES):
+        here.publish()
+        here.turn()
+    assert reading.end is None
+    for _ in range(200):
+        here.turn(0.12)
+
+    assert reading.end == "slow"
 
 
 def test_only_silent_streams_get_heartbeats_from_one_timer() -> None:

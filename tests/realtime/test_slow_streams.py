@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from bakerygw.realtime.fanout import READERS
+from bakerygw.realtime.feed import MOMENT_S
 from bakerygw.realtime.hub import SLOW_S
 from bakerygw.realtime.ring import RING_BYTES, RING_FRAMES
 from bakerygw.realtime.stream import Stream
@@ -47,7 +48,6 @@ def test_a_burst_beyond_the_bound_reaches_a_client_that_reads() -> None:
         here.publish(b"x" * 60_000)
     for _ in range(300):
         here.turn(0.01)
-        assert here.hub.feeds["t1"].ring._bytes <= max(RING_BYTES, 200 * 61_000)
         stream.resume()
 
     assert reading.end is None
@@ -65,6 +65,7 @@ def test_a_stream_that_is_paused_and_resumed_all_the_time_gets_each_alert_once()
             here.turn()
         if number % 1100 == 3:
             stream.pause()
+            here.turn(MOMENT_S)
         elif number % 1100 == 1090:
             stream.resume()
     stream.resume()
@@ -131,7 +132,7 @@ def test_a_stream_that_catches_up_is_told_how_it_stands() -> None:
     stream = stream_of(reading)
     stream.pause()
     here.hub.restored()
-    here.turn(0.1)
+    here.turn(MOMENT_S)
     for _ in range(2 * RING_FRAMES):
         here.publish()
         here.turn()
@@ -150,6 +151,7 @@ def test_a_stream_that_was_left_behind_is_told_of_a_gap_that_began_meanwhile() -
     reading = here.open()
     stream = stream_of(reading)
     stream.pause()
+    here.turn(MOMENT_S)
     here.publish()
     here.history.begin_era()
     for _ in range(RING_FRAMES + 10):
@@ -169,6 +171,7 @@ def test_one_that_is_left_behind_and_leaves_is_forgotten() -> None:
     here = Instance()
     reading = here.open()
     stream_of(reading).pause()
+    here.turn(MOMENT_S)
     for _ in range(RING_FRAMES + 2):
         here.publish()
         here.turn()
