@@ -282,6 +282,8 @@ class Feed:
 
     def _compared(self, result: object) -> None:
         comparing, self._comparing = self._comparing, None
+        if self.empty:
+            self._hub.drop(self)  # it may lack something, and whoever comes next must not
         if isinstance(result, Failure) and not result.check(StoreUnavailable, CancelledError):
             self._log.failure("feed.failed", result)
         if comparing is not None:

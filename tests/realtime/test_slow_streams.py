@@ -180,3 +180,16 @@ def test_one_that_is_left_behind_and_leaves_is_forgotten() -> None:
     assert not here.hub._doubted
     here.turn(SLOW_S + 1)
     assert here.told.drops == []
+
+
+def test_who_comes_back_to_a_feed_with_a_hole_does_not_wait_for_the_next_alert() -> None:
+    here = Instance()
+    reading = here.open()
+    here.history.add(b"{}")  # not heard here
+    here.publish()
+    reading.leave()
+    here.turn(1.0)
+    again = here.open("7-0")
+    here.turn(1.0)
+
+    assert alerts_of(again) == ids(1, 2)
