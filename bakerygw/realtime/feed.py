@@ -76,7 +76,10 @@ class Feed:
         if not self.known:
             self._again = True  # whether it is before or behind what is being read is not known
             return
-        if position.epoch < self.epoch or (position.epoch == self.epoch and position.offset <= self.offset):
+        if position.epoch < self.epoch:
+            self.compare().addErrback(_forget)  # it is late, or epochs were counted by a clock that went wrong
+            return
+        if position.epoch == self.epoch and position.offset <= self.offset:
             return
         if position.epoch > self.epoch:
             self.begin_run(Position(epoch=position.epoch, offset=0), "epoch")

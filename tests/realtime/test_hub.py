@@ -547,3 +547,30 @@ def test_a_tenant_nobody_reads_costs_nothing() -> None:
 
     assert here.hub.feeds == {}
     assert (here.log.reads, here.log.heads) == (0, 0)
+
+
+def test_a_history_whose_epochs_have_gone_back_leaves_no_stream_behind() -> None:
+    here = Instance()
+    reading = here.open()
+    here.publish()
+    here.turn()
+    here.history.epoch, here.history.payloads = 3, []
+    here.publish()
+    here.turn(0.1)
+    here.publish()
+    here.turn(0.1)
+
+    assert kinds(reading) == ["hello 7-0", "alert 7-1", "gap 3-0", "alert 3-1", "alert 3-2"]
+
+
+def test_an_alert_of_an_earlier_epoch_that_comes_late_changes_nothing() -> None:
+    here = Instance()
+    reading = here.open()
+    late = here.history.add(b"{}")
+    here.history.begin_era()
+    here.publish()
+    here.turn()
+    here.hear(late)
+    here.turn(0.1)
+
+    assert kinds(reading) == ["hello 7-0", "gap 8-0", "alert 8-1"]
