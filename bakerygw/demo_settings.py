@@ -1,6 +1,7 @@
 """The settings of a gateway that runs the demo."""
 
 from bakerygw.config.checks import may_geocode
+from bakerygw.config.routes import merge_routes
 from bakerygw.config.settings import Settings
 from bakerygw.demo.page import ROUTE
 from bakerygw.demo.services import DemoServices
@@ -19,6 +20,6 @@ def demo_settings(settings: Settings, demo: DemoServices) -> Settings:
             "jwt_public_key": demo.public_pem,
             "jwt_jwks_url": None,
             "jwt_algorithm": "RS256",
-            "routes": (*settings.routes, ROUTE),
+            "routes": merge_routes(settings.routes, (ROUTE,)),
         }
     )

@@ -11,10 +11,12 @@ def unsent_bytes(transport: Any) -> int | None:
     """Bytes that were given to the kernel and that the peer has not acknowledged (Linux, `SIOCOUTQ` of tcp(7)).
 
     Twisted hears of progress only when a large part of the kernel's buffer is free, which for a slow reader takes
-    minutes. `None` where the kernel does not say.
+    minutes. `None` where the kernel does not say. Of TLS, whose handle is no socket, the connection below is asked.
     """
     try:
-        answer = fcntl.ioctl(transport.getHandle().fileno(), termios.TIOCOUTQ, b"\0" * 4)
+        answer = fcntl.ioctl(
+            getattr(transport, "transport", transport).getHandle().fileno(), termios.TIOCOUTQ, b"\0" * 4
+        )
     except (AttributeError, OSError, ValueError):
         return None
     return int(struct.unpack("i", answer)[0])

@@ -3,6 +3,11 @@
 import socket
 from contextlib import closing
 
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.internet.testing import StringTransport
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
 from bakerygw.edge.kernel import Stall, unsent_bytes
 
 
@@ -42,6 +47,26 @@ def test_a_client_that_takes_nothing_stalls_and_one_that_takes_little_does_not()
         assert not stall.over(Transport(near), 12)
         assert not stall.over(Transport(near), 21)
         assert stall.over(Transport(near), 23)
+
+
+def test_below_tls_it_is_the_same():
+    near, far = pair()
+    with closing(near), closing(far):
+        sent = fill(near)
+        below = StringTransport()
+        below.getHandle = lambda: near
+        tls = TLSMemoryBIOFactory(optionsForClientTLS("a.example"), True, Factory.forProtocol(Protocol)).buildProtocol(
+            None
+        )
+        tls.makeConnection(below)
+        assert unsent_bytes(tls) == unsent_bytes(Transport(near)) > 0
+        stall = Stall(10)
+        stall.begin(0)
+        assert not stall.over(tls, 9)
+        taken = 0
+        while taken < sent // 2:
+            taken += len(far.recv(65536))
+        assert not stall.over(tls, 12)
 
 
 def test_without_a_beginning_nothing_stalls():

@@ -4,7 +4,7 @@ import re
 from typing import get_args
 
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.realtime.feed import GapReason
+from bakerygw.realtime.controls import GapReason
 from bakerygw.realtime.held import Ending
 from tests.realtime.stream_fakes import Instance
 from tests.test_docs import page, rows

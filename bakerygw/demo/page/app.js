@@ -6,7 +6,7 @@ const CUT_MS = 5_000;
 const MAX_ALERTS = 200;
 const EPOCHS = 60;
 const LIMITS_EVERY_MS = 2_000;
-const CHART = { left: 40, right: 550, top: 10, bottom: 180, highest: 1.1 };
+const CHART = { left: 52, right: 550, top: 10, bottom: 180, highest: 1.1 };
 
 /** @param {string} id @returns {any} */
 const at = (id) => document.getElementById(id);
@@ -122,6 +122,7 @@ class Alerts {
       onTokenExpiring: () => session.token({ renew: true }).then(() => this.#renewed(), onError),
       onError: (error) => {
         at("quiet").hidden = true;
+        at("state").dataset.state = "failed";
         onError(error);
       },
     });
@@ -133,6 +134,7 @@ class Alerts {
   close() {
     this.#closed = true;
     clearTimeout(this.#timer);
+    this.#cut = false;
     this.#stream.close();
     this.#list.replaceChildren();
     at("resumed").hidden = true;
@@ -171,6 +173,7 @@ class Alerts {
       closed: this.#cut ? `cut for ${CUT_MS / 1000} s` : "not connected",
     });
     shown.textContent = words[state] ?? state;
+    at("cut").disabled = state !== "open" && state !== "degraded";
     if (state === "open" && this.#again) setTimeout(() => this.#resumed(), 400);
   }
 
@@ -244,6 +247,7 @@ class Training {
         this.#say(willRetry ? `lost (${code}), connecting anew` : `closed (${code})`, willRetry ? "connecting" : "failed");
       },
       onError: (error) => {
+        at("train").disabled = true;
         this.#say("not connected", "failed");
         onError(error);
       },
