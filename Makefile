@@ -29,7 +29,7 @@ MAKE_VENV = if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
 	echo "Making $(1) with $$("$$python" --version)"; "$$python" -m venv --clear $(1); fi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install compiled test bench autobahn clean
+.PHONY: help demo install compiled test bench autobahn screenshot clean
 
 help: ## This list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,9 @@ bench: $(VENV)/installed $(COMPILED)/installed $(PEERS)/installed ## Every measu
 
 autobahn: $(TOX_VENV)/installed ## The Autobahn test suite through the WebSocket bridge, both ways. Needs CPython 2.7 too.
 	$(TOX_VENV)/bin/tox run -e autobahn
+
+screenshot: $(TOX_VENV)/installed ## The README's picture of the demo's page, made anew by its test. Needs Chromium.
+	SCREENSHOT=$(abspath docs/img/demo.png) $(TOX_VENV)/bin/tox run -e e2e -- tests/e2e/test_demo_page_e2e.py
 
 clean: ## Removes the environments and what builds and tests left behind.
 	rm -rf $(VENV) $(COMPILED) .tox build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -25,6 +25,7 @@ from bakerygw.ports import Audit, Credentials, Scheme, TokenTelemetry
 from bakerygw.sessions import make_session_parts
 from bakerygw.signing import Signing, make_signing
 from bakerygw.state import SharedState
+from bakerygw.telemetry.metrics import Metrics
 from bakerygw.tokens.api_keys import ApiKeys
 from bakerygw.upstream.client import UpstreamClient
 from bakerygw.upstream.health import HealthChecks, HttpProbe
@@ -66,6 +67,7 @@ def make_edition(
     state: SharedState,
     names: Names,
     assets: Mapping[str, Asset],
+    pages: Mapping[str, LocalPage],
     telemetry: TokenTelemetry,
     proxy: Proxy,
     handlers: Mapping[Action, Handler],
@@ -116,7 +118,7 @@ def make_edition(
         probe=probe,
         health=health,
         health_pages=health_pages,
-        pages=_pages(health_pages, settings, assets),
+        pages={**_pages(health_pages, settings, assets), **pages},
         handlers={**handlers, **sessions.handlers},
     )
 
@@ -183,3 +185,18 @@ def limit_names(settings: Settings) -> list[str]:
 def service_names(settings: Settings) -> list[str]:
     """The names of all services, for metrics; those of demo sessions begin with `demo:`."""
     return [*settings.services, *(f"demo:{name}" for name in settings.demo_services), GEOCODER]
+
+
+def refresh_gauges(metrics: Metrics, state: SharedState, edition: Edition, now: float) -> None:
+    """Bring up to date what is looked at only when metrics are asked for; `now` in seconds of the reactor's clock."""
+    mirror = state.mirror
+    trusted = state.embedded is not None or mirror.trusted(now)
+    metrics.mirror(trusted, hits=mirror.hits, misses=mirror.misses)
+    keys = edition.signing.keys
+    metrics.tokens.key_set_age_s = None if keys is None else keys.age_s
+    for name, health in edition.health.services().items():
+        metrics.service_health(name, health.status)
+    for name, urls in edition.upstreams.stats().items():
+        idle, active = sum(url.idle for url in urls), sum(url.in_use for url in urls)
+        metrics.pool_connections(name, idle=idle, active=active)
+        metrics.breaker_state(name, [url.breaker for url in urls])

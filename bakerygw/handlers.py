@@ -14,11 +14,15 @@ from bakerygw.edge.changes import SubscriptionChanges
 from bakerygw.edge.gateway import Handler
 from bakerygw.edge.geocoding import Geocoding
 from bakerygw.edge.limits_page import LimitsPage
+from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.subscriptions import SubscriptionHandler
 from bakerygw.edge.turns import Turns
-from bakerygw.ports import Audit
+from bakerygw.ports import Audit, SharedFacts
 from bakerygw.state import SharedState
+from bakerygw.stores.sealed import SealedRecords
+from bakerygw.telemetry.metrics import Metrics
+from bakerygw.upstream.enquiries import ServiceEnquiries
 from bakerygw.upstream.nominatim import Nominatim
 
 
@@ -59,3 +63,23 @@ def make_geocoding(settings: Settings, reactor: Any, state: SharedState, count: 
         clock=reactor,
         count=count,
     )
+
+
+def make_lookups(settings: Settings, reactor: Any, state: SharedState, metrics: Metrics) -> Lookups:
+    """What asks services for what tokens leave out."""
+    return Lookups(
+        ServiceEnquiries(reactor),
+        state.tenants,
+        revocations=state.revocations,
+        shared=shared_facts(settings, state, metrics),
+        telemetry=metrics.lookups,
+        now=time.time,
+    )
+
+
+def shared_facts(settings: Settings, state: SharedState, metrics: Metrics) -> SharedFacts | None:
+    """What is looked up is shared with other instances only under a seal."""
+    secret = settings.token_cache_secret
+    if secret is None or state.embedded is not None:
+        return None
+    return SealedRecords(state.records, secret.get_secret_value(), metrics.lookups.forged)

@@ -43,5 +43,8 @@ class House(Protocol):
     async def seed(self, flags: Mapping[str, TenantFlags]) -> None:
         """Put the demo's flags into the embedded store."""
 
+    async def publish(self, tenant_id: str, payload: bytes) -> None:
+        """Publish an alert as a service would."""
+
     def swap(self, settings: Settings) -> None:
         """Put another configuration in force for requests to come; raises, with nothing changed, if it is unfit."""

@@ -18,14 +18,14 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from bakerygw import __version__, is_compiled
-from bakerygw.config.checks import may_geocode
 from bakerygw.config.listening import ListenFailed, listen_on
 from bakerygw.config.routes import ConfigError
 from bakerygw.config.secrecy import secret_values
 from bakerygw.config.settings import Settings
 from bakerygw.config.token_file import TokenFile, token_folder
-from bakerygw.demo.banner import banner
+from bakerygw.demo.banner import banner, operators_token
 from bakerygw.demo.services import DemoServices
+from bakerygw.demo_settings import demo_settings
 from bakerygw.edge.site import EdgeSite
 from bakerygw.house import House
 from bakerygw.telemetry.logs import LogSystem
@@ -159,7 +159,7 @@ class GatewayService(Service):
     async def _start(self) -> None:
         if self._demo is not None:
             await self._demo.start()
-            self._house = self._build(_demo_settings(self._settings, self._demo))
+            self._house = self._build(demo_settings(self._settings, self._demo))
         house = self._house
         assert house is not None  # noqa: S101  built above or in the constructor
         settings = house.settings
@@ -191,7 +191,7 @@ class GatewayService(Service):
             redis=house.store_status,
         )
         if self._demo is not None:
-            self._logs.writer.write(self._banner(self._demo).encode())
+            self._show(self._demo, house)
 
     def _start_failed(self, failure: Failure) -> None:
         if failure.check(CancelledError):
@@ -216,15 +216,20 @@ class GatewayService(Service):
     def _token_path(self) -> str | None:
         return str(self._token_file.path) if self._token_file is not None else None
 
-    def _banner(self, demo: DemoServices) -> str:
-        return banner(
+    def _show(self, demo: DemoServices, house: House) -> None:
+        """Say where all is, and let things happen."""
+        admin_url = f"http://{_address(self._admin_port)}"
+        demo.page.admin_url, demo.page.admin_token = admin_url, operators_token(self._token_path)
+        text = banner(
             public_url=f"http://{_address(self._ports[0])}",
-            admin_url=f"http://{_address(self._admin_port)}",
+            admin_url=admin_url,
             admin_token_file=self._token_path,
             accounts=demo.accounts,
             tenants=demo.tenants,
             services={**demo.urls, "map": demo.geocoder_url},
         )
+        self._logs.writer.write(text.encode())
+        demo.publish_to(house.publish)
 
     # stopping
 
@@ -319,23 +324,6 @@ def _problems(error: Exception) -> list[str]:
     if isinstance(error, ConfigError):
         return error.problems
     return [" ".join(f"{type(error).__name__}: {error}".split())]
-
-
-def _demo_settings(settings: Settings, demo: DemoServices) -> Settings:
-    """The settings with the demo's services and key."""
-    own = {name: (url,) for name, url in demo.urls.items() if not name.startswith("demo:")}
-    apart = {name.removeprefix("demo:"): (url,) for name, url in demo.urls.items() if name.startswith("demo:")}
-    map_url = settings.nominatim_url if may_geocode(settings) else demo.geocoder_url
-    return settings.model_copy(
-        update={
-            "nominatim_url": map_url,
-            "services": {**own, **settings.services},
-            "demo_services": {**apart, **settings.demo_services},
-            "jwt_public_key": demo.public_pem,
-            "jwt_jwks_url": None,
-            "jwt_algorithm": "RS256",
-        }
-    )
 
 
 def _address(port: IListeningPort | None) -> str:

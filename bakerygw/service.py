@@ -22,24 +22,22 @@ from bakerygw.core.heads import TrustedProxies
 from bakerygw.core.http import Reply
 from bakerygw.core.routing import Action
 from bakerygw.core.tenancy import TenantFlags
+from bakerygw.demo.page import ROUTE
 from bakerygw.demo.services import DemoServices
 from bakerygw.edge.admission import Admission
 from bakerygw.edge.apidocs import load_swagger_ui
 from bakerygw.edge.changes import SubscriptionChanges
 from bakerygw.edge.framer import ChannelLimits
-from bakerygw.edge.gateway import Gateway, Handler
+from bakerygw.edge.gateway import Gateway, Handler, LocalPage
 from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.kernel import connections_allowed
 from bakerygw.edge.keys import KeyDesk
-from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
-from bakerygw.edition import Edition, limit_names, make_edition, pepper, service_names, templates
-from bakerygw.handlers import make_handlers
+from bakerygw.edition import Edition, limit_names, make_edition, pepper, refresh_gauges, service_names, templates
+from bakerygw.handlers import make_handlers, make_lookups, shared_facts
 from bakerygw.lifecycle import GatewayService
-from bakerygw.ports import SharedFacts
 from bakerygw.state import make_state
-from bakerygw.stores.sealed import SealedRecords
 from bakerygw.streaming import Streaming, make_streaming
 from bakerygw.telemetry.logs import LogSystem
 from bakerygw.telemetry.metrics import Metrics
@@ -47,7 +45,6 @@ from bakerygw.telemetry.request_log import RequestLog
 from bakerygw.telemetry.requests import RequestTelemetry
 from bakerygw.telemetry.stalls import StallWatch
 from bakerygw.telemetry.store_metrics import StoreMetrics
-from bakerygw.upstream.enquiries import ServiceEnquiries
 from bakerygw.upstream.names import Names
 
 ADMIN_CONNECTIONS = 100
@@ -58,7 +55,8 @@ def build(settings: Settings, reactor: Any, logs: LogSystem, read_settings: Call
     """The gateway as a service. What can be built without a running reactor is; nothing is opened."""
 
     def house(lifecycle: LifecycleView, settings: Settings, token: str) -> House:
-        return House(settings, reactor, logs, lifecycle, token)
+        pages = {ROUTE.prefix: demo.page.reply_to} if demo is not None else {}
+        return House(settings, reactor, logs, lifecycle, token, pages)
 
     demo = DemoServices(reactor, now=time.time, random=Random()) if settings.demo else None  # noqa: S311
     return GatewayService(settings, reactor, logs, build=house, demo=demo, read_settings=read_settings)
@@ -67,9 +65,18 @@ def build(settings: Settings, reactor: Any, logs: LogSystem, read_settings: Call
 class House:
     """All parts of one gateway, as `lifecycle.GatewayService` knows them. Opens nothing before `open`."""
 
-    def __init__(self, settings: Settings, reactor: Any, logs: LogSystem, lifecycle: LifecycleView, token: str) -> None:
+    def __init__(  # noqa: PLR0917
+        self,
+        settings: Settings,
+        reactor: Any,
+        logs: LogSystem,
+        lifecycle: LifecycleView,
+        token: str,
+        pages: Mapping[str, LocalPage] | None = None,
+    ) -> None:
+        """`pages` answers public routes besides the gateway's own, by their prefix."""
         self._reactor, self.logs = reactor, logs
-        self._assets = load_swagger_ui()
+        self._assets, self._pages = load_swagger_ui(), pages or {}
         self._names, self._proxy = Names(reactor), Proxy(reactor)
         self.metrics = Metrics(
             CollectorRegistry(),
@@ -87,10 +94,12 @@ class House:
         )
         self.stalls = StallWatch(reactor, logs.logger("bakerygw.stalls"), stalled=self.metrics.reactor_stalls.inc)
         self.changes = SubscriptionChanges(self.state.tenants, self.metrics.lookups, clock=reactor, now=time.time)
-        self.lookups = self._make_lookups(settings)
+        self.lookups = make_lookups(settings, self._reactor, self.state, self.metrics)
         self.streaming = self._make_streaming(settings)
         self.edition = self._make_edition(settings)
-        self.metrics.before_scrape(self._refresh_gauges)
+        self.metrics.before_scrape(
+            lambda: refresh_gauges(self.metrics, self.state, self.edition, self._reactor.seconds())
+        )
         self.gateway = Gateway(
             self.edition.policies,
             admission=Admission(self.state.admission, self.telemetry, self._key_desk()),
@@ -105,16 +114,7 @@ class House:
             tickets=self.streaming.tickets,
         )
         self.state.signals.on("disconnect", self._cut)
-        self.public_site = EdgeSite(
-            self.gateway,
-            clock=reactor,
-            now=time.time,
-            proxies=TrustedProxies(settings.trusted_proxies),
-            limits=ChannelLimits(),
-            max_connections=settings.max_connections or connections_allowed(reserve=2 * ADMIN_CONNECTIONS),
-            max_per_client=settings.max_connections_per_client,
-            on_connections=self.metrics.connections.set,
-        )
+        self.public_site = self._make_public_site(settings)
         self.admin_site = EdgeSite(
             AdminGateway(self._admin_app(lifecycle, token), clock=reactor),
             clock=reactor,
@@ -178,6 +178,10 @@ class House:
             if its.read_only is not None:
                 await store.set_read_only(tenant_id, its.read_only)
 
+    async def publish(self, tenant_id: str, payload: bytes) -> None:
+        """Publish an alert as a service would."""
+        await self.state.publisher.publish(tenant_id, payload)
+
     def swap(self, settings: Settings) -> None:
         """Put another configuration in force for requests to come; those under way end under the old one, uncut."""
         edition = self._make_edition(settings, self.edition)
@@ -186,12 +190,24 @@ class House:
         self.metrics.allow(routes=templates(settings), services=service_names(settings), limits=limit_names(settings))
         self.gateway.pages, self.gateway.handlers = edition.pages, edition.handlers
         self.gateway.policies = edition.policies
-        self.lookups.share(self._shared_facts(settings))
+        self.lookups.share(shared_facts(settings, self.state, self.metrics))
         self.public_site.proxies = TrustedProxies(settings.trusted_proxies)
         edition.signing.begin(old.signing)
         edition.health.start()
         old.retire()
         self.metrics.forget_services()
+
+    def _make_public_site(self, settings: Settings) -> EdgeSite:
+        return EdgeSite(
+            self.gateway,
+            clock=self._reactor,
+            now=time.time,
+            proxies=TrustedProxies(settings.trusted_proxies),
+            limits=ChannelLimits(),
+            max_connections=settings.max_connections or connections_allowed(reserve=2 * ADMIN_CONNECTIONS),
+            max_per_client=settings.max_connections_per_client,
+            on_connections=self.metrics.connections.set,
+        )
 
     def _make_edition(self, settings: Settings, older: Edition | None = None) -> Edition:
         return make_edition(
@@ -200,6 +216,7 @@ class House:
             state=self.state,
             names=self._names,
             assets=self._assets,
+            pages=self._pages,
             telemetry=self.metrics.tokens,
             proxy=self._proxy,
             handlers=self._make_handlers(settings),
@@ -248,23 +265,6 @@ class House:
             geocoded=self.metrics.geocoded,
         )
         return {**handlers, **self.streaming.handlers}
-
-    def _make_lookups(self, settings: Settings) -> Lookups:
-        return Lookups(
-            ServiceEnquiries(self._reactor),
-            self.state.tenants,
-            revocations=self.state.revocations,
-            shared=self._shared_facts(settings),
-            telemetry=self.metrics.lookups,
-            now=time.time,
-        )
-
-    def _shared_facts(self, settings: Settings) -> SharedFacts | None:
-        """What is looked up is shared with other instances only under a seal."""
-        secret = settings.token_cache_secret
-        if secret is None or self.state.embedded is not None:
-            return None
-        return SealedRecords(self.state.records, secret.get_secret_value(), self.metrics.lookups.forged)
 
     def _admin_app(self, lifecycle: LifecycleView, token: str) -> AdminApp:
         standing = self._standing()
@@ -334,16 +334,3 @@ class House:
 
     def _routes(self) -> object:
         return routes_view(self.edition.policies.router.routes)
-
-    def _refresh_gauges(self) -> None:
-        mirror = self.state.mirror
-        trusted = self.state.embedded is not None or mirror.trusted(self._reactor.seconds())
-        self.metrics.mirror(trusted, hits=mirror.hits, misses=mirror.misses)
-        keys = self.edition.signing.keys
-        self.metrics.tokens.key_set_age_s = None if keys is None else keys.age_s
-        for name, health in self.edition.health.services().items():
-            self.metrics.service_health(name, health.status)
-        for name, urls in self.edition.upstreams.stats().items():
-            idle, active = sum(url.idle for url in urls), sum(url.in_use for url in urls)
-            self.metrics.pool_connections(name, idle=idle, active=active)
-            self.metrics.breaker_state(name, [url.breaker for url in urls])

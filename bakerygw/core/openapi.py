@@ -72,7 +72,7 @@ def build_document(routes: Iterable[Route], *, version: str) -> Json:
     """The document, valid OpenAPI 3.1, for this route table; the gateway's own pages are always part of it."""
     paths: dict[str, Json] = {path: {"get": _page(path)} for path in PAGES}
     for route in sorted(routes, key=lambda route: route.prefix):
-        if route.prefix not in PAGES:
+        if route.kind != "local" or route.auth:  # other public pages than those above are for people
             paths[_path(route)] = _path_item(route)
     return {
         "openapi": "3.1.0",

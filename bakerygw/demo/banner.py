@@ -27,6 +27,11 @@ class Command:
     """A text that the line prints, among others perhaps; empty where nothing is promised."""
 
 
+def operators_token(admin_token_file: str | None) -> str:
+    """What a shell makes the admin token of, within double quotes."""
+    return "$ADMIN_TOKEN" if admin_token_file is None else f"$(cat {shlex.quote(admin_token_file)})"
+
+
 def _line(title: str, shell: str, expect: str = "") -> Command:
     return Command(title=title, shell=shell, expect=expect)
 
@@ -40,7 +45,7 @@ def banner_commands(
     In all they sign in eight times and use up the limit of one account, the last.
     """
     tenant = {account.email.partition("@")[2].partition(".")[0]: account.tenant_id for account in accounts}
-    token = "$ADMIN_TOKEN" if admin_token_file is None else f"$(cat {shlex.quote(admin_token_file)})"
+    token = operators_token(admin_token_file)
     return [
         *_preparation(public_url.rstrip("/"), admin_url.rstrip("/"), tenant),
         *_work(),
@@ -114,7 +119,22 @@ def _work() -> Iterator[Command]:
         " | grep -e Tier -e Email",
         '"X-Subscription-Tier", "professional"',
     )
+    yield from _streams(ana)
     yield _line("health of the gateway and its services", "curl -s $GW/health; echo", '"services"')
+
+
+def _streams(ana: str) -> Iterator[Command]:
+    yield _line(
+        "her alerts as they come, for three seconds",
+        f"curl -sN -m 3 {ana} $GW/api/v1/alerts/stream",
+        "event: hello",
+    )
+    yield _line(
+        "a ticket opens a stream once, also for what can send no header",
+        rf"""TICKET=$(curl -s -X POST {ana} $GW/api/v1/alerts/ticket | sed 's/.*"ticket": *"\([^"]*\)".*/\1/')""",
+    )
+    yield _line("", 'curl -sN -m 1 "$GW/api/v1/alerts/stream?ticket=$TICKET"', "event: hello")
+    yield _line("and not twice", f'curl -s {WHY} "$GW/api/v1/alerts/stream?ticket=$TICKET" | why', "401 token-invalid")
 
 
 def _refusals() -> Iterator[Command]:
@@ -167,6 +187,12 @@ def _operation(token: str) -> Iterator[Command]:
         "curl -s $ADMIN/metrics | grep '^gateway_requests_total.*sales'",
         'path="/api/v1/sales/**"',
     )
+    alert = """-d '{"alert_id":"oven-3","severity":"critical","message":"Oven 3 is cold"}'"""
+    yield _line(
+        "a service publishes an alert and knows that it is stored",
+        f'curl -s {operator} -H "$J" {alert} $ADMIN/api/tenants/$ESPIGA/alerts; echo',
+        '"stored": true',
+    )
     yield _line(
         "operators: put the bakery of Ana on hold",
         f"""RO=$ADMIN/api/tenants/$ESPIGA/read-only; curl -s -X PUT {operator} -H "$J" """
@@ -212,6 +238,7 @@ def banner(
     lines = [
         "",
         "bakerygw demo, on this machine alone",
+        f"  look      {public_url}/demo/   in a browser: alerts, training, limits and holds, live",
         f"  gateway   {public_url}   API {public_url}/docs   health {public_url}/health",
         f"  admin     {admin_url}   token: {token}",
         *textwrap.wrap(ports, WIDTH, initial_indent="  services  ", subsequent_indent=" " * 12),

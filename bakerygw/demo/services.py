@@ -15,6 +15,7 @@ from bakerygw.demo.auth import AuthService, Issuer
 from bakerygw.demo.data import COLLECTIONS, DEMO_SERVICES, SERVICES
 from bakerygw.demo.geocoder import geocoder
 from bakerygw.demo.notifications import with_alerts
+from bakerygw.demo.page import DemoPage
 from bakerygw.demo.records import Records, RecordService, with_echo
 from bakerygw.demo.sockets import TRAINING_SOCKET, TrainingResource, TrainingSockets
 from bakerygw.demo.tenants import TenantService
@@ -41,6 +42,8 @@ class DemoServices:
         self._happenings = Happenings(
             lambda: self.tenants, clock=reactor, now=now, random=Random(random.getrandbits(64))
         )
+        self.page = DemoPage(self._directory.accounts, self._directory.tenants)
+        """The page that shows all of it live."""
         self._listening: list[tuple[IListeningPort, LoopbackSite]] = []
         self._urls: dict[str, str] = {}
         self.geocoder_url = ""

@@ -73,7 +73,8 @@ def _asked(query: bytes | None) -> bytes:
     if not query:
         return b""
     try:
-        pairs = parse_qsl(query, max_num_fields=100)
+        # As text, for of bytes it takes none that are beyond ASCII once decoded.
+        pairs = parse_qsl(query.decode("latin-1"), max_num_fields=100)
     except ValueError:
         return b"?"
-    return next((value for name, value in pairs if name == b"last_event_id"), b"")
+    return next((value.encode() for name, value in pairs if name == "last_event_id"), b"")

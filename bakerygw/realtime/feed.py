@@ -1,6 +1,6 @@
 """One tenant's alerts on this instance, in order and without holes, and the streams that they go to."""
 
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -12,10 +12,9 @@ from bakerygw.core import sse
 from bakerygw.core.alerts import Position
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import Page
+from bakerygw.realtime.controls import GapReason, gap_event
 from bakerygw.realtime.reading import Reader, Surroundings
 from bakerygw.realtime.ring import Frame, Ring
-
-GapReason = Literal["epoch", "trimmed", "rewound", "unknown"]
 
 PAGE_EVENTS: Final = 250
 PAGE_BYTES: Final = 64 * 1024
@@ -50,12 +49,13 @@ class Feed:
         """Requests that are about to become readers."""
         self.queued = False
         """It is in the line for fanning out."""
+        self.told_degraded = False
+        """Its streams were told so, and not yet that all is well."""
         self._hub = hub
         self._early: dict[int, bytes] = {}
         self._comparing: Deferred[None] | None = None
         self._again = False
         self._grace: IDelayedCall | None = None
-        self._degraded = False
         self._round: list[Reader] = []
         self._at = self._lowest = self._patient = self._stuck = 0
 
@@ -76,7 +76,10 @@ class Feed:
         if not self.known:
             self._again = True  # whether it is before or behind what is being read is not known
             return
-        if position.epoch < self.epoch or (position.epoch == self.epoch and position.offset <= self.offset):
+        if position.epoch < self.epoch:
+            self.compare().addErrback(_forget)  # it is late, or epochs were counted by a clock that went wrong
+            return
+        if position.epoch == self.epoch and position.offset <= self.offset:
             return
         if position.epoch > self.epoch:
             self.begin_run(Position(epoch=position.epoch, offset=0), "epoch")
@@ -96,8 +99,8 @@ class Feed:
 
     def degraded(self) -> None:
         """What is published may not be heard: tell, once."""
-        if self.known and not self._degraded:
-            self._degraded = True
+        if self.known and not self.told_degraded:
+            self.told_degraded = True
             self._say("degraded", {}, named=False)
 
     def learn(self) -> "Deferred[None]":
@@ -134,8 +137,9 @@ class Feed:
 
     # how it goes out
 
-    def more(self) -> None:
-        """Some reader lacks what the ring has."""
+    def more(self, number: int) -> None:
+        """Some reader lacks what the ring has from this number on; it need not be in the round under way."""
+        self._lowest = min(self._lowest, number)
         self._hub.fan_out(self)
 
     def advance(self, number: int) -> bool:
@@ -145,28 +149,27 @@ class Feed:
             self._round, self._at = list(self.readers), 0
             self._lowest = self._patient = self._stuck = ring.end
         at, sent, end = self._at, 0, ring.end
-        upto = min(at + number, len(self._round))
-        lowest, lately = self._lowest, self._hub.clock.seconds() - MOMENT_S
+        upto = self._at = min(at + number, len(self._round))
+        lately = self._hub.clock.seconds() - MOMENT_S
         for reader in self._round[at:upto]:
             if reader.next == end or not reader.live:
                 continue
-            if not reader.blocked:
-                sent += reader.give(ring)
-                lowest = min(lowest, reader.next)
-            elif reader.next < ring.first:
+            if reader.next < ring.first:
                 reader.behind()
+            elif not reader.blocked:
+                sent += reader.give(ring)
+                self._lowest = min(self._lowest, reader.next)
             else:
                 self._stuck = min(self._stuck, reader.next)
                 if reader.blocked_since > lately:
                     self._patient = min(self._patient, reader.next)
-        self._at, self._lowest = upto, lowest
         if sent:
             self._hub.sent(sent)
         if upto < len(self._round):
             return True
         self._round = []
-        ring.shed(lowest, self._patient)
-        return lowest < ring.end or self._stuck < ring.first
+        ring.shed(self._lowest, self._patient)
+        return self._lowest < ring.end or self._stuck < ring.first
 
     def _append(self, offset: int, payload: bytes) -> None:
         self.offset = offset
@@ -184,7 +187,7 @@ class Feed:
             for reader in waiting:
                 reader.moved()
         if self.readers:
-            self.more()
+            self._hub.fan_out(self)
         else:
             self.ring.shed(self.ring.end, self.ring.end)
 
@@ -248,8 +251,8 @@ class Feed:
                 break
             while self.queued:  # no reader is to fall behind for what comes from the history
                 await deferLater(self._hub.clock, 0.001, _nothing)
-        if self._degraded and self._hub.listening:
-            self._degraded = False
+        if self.told_degraded and self._hub.listening:
+            self.told_degraded = False
             recovered = run == self.ring.run
             members = {"epoch": self.epoch, "offset": self.offset, "recovered": recovered}
             self._say("hello", {**members, "missed": missed if recovered else None}, named=True)
@@ -282,17 +285,13 @@ class Feed:
 
     def _compared(self, result: object) -> None:
         comparing, self._comparing = self._comparing, None
+        if self.empty:
+            self._hub.drop(self)  # it may lack something, and whoever comes next must not
         if isinstance(result, Failure) and not result.check(StoreUnavailable, CancelledError):
             self._log.failure("feed.failed", result)
         if comparing is not None:
             comparing.addErrback(_forget)  # behind those who wait, who have all been told
             comparing.callback(result if isinstance(result, Failure) else None)
-
-
-def gap_event(base: Position, reason: GapReason) -> bytes:
-    """Alerts may be missing before this; those behind `base` follow."""
-    members = {"reason": reason, "epoch": base.epoch, "offset": base.offset}
-    return sse.control("gap", members, base.text)
 
 
 def _pass_on(result: object, waiter: "Deferred[None]") -> object:

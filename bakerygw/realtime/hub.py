@@ -13,11 +13,13 @@ from bakerygw.ports.telemetry import StreamTelemetry
 from bakerygw.realtime.fanout import Fanout
 from bakerygw.realtime.feed import READS_AT_ONCE, Feed
 from bakerygw.realtime.ring import RING_BYTES, RING_FRAMES
-from bakerygw.realtime.stream import Resume
+from bakerygw.realtime.stream import Resume, Stream
 from bakerygw.realtime.wheel import Wheel
 
 PATIENCE_S: Final = 2.0
 """A new stream waits so long for alerts to be heard again, and for its place in the history."""
+SLOW_S: Final = 2.0
+"""A stream that the ring has left behind is ended if its client takes nothing for so long."""
 KEPT_S: Final = 30.0
 """A feed without readers is kept for so long: those who were cut come back to what it has."""
 
@@ -39,6 +41,8 @@ class Hub:
         self.gap, self.sent = telemetry.gap, telemetry.sent
         self._empty: dict[Feed, float] = {}
         """Feeds without readers, and since when; the oldest first."""
+        self._doubted: dict[Stream, float] = {}
+        """Streams whose clients may have stopped reading, and when that is certain; the soonest first."""
         self._streams = 0
         self._hopeful: list[Deferred[None]] = []
 
@@ -150,6 +154,16 @@ class Hub:
         except DeferredTimeoutError:
             raise StoreUnavailable("the history did not answer") from None
 
+    # streams that may be too slow
+
+    def doubt(self, stream: Stream) -> None:
+        """End this stream as slow soon, unless it is trusted again."""
+        self._doubted[stream] = self.clock.seconds() + SLOW_S
+
+    def trust(self, stream: Stream) -> None:
+        """Its client reads, or has left."""
+        self._doubted.pop(stream, None)
+
     # feeds come and go
 
     def _settle(self, feed: Feed) -> None:
@@ -160,8 +174,15 @@ class Hub:
                 self.drop(feed)
 
     def _sweep(self) -> None:
-        """Let go of feeds that nobody has come back to."""
-        until = self.clock.seconds() - KEPT_S
+        """End the streams whose clients do not read, and let go of feeds that nobody has come back to."""
+        now = self.clock.seconds()
+        while self._doubted:
+            stream, ends_at = next(iter(self._doubted.items()))
+            if ends_at > now:
+                break
+            self.trust(stream)
+            stream.slow()
+        until = now - KEPT_S
         while self._empty:
             feed, since = next(iter(self._empty.items()))
             if since > until:

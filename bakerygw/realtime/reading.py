@@ -28,7 +28,7 @@ class Reader(Protocol):
         """Write what it lacks, or a part of it; how many frames that were."""
 
     def behind(self) -> None:
-        """The ring no longer has what it needs."""
+        """The ring no longer has what it needs: it is live no more, or has ended."""
 
     def moved(self) -> None:
         """The feed has come to where this stream, which is not live, waits for it, or has begun another run."""

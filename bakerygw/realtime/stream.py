@@ -16,13 +16,15 @@ from bakerygw.core.values import value
 from bakerygw.edge.exchange import Exchange
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import Page
-from bakerygw.realtime.feed import MAX_RETRY_S, RETRY_S, Feed, GapReason, gap_event
+from bakerygw.realtime.controls import GapReason, gap_event, standing_event
+from bakerygw.realtime.feed import MAX_RETRY_S, RETRY_S, Feed
 from bakerygw.realtime.held import Ending, Place
 from bakerygw.realtime.ring import Ring
 
 if TYPE_CHECKING:
     from bakerygw.realtime.hub import Hub
 
+NO_RUN: Final = -2
 PIECE_BYTES: Final = 64 * 1024
 """Written at once to a client that is behind."""
 RETRY_MS: Final = (1000, 5000)
@@ -45,7 +47,7 @@ class Stream:
     """Both the source of a reply's body and what is `Held`. It is a reader of its feed from `start` to its end."""
 
     __slots__ = (
-        "_chunked", "_exchange", "_feed", "_flags", "_hub", "_left", "_offset", "_place", "_resume", "_sink",
+        "_chunked", "_exchange", "_feed", "_fell", "_flags", "_hub", "_left", "_offset", "_place", "_resume", "_sink",
         "_started", "_trace", "_waits", "blocked", "blocked_since", "live", "next", "run", "slot", "spoke",
     )  # fmt: skip
     length = None
@@ -59,9 +61,9 @@ class Stream:
         self._resume = resume
         self._sink: BodySink | None = None
         self._flags: TenantFlags | None = None
-        self._chunked = self._started = self._left = self._waits = False
+        self._chunked = self._started = self._left = self._waits = self._fell = False
         self._offset = 0
-        """Of the last alert that it was given from the history."""
+        """Of the last alert that it was given."""
         self.next = self.run = 0
         self.live = self.blocked = False
         self.blocked_since = 0.0
@@ -110,7 +112,7 @@ class Stream:
             if self.next < self._feed.ring.first:
                 self.behind()
             else:
-                self._feed.more()
+                self._feed.more(self.next)
 
     def stop(self) -> None:
         """The client has left."""
@@ -147,19 +149,31 @@ class Stream:
         number = self.next
         if number == ring.end - 1:
             frame = ring.frame(number)
+            self.next, self._offset = ring.end, frame.offset
             self._exchange.push(frame.chunk if self._chunked else frame.plain, len(frame.plain))
             given = 1
         else:
             frames = ring.some(number, PIECE_BYTES)
+            given = len(frames)
+            self.next, self._offset = number + given, frames[-1].offset
             data = b"".join([it.chunk for it in frames] if self._chunked else [it.plain for it in frames])
             self._exchange.push(data, sum([len(it.plain) for it in frames]))
-            given = len(frames)
-        self.next = number + given
         self.spoke = self._hub.wheel.tick
         return given
 
     def behind(self) -> None:
-        """Too slow: end it, so that it comes back and reads the history."""
+        """Go on with the history, which waits for its client; who takes nothing for a while is `slow`."""
+        ring = self._feed.ring
+        self.live, self._fell = False, True
+        self.run = ring.run if self.next > ring.run else NO_RUN
+        if self.blocked:
+            self._waits = True  # `resume` goes on
+            self._hub.doubt(self)
+        else:
+            self.moved()
+
+    def slow(self) -> None:
+        """It takes nothing: end it, so that it comes back and reads the history."""
         sink = self._sink
         if sink is None:
             return
@@ -171,13 +185,14 @@ class Stream:
     def moved(self) -> None:
         """The feed may have come to where it is, or its client takes more."""
         self._waits = False
+        self._hub.trust(self)
         if self._sink is not None and not self._join():
             Deferred.fromCoroutine(self._replay(None)).addErrback(self._failed)
 
     def beat(self) -> None:
         """Nothing was said for a while."""
         if self.blocked:
-            self._feed.more()  # which finds out whether it is too slow
+            self._feed.more(self.next)  # which finds out whether it is too slow
         else:
             self._write(sse.HEARTBEAT)
 
@@ -188,6 +203,7 @@ class Stream:
         feed, resume = self._feed, self._resume
         head, position = feed.head, None if resume is None else resume.position
         members: dict[str, object] = {"epoch": head.epoch, "offset": head.offset, "recovered": False, "missed": 0}
+        self._offset = head.offset
         if resume is None:
             self.next, self.live = feed.ring.end, True
             return sse.control("hello", members, head.text)
@@ -223,9 +239,7 @@ class Stream:
         feed = self._feed
         ring = feed.ring
         if self.run != ring.run:
-            number: int | None = max(ring.run, ring.first)
-            if ring.run < ring.first:
-                self._write(gap_event(Position(epoch=feed.epoch, offset=ring.reach), "epoch"))
+            number: int | None = self._tell_gap(ring)
         elif self._offset > feed.offset:
             return False
         else:
@@ -233,9 +247,23 @@ class Stream:
         if number is None:
             return False
         self.next, self.run, self.live = number, ring.run, True
+        if self._fell:
+            self._fell = False
+            self._write(standing_event(feed.head, self._offset, degraded=feed.told_degraded))
         if number < ring.end:
-            feed.more()
+            feed.more(number)
         return True
+
+    def _tell_gap(self, ring: Ring) -> int:
+        """Tell of the hole before the feed's present run; the number of the frame that comes next."""
+        if ring.run >= ring.first:
+            frame = ring.frame(ring.run)
+            self._offset = frame.offset
+            self._write(frame.plain)
+            return ring.run + 1
+        self._offset = ring.reach
+        self._write(gap_event(Position(epoch=self._feed.epoch, offset=ring.reach), "epoch"))
+        return ring.first
 
     async def _replay(self, page: Page | None) -> None:
         """Give what the history has, page by page and as fast as the client takes it, until the feed can go on."""
@@ -294,6 +322,7 @@ class Stream:
         self._left = True
         feed, hub = self._feed, self._hub
         if self._started:
+            hub.trust(self)
             hub.wheel.remove(self)
             feed.readers.pop(self, None)
             feed.waiting.pop(self, None)

@@ -180,7 +180,8 @@ class RedisAlertChannel:
     def _answered(self, reply: object, session: _Session) -> None:
         if session.over or isinstance(reply, GoneError) or session.asked_at is None:
             return
-        if isinstance(reply, Exception):
+        # One that is busy with a script lets nobody publish meanwhile, so that nothing is missed.
+        if isinstance(reply, Exception) and not str(reply).startswith("BUSY "):
             session.end()
             return
         session.fresh_at, session.asked_at, session.silent = session.asked_at, None, False

@@ -161,7 +161,7 @@ def test_a_reason_is_utf8() -> None:
 
 
 def test_every_ending_of_the_gateway_is_in_the_clients_table() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "clients.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "realtime.md").read_text(encoding="utf-8")
     section = text.partition("\n## Training over WebSocket\n")[2].partition("\n## ")[0]
     rows = [line.split(" | ") for line in section.splitlines() if re.match(r"\| 1\d\d\d \|", line)]
     told = {(int(row[0].strip("| ")), reason) for row in rows for reason in re.findall(r"`([^`]+)`", row[1])}

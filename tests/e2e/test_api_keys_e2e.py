@@ -321,7 +321,7 @@ class TestCost:
         assert {here.use(key) for _ in range(100)} == {OK}
         after = calls(other)
         # The one GET for each is that of the script, for the bucket; a few may be by the instances themselves.
-        assert after["evalsha"] - before["evalsha"] == 100
+        assert 100 <= after["evalsha"] - before["evalsha"] < 110
         assert after["get"] - before["get"] < 110
 
     def test_a_wrong_key_is_asked_for_once_and_nonsense_never(self, here: Instance, other: redis.Redis) -> None:
@@ -332,7 +332,7 @@ class TestCost:
         assert {here.use(key) for key in nonsense for _ in range(10)} == {INVALID}
         assert {here.use(wrong) for _ in range(50)} == {INVALID}
         after = calls(other)
-        assert after["evalsha"] - before["evalsha"] == 80
+        assert 80 <= after["evalsha"] - before["evalsha"] < 90
         assert 1 <= after["getrange"] - before["getrange"] < 10
 
 

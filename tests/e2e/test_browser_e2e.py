@@ -11,10 +11,11 @@ import pytest
 
 from tests.e2e.browser import Browser, Page
 from tests.e2e.calling import until
-from tests.e2e.harness import Gateway
+from tests.e2e.harness import Gateway, RecordingUpstream, answer
 from tests.e2e.pages import Pages
 from tests.e2e.relay import Relay
-from tests.minting import Issuer
+from tests.e2e.sockets import TrainingService
+from tests.minting import TENANT_ID, Issuer
 from tests.redis_server import RedisServer
 
 USERS = itertools.count(1)
@@ -70,12 +71,13 @@ def pages() -> Iterator[Pages]:
 @pytest.fixture(scope="module")
 def whole(issuer: Issuer, pages: Pages) -> Iterator[Stand]:
     """What all tests of this file share."""
-    with RedisServer() as redis:
+    with RedisServer() as redis, TrainingService() as training:
         settings = {
             "JWT_PUBLIC_KEY": issuer.public_pem,
             "REDIS_HOST": redis.host,
             "REDIS_PORT": str(redis.port),
             "CORS_ORIGINS": pages.origin,
+            "TRAINING_SERVICE_URL": training.url,
         }
         with Gateway(settings) as one, Gateway(settings) as other, Relay("127.0.0.1", one.port) as relay:
             yield Stand(redis, (one, other), relay, settings)
@@ -191,7 +193,8 @@ def test_a_page_that_is_left_hands_on_the_connection_and_resumes_when_somebody_c
     left.wait_for("window.kept")
     has(left, 1, 2)
     has(other, 1, 2)
-    assert (left.evaluate("told.shared"), stand.streams()) == (True, 1)
+    assert left.evaluate("told.shared") is True
+    until(lambda: stand.streams() == 1)  # the one by which it fetched what it had missed has ended
 
 
 def test_a_page_without_network_waits_and_is_back_with_it(stand: Stand, begin: Callable[..., Page]) -> None:
@@ -243,3 +246,103 @@ def test_a_native_event_source_resumes_by_itself(stand: Stand, begin: Callable[.
     has(page, 1, 2, 3, 4)
     log = "".join(Path(f"/proc/{gateway.pid}/cmdline").read_text() + gateway.output for gateway in stand.pair)
     assert page.evaluate("source.url").partition("token=")[2] not in log
+
+
+SIGNED_IN = """
+    const told = (window.told = { native: [], shared: [], states: [], errors: [] });
+    const { AlertStream } = await import("/bakerygw.js");
+    const signIn = { method: "POST", headers: { "Content-Type": "application/json" }, body: "{}" };
+    told.status = (await fetch("/api/v1/auth/login", signIn)).status;
+    window.source = new EventSource("/api/v1/alerts/stream");
+    source.addEventListener("alert", ({ data }) => told.native.push(JSON.parse(data).n));
+    window.stream = new AlertStream({
+      useCookies: true,
+      onAlert: ({ n }) => told.shared.push(n),
+      onState: (state) => told.states.push(state),
+      onError: ({ code }) => told.errors.push(code),
+    });
+    await new Promise((opened) => (source.onopen = opened));
+    stream.open();
+"""
+
+
+def test_the_cookie_of_a_session_opens_streams_and_its_end_ends_them(
+    browser: Browser, stand: Stand, service: RecordingUpstream, issuer: Issuer
+) -> None:
+    tokens = {"access_token": issuer.token(), "refresh_token": "r-1", "token_type": "bearer"}
+    service.always(lambda _: answer(200, json.dumps(tokens).encode()))
+    sessions = {"SESSION_COOKIES": "true", "SESSION_SECRET": "s" * 40, "AUTH_SERVICE_URL": service.url}
+    stand.tenant = TENANT_ID
+    with (
+        Gateway({**stand.settings, **sessions}) as gateway,
+        browser.page(f"http://localhost:{gateway.port}/health", context=browser.context()) as page,
+    ):
+        page.evaluate(f"(async () => {{ {SIGNED_IN} }})()")
+        assert page.evaluate("told.status") == 200
+        is_open(page)
+        stand.publish(1, 2)
+        page.wait_for("told.native.length + told.shared.length === 4")
+        assert page.evaluate("[told.native, told.shared, document.cookie]") == [[1, 2], [1, 2], ""]
+        page.evaluate("""(async () => {
+            const { csrf_token } = await (await fetch("/api/v1/auth/session")).json();
+            await fetch("/api/v1/auth/logout", { method: "POST", headers: { "X-CSRF-Token": csrf_token } });
+        })()""")
+        page.wait_for("told.errors.length")
+        assert page.evaluate("told.errors")[0] in {"token-missing", "token-invalid", "token-revoked"}
+        until(lambda: gauge(gateway, "gateway_sse_connections") == 0)
+
+
+SOCKET = """
+    const { TrainingSocket } = await import(BASE + "/bakerygw.js");
+    window.told = { messages: [], opened: 0, closes: [], errors: [] };
+    window.socket = new TrainingSocket({
+      baseUrl: BASE,
+      getToken: async () => TOKEN,
+      query: QUERY,
+      onOpen: () => told.opened++,
+      onMessage: (data) => told.messages.push(typeof data === "string" ? data : data.byteLength),
+      onClose: (info) => told.closes.push(info),
+      onError: (error) => told.errors.push(error.code),
+    });
+    socket.open();
+"""
+
+
+def test_a_socket_carries_text_and_bytes_and_comes_back_from_the_other_gateway(
+    stand: Stand, begin: Callable[..., Page], issuer: Issuer
+) -> None:
+    with Gateway(stand.settings, expect_exit=None) as doomed:
+        stand.relay.lead_to("127.0.0.1", doomed.port)
+        page = begin("const QUERY = {};" + SOCKET + "socket.send('early');")
+        page.wait_for("told.messages.length === 1")
+        page.evaluate("socket.send(new Uint8Array(70000))")
+        page.wait_for("told.messages.length === 2")
+        stand.relay.lead_to("127.0.0.1", stand.pair[1].port)
+        doomed.kill()
+    page.wait_for("told.closes.length === 1")
+    page.evaluate("socket.send('meanwhile')")
+    page.wait_for("told.messages.length === 3", timeout_s=10)
+    assert page.evaluate("told.messages") == ["early", 70000, "meanwhile"]
+    assert page.evaluate("told.closes") == [{"code": 1006, "reason": "", "willRetry": True}]
+    page.evaluate("socket.close()")
+    page.wait_for("told.closes.length === 2")
+    assert page.evaluate("[told.closes[1], told.opened]") == [{"code": 1000, "reason": "", "willRetry": False}, 2]
+
+
+def test_a_close_code_of_the_service_reaches_the_page_which_stays_away(
+    stand: Stand, begin: Callable[..., Page]
+) -> None:
+    page = begin("const QUERY = { close: 4001, reason: 'no such job' };" + SOCKET)
+    page.wait_for("told.closes.length")
+    assert page.evaluate("told.closes") == [{"code": 4001, "reason": "no such job", "willRetry": False}]
+
+
+def test_a_native_socket_is_opened_by_a_token_among_its_subprotocols(stand: Stand, begin: Callable[..., Page]) -> None:
+    page = begin("""
+        window.told = [];
+        const socket = new WebSocket(BASE.replace("http", "ws") + "/api/v1/training/ws", ["bearer", TOKEN]);
+        socket.onopen = () => (told.push(socket.protocol), socket.send("hello"));
+        socket.onmessage = ({ data }) => told.push(data);
+    """)
+    page.wait_for("told.length === 2")
+    assert page.evaluate("told") == ["bearer", "hello"]

@@ -250,7 +250,7 @@ class TestFlags:
                 client.get(SALES)
             after = calls_of_scripts(other_program)
 
-        assert after - before == 20
+        assert 20 <= after - before < 23  # the gateway also looks for notifications, now and then
 
 
 def calls_of_scripts(client: redis.Redis) -> int:

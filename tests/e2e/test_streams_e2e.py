@@ -227,12 +227,27 @@ def test_a_reader_that_stops_reading_is_dropped_and_others_notice_nothing(stand:
                 stand.redis.publish(f"alerts:tenant:{tenant}", text)
                 if number % 20 == 19:
                     until(lambda: len(quick.alerts) == number + 1)  # noqa: B023
+            line = stand.one.wait_for_event("request.done", lambda it: it.get("reason") == "slow")
+            assert (line["status"], line["route"]) == (200, STREAM)
             with pytest.raises(httpx.HTTPError):
                 for _ in pieces:
                     pass
         assert quick.alerts == list(range(220))
-    line = stand.one.wait_for_event("request.done", lambda it: it.get("reason") == "slow")
-    assert (line["status"], line["route"]) == (200, STREAM)
+
+
+def test_a_burst_far_beyond_the_bound_reaches_those_who_read(stand: Stand) -> None:
+    token, number = stand.token(tenant_id="burst"), 200
+    with ExitStack() as running:
+        readers = [running.enter_context(Reader(gateway, token)) for gateway in (stand.one, stand.two) * 2]
+        pipeline = stand.redis.pipeline(transaction=False)
+        for n in range(number):
+            pipeline.publish("alerts:tenant:burst", json.dumps({"alert_id": f"b{n}", "n": n, "text": "x" * 65_000}))
+        pipeline.execute()
+        for reader in readers:
+            until(lambda: len(reader.alerts) >= number or reader.ended.is_set(), 20)  # noqa: B023
+            assert reader.alerts == list(range(number))
+            assert "gap" not in reader.kinds
+            assert not reader.ended.is_set()
 
 
 def test_streams_stay_while_redis_is_away_and_go_on_afterwards(

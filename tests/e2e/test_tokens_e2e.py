@@ -194,7 +194,7 @@ def test_a_forged_or_broken_token_is_refused_and_reaches_no_service(
     assert len(service.requests) == reached
 
 
-@pytest.mark.parametrize("exp", [1, int(time.time()) - 3600])
+@pytest.mark.parametrize("exp", [1, int(time.time()) - 3600], ids=["in 1970", "an hour ago"])
 def test_a_token_that_has_ended_says_so(gateway: Gateway, service: RecordingUpstream, issuer: Issuer, exp: int) -> None:
     reached = len(service.requests)
 

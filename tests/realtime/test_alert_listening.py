@@ -161,6 +161,21 @@ def test_a_ping_that_is_refused_ends_the_connection(scene):
     assert only.is_listening
 
 
+def test_a_redis_that_is_busy_with_a_script_costs_neither_the_connection_nor_an_era(scene):
+    only = scene.start()
+    for _ in range(2 * SILENT_BEATS):
+        only.clock.advance(PING_S)
+        only.connection.transport.clear()
+        only.connection.protocol.dataReceived(b"-BUSY Redis is busy running a script.\r\n")
+    scene.redis.alert(b"1")
+    scene.go(0.5)
+
+    assert only.is_listening
+    assert len(only.connections) == 1
+    assert scene.redis.era == 2
+    assert [payload for _, _, payload in only.hub.stored_] == [b'{"alert_id":"1"}']
+
+
 def test_an_answer_to_the_question_of_another_vouches_for_nothing(scene):
     hanging = scene.start()
     scene.instances.remove(hanging)

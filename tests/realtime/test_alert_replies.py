@@ -15,7 +15,7 @@ from bakerygw.edge.admission import Grant
 from bakerygw.edge.conversation import Conversation, standing_headers
 from bakerygw.edge.exchange import Exchange
 from bakerygw.realtime.alerts import RETRY_AFTER_S, AlertStreams, resume_of
-from bakerygw.realtime.hub import PATIENCE_S
+from bakerygw.realtime.hub import PATIENCE_S, SLOW_S
 from bakerygw.runtime.sockets import LASTING_BYTES, ServerSocket
 from tests.edge.edge_fakes import Client, dechunked, make_site, request
 from tests.heads import make_head
@@ -134,6 +134,7 @@ def test_a_slow_stream_is_cut_and_told_with_its_reason(door: Door) -> None:
     for _ in range(1100):
         door.here.publish()
         door.here.turn()
+    door.here.turn(SLOW_S + 0.2)
 
     assert client.wire.aborted
     (outcome,) = door.outcomes
@@ -206,6 +207,9 @@ def test_a_client_goes_on_where_it_was(door: Door) -> None:
         ([], b"/?last_event_id=", None),
         ([(b"Last-Event-ID", b"")], b"/?last_event_id=3-4", (3, 4)),
         ([], b"/?last_event_id=3-4", (3, 4)),
+        ([], b"/?name=Caf%C3%A9&x=%ff", None),
+        ([], b"/?name=Caf%C3%A9&last_event_id=3-4", (3, 4)),
+        ([], b"/?last_event_id=%C3%A9", "unknown"),
         ([], b"/?last%5Fevent_id=3-4", (3, 4)),
         ([(b"last-event-id", b"3-4")], b"/?last_event_id=1-1", (3, 4)),
         ([(b"Last-Event-ID", b"3-4\xff")], b"/", "unknown"),

@@ -1,17 +1,17 @@
-"""What docs/clients.md says of the events of a stream, against what streams say."""
+"""What docs/realtime.md says of the events of a stream, against what streams say."""
 
 import re
 from typing import get_args
 
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.realtime.feed import GapReason
+from bakerygw.realtime.controls import GapReason
 from bakerygw.realtime.held import Ending
 from tests.realtime.stream_fakes import Instance
 from tests.test_docs import page, rows
 
 
 def events() -> dict[str, list[str]]:
-    section = page("docs/clients.md").partition("\n## Alerts\n")[2].partition("\n## ")[0]
+    section = page("docs/realtime.md").partition("\n## Alerts\n")[2].partition("\n## ")[0]
     return {cells[0]: cells[1:] for cells in rows(section) if cells[0] != "event"}
 
 

@@ -6,7 +6,7 @@ from bakerygw.core.alerts import Position
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports.events import Placed
 from bakerygw.realtime.feed import MAX_EARLY, MOMENT_S, RETRY_S
-from bakerygw.realtime.hub import KEPT_S, PATIENCE_S
+from bakerygw.realtime.hub import KEPT_S, PATIENCE_S, SLOW_S
 from bakerygw.realtime.ring import BURST, RING_BYTES, RING_FRAMES
 from bakerygw.realtime.stream import RETRY_MS
 from tests.realtime.stream_fakes import History, Instance, Reading
@@ -338,6 +338,9 @@ def test_a_slow_reader_is_dropped_at_the_bound_and_others_notice_nothing() -> No
     for _ in range(2):
         here.publish()
         here.turn()
+    here.turn(SLOW_S - 0.2)
+    assert slow.end is None
+    here.turn(0.4)
 
     assert slow.end == "slow"
     assert slow.trace.reason == "slow"
@@ -355,6 +358,7 @@ def test_a_slow_reader_is_dropped_by_bytes_too() -> None:
     for _ in range(7):
         here.publish(b"x" * 60_000)
         here.turn()
+    here.turn(SLOW_S + 0.2)
 
     assert slow.end == "slow"
     assert here.hub.feeds["t1"].ring._bytes <= RING_BYTES
@@ -412,6 +416,8 @@ def test_a_burst_has_a_bound_too() -> None:
     for _ in range(10 * BURST + 1):
         here.publish()
         here.turn()
+    assert len(here.hub.feeds["t1"].ring._frames) == 10
+    here.turn(SLOW_S + 0.2)
 
     assert reading.end == "slow"
 
@@ -541,3 +547,30 @@ def test_a_tenant_nobody_reads_costs_nothing() -> None:
 
     assert here.hub.feeds == {}
     assert (here.log.reads, here.log.heads) == (0, 0)
+
+
+def test_a_history_whose_epochs_have_gone_back_leaves_no_stream_behind() -> None:
+    here = Instance()
+    reading = here.open()
+    here.publish()
+    here.turn()
+    here.history.epoch, here.history.payloads = 3, []
+    here.publish()
+    here.turn(0.1)
+    here.publish()
+    here.turn(0.1)
+
+    assert kinds(reading) == ["hello 7-0", "alert 7-1", "gap 3-0", "alert 3-1", "alert 3-2"]
+
+
+def test_an_alert_of_an_earlier_epoch_that_comes_late_changes_nothing() -> None:
+    here = Instance()
+    reading = here.open()
+    late = here.history.add(b"{}")
+    here.history.begin_era()
+    here.publish()
+    here.turn()
+    here.hear(late)
+    here.turn(0.1)
+
+    assert kinds(reading) == ["hello 7-0", "gap 8-0", "alert 8-1"]

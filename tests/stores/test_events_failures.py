@@ -175,7 +175,7 @@ async def test_eras_never_go_back(one, redis):
     assert await one.log.begin_era(5) == await one.log.era()
 
 
-@pytest.mark.parametrize("forged", [10**15 - 1, 10**15, 2**53, FAR + 10**11])
+@pytest.mark.parametrize("forged", [10**15 - 1, 10**15, 2**53, FAR + 10**11], ids=["e15-1", "e15", "2e53", "far"])
 @pytest_twisted.ensureDeferred
 async def test_a_number_that_no_clock_gives_is_not_believed_and_does_no_lasting_harm(one, other, redis, forged):
     await one.place("a")

@@ -1,0 +1,22 @@
+"""What a stream says of itself: the gateway's own events."""
+
+from typing import Literal
+
+from bakerygw.core import sse
+from bakerygw.core.alerts import Position
+
+GapReason = Literal["epoch", "trimmed", "rewound", "unknown"]
+
+
+def gap_event(base: Position, reason: GapReason) -> bytes:
+    """Alerts may be missing before this; those behind `base` follow."""
+    members = {"reason": reason, "epoch": base.epoch, "offset": base.offset}
+    return sse.control("gap", members, base.text)
+
+
+def standing_event(head: Position, offset: int, *, degraded: bool) -> bytes:
+    """How it stands with a tenant's alerts, for a stream that has come to this offset and may not have been told."""
+    if degraded:
+        return sse.control("degraded", {})
+    members = {"epoch": head.epoch, "offset": head.offset, "recovered": True, "missed": head.offset - offset}
+    return sse.control("hello", members, Position(epoch=head.epoch, offset=offset).text)

@@ -1,0 +1,177 @@
+"""`/demo/` in a real browser: signing in, alerts, a cut, a training run, limits, and a hold.
+
+With SCREENSHOT, a file's name, in the environment it also leaves the picture of the README there.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from bakerygw.demo.accounts import iso
+from tests.e2e.browser import Browser, Page
+from tests.e2e.calling import until
+from tests.e2e.harness import Gateway
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Gateway]:
+    with Gateway({}, demo=True) as running:
+        until(lambda: "Paste into a shell" in running.output)
+        yield running
+
+
+@pytest.fixture
+def admin(gateway: Gateway) -> Iterator[httpx.Client]:
+    with gateway.admin() as client:
+        yield client
+
+
+@pytest.fixture
+def page(browser: Browser, gateway: Gateway) -> Iterator[Page]:
+    with browser.page() as opened:
+        opened.show_as(width=1240, height=960)
+        opened.open(f"{gateway.base_url}/demo/")
+        opened.wait_for("document.querySelectorAll('#accounts button').length > 4")
+        yield opened
+        # The browser itself reports every answer that is no success; those that the page provokes are known.
+        assert [error for error in opened.errors if "status of 40" not in error] == []
+
+
+def sign_in(page: Page, email: str) -> None:
+    page.click(f"button[data-email='{email}']")
+    page.wait_for("document.getElementById('state').dataset.state === 'open'", 8)
+
+
+def offer(gateway: Gateway) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{gateway.base_url}/demo/accounts.json").json()
+    return found
+
+
+def bakery_of(gateway: Gateway, email: str) -> str:
+    (tenant_id,) = (its["bakeries"][0]["id"] for its in offer(gateway)["accounts"] if its["email"] == email)
+    return str(tenant_id)
+
+
+def publish(admin: httpx.Client, tenant_id: str, name: str) -> None:
+    answer = admin.post(
+        f"/api/tenants/{tenant_id}/alerts",
+        json={"severity": "critical", "message": name, "service": "production", "timestamp": iso(time.time())},
+    )
+    assert answer.status_code == 201, answer.text
+
+
+def ids(page: Page) -> list[str]:
+    found: list[str] = page.evaluate(
+        "[...document.querySelectorAll('#alerts li[data-id]')].map((row) => row.dataset.id)"
+    )
+    return found
+
+
+def test_a_bakery_is_seen_live_through_a_cut_a_training_and_a_hold(
+    gateway: Gateway, admin: httpx.Client, page: Page
+) -> None:
+    sign_in(page, "ana@espiga.example")
+    bakery = bakery_of(gateway, "ana@espiga.example")
+    page.wait_for("document.getElementById('train').disabled === false", 8)
+    page.click("#train")
+    publish(admin, bakery, "Oven 2 is at 268 °C, 33 °C above its programme")
+    page.wait_for("document.getElementById('alerts').textContent.includes('Oven 2 is at 268')")
+
+    page.evaluate("document.getElementById('cut').click()")
+    page.wait_for("document.getElementById('state').dataset.state === 'cut'")
+    missed = ["Cold store at 9.4 °C: its door has stood open for 6 minutes", "Butter: 4 kg left, the minimum is 12"]
+    for name in missed:
+        publish(admin, bakery, name)
+    first = page.evaluate("document.getElementById('loss').getAttribute('points').split(' ').length")
+    assert page.errors == []
+    page.click(".spend")
+    page.wait_for("document.getElementById('sent').textContent === '20 sent, all let pass'", 8)
+    page.wait_for("document.getElementById('resumed').hidden === false", 9)
+
+    shown = page.evaluate("[...document.querySelectorAll('#alerts .again .message')].map((it) => it.textContent)")
+    assert shown[-2:] == missed[::-1]
+    assert len(ids(page)) == len(set(ids(page)))
+    assert page.evaluate("document.getElementById('loss').getAttribute('points').split(' ').length") > first > 0
+
+    page.click("#write")
+    page.wait_for("document.getElementById('written').className === 'written done'")
+    hold = admin.put(f"/api/tenants/{bakery}/read-only", json={"reason": "stock-taking"})
+    assert hold.status_code == 200
+    page.wait_for("document.getElementById('hold').hidden === false", 3)
+    page.click("#write")
+    page.wait_for("document.getElementById('written').textContent.includes('403 tenant-read-only')")
+    picture(page)
+    admin.delete(f"/api/tenants/{bakery}/read-only")
+    page.wait_for("document.getElementById('hold').hidden === true", 3)
+
+
+def picture(page: Page) -> None:
+    wanted = os.environ.get("SCREENSHOT")
+    if wanted:
+        page.evaluate("scrollTo(0, 0)")
+        page.screenshot(Path(wanted))
+
+
+def test_it_fits_a_phone_and_goes_by_keyboard(gateway: Gateway, page: Page) -> None:
+    page.show_as(width=360, height=720, dark=True, mobile=True)
+    page.evaluate("document.querySelector(\"button[data-email='ana@espiga.example']\").focus()")
+    page.press("Enter")
+    page.wait_for("document.getElementById('state').dataset.state === 'open'", 8)
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_a_subscription_that_has_ended_is_told_as_what_it_is(page: Page) -> None:
+    page.click("button[data-email='otto@vogel.example']")
+    page.wait_for("document.getElementById('problem').textContent.includes('402 subscription-expired')")
+    page.wait_for("document.getElementById('run').textContent === 'not connected'")
+    for button in ("cut", "train"):
+        assert page.evaluate(f"document.getElementById('{button}').disabled") is True
+    assert page.evaluate("document.getElementById('quiet').hidden") is True
+    assert page.text("#left") == "\N{EN DASH}"
+    page.click(".spend")
+    page.wait_for("document.getElementById('sent').textContent === 'refused (402)'")
+
+
+def test_who_changes_the_account_during_a_cut_sees_nothing_more_of_the_first(
+    gateway: Gateway, admin: httpx.Client, page: Page
+) -> None:
+    page.evaluate("const wait = setTimeout; window.setTimeout = (act, ms) => wait(act, ms === 5000 ? 500 : ms); 1")
+    sign_in(page, "ana@espiga.example")
+    page.click("#cut")
+    page.wait_for("document.getElementById('state').dataset.state === 'cut'")
+    publish(admin, bakery_of(gateway, "ana@espiga.example"), "Only for La Espiga")
+    page.click("#leave")
+    sign_in(page, "claire@martin.example")
+    time.sleep(0.8)  # longer than the cut would have lasted
+
+    assert "Only for La Espiga" not in page.text("#alerts")
+    assert page.evaluate("document.getElementById('cut').disabled") is False
+
+
+def test_what_a_bakery_on_hold_is_told_first_is_the_hold(page: Page) -> None:
+    sign_in(page, "gina@rossi.example")
+    page.wait_for("document.getElementById('hold').textContent.includes('Year-end stock-taking')")
+
+
+def test_one_account_enters_at_a_time(page: Page) -> None:
+    page.evaluate(
+        """["ana@espiga.example", "claire@martin.example"].forEach(
+            (email) => document.querySelector(`button[data-email='${email}']`).click())"""
+    )
+    page.wait_for("document.getElementById('state').dataset.state === 'open'", 8)
+    assert page.text("#who-name") == "Ana Romero"
+
+
+def test_it_is_for_the_demo_alone(gateway: Gateway, issuer: Any, start_gateway: Any) -> None:
+    assert httpx.get(f"{gateway.base_url}/demo").headers["location"] == "/demo/"
+    assert httpx.get(f"{gateway.base_url}/demo/other").status_code == 404
+    page = httpx.get(f"{gateway.base_url}/demo/")
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert httpx.get(f"{start_gateway().base_url}/demo/").status_code == 404
