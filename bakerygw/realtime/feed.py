@@ -254,8 +254,8 @@ class Feed:
         if self.told_degraded and self._hub.listening:
             self.told_degraded = False
             recovered = run == self.ring.run
-            members = {"recovered": recovered, "missed": missed if recovered else None}
-            self._say("hello", {**self._hub.greeting(self.head), **members}, named=True)
+            members = {"epoch": self.epoch, "offset": self.offset, "recovered": recovered}
+            self._say("hello", {**members, "missed": missed if recovered else None}, named=True)
 
     def _start(self, head: Position) -> None:
         self.epoch, self.offset, self.known = head.epoch, head.offset, True

@@ -7,7 +7,6 @@ from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
 
-from bakerygw.core.alerts import Position
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import EventLog, Placed
 from bakerygw.ports.telemetry import StreamTelemetry
@@ -36,8 +35,9 @@ class Hub:
         self.listening = False
         """All that is published is heard, and stored."""
         self.bounds = RING_FRAMES, RING_BYTES
+        self.heartbeat_s = int(heartbeat_s) if heartbeat_s.is_integer() else heartbeat_s
+        """How long a stream is silent at most, in seconds."""
         self.wheel = Wheel(clock, heartbeat_s, ticked=self._sweep)
-        self._heartbeat_s = int(heartbeat_s) if float(heartbeat_s).is_integer() else heartbeat_s
         self.feeds: dict[str, Feed] = {}
         self.fan_out = Fanout(clock).add
         self.gap, self.sent = telemetry.gap, telemetry.sent
@@ -47,11 +47,6 @@ class Hub:
         """Streams whose clients may have stopped reading, and when that is certain; the soonest first."""
         self._streams = 0
         self._hopeful: list[Deferred[None]] = []
-
-    def greeting(self, head: Position) -> dict[str, object]:
-        """What a stream says first that begins at this head."""
-        place: dict[str, object] = {"epoch": head.epoch, "offset": head.offset, "recovered": False, "missed": 0}
-        return {**place, "heartbeat_seconds": self._heartbeat_s}
 
     # from whoever listens to what is published
 

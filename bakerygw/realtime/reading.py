@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
-from bakerygw.core.alerts import Position
 from bakerygw.ports.events import EventLog
 from bakerygw.realtime.ring import Ring
 
@@ -51,9 +50,6 @@ class Surroundings(Protocol):
 
     def drop(self, feed: "Feed") -> None:
         """Nobody needs this feed."""
-
-    def greeting(self, head: Position) -> dict[str, object]:
-        """What a stream says first that begins at this head."""
 
     def gap(self, reason: str) -> None:
         """A gap was told to a feed's streams."""

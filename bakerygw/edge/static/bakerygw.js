@@ -58,6 +58,7 @@ const TEMPORARY = new Set([0, 408, 425, 429]);
  * @property {boolean} [shareTabs] one connection for all tabs; by default true
  * @property {string} [lastEventId] resume behind this alert
  * @property {Storage | null} [storage] keeps the place over a reload; by default `sessionStorage`
+ * @property {number} [heartbeatSeconds] the longest silence until the gateway has told its own; 15
  * @property {(alert: any, about: { id: string }) => void} [onAlert] each alert once, in order
  * @property {(info: any) => void} [onGap] alerts were missed for good: load what is shown anew
  * @property {(state: StreamState, details: StateDetails) => void} [onState]
@@ -375,7 +376,7 @@ export class AlertStream {
   /** @type {AbortController | null} */ #life = null;
   /** @type {AbortController | null} */ #connection = null;
   #heardAt = 0;
-  /** Until the gateway has said it. */ #heartbeatMs = HEARTBEAT_MS;
+  #heartbeatMs;
   /** @type {Tabs | null} */ #tabs = null;
   /** @type {StreamEvent | null} */ #tenantState = null;
   /** @type {CatchUp | null} */ #catchUp = null;
@@ -386,6 +387,7 @@ export class AlertStream {
     this.#access = new Access(options);
     this.#last = options.lastEventId ?? null;
     this.#storage = options.storage === undefined ? defaultStorage() : options.storage;
+    this.#heartbeatMs = (options.heartbeatSeconds ?? HEARTBEAT_MS / 1000) * 1000;
   }
 
   /** The `id` of the newest alert that this tab was given, or null. */
