@@ -47,6 +47,8 @@ class Trace:
     upstream_s: float | None = None
     """Seconds from the request being handed to the service until its response head, or until it was clear that there
     would be none; `None` where nothing was sent, as while its breaker is open."""
+    begun_s: float | None = None
+    """Seconds until an answer that has no end of its own had begun: how long it lasts is its client's affair."""
     limited: str | None = None
     """The names of the policies whose limits were exceeded, shadow policies included."""
     exceeded: tuple[tuple[str, bool], ...] = ()

@@ -48,6 +48,7 @@ class AlertStreams:
             place.leave()
             raise
         stream = Stream(hub, feed, exchange, place=place, trace=trace, resume=resume)
+        trace.begun_s = hub.clock.seconds() - trace.started
         return Reply(status=200, headers=HEADERS, body=stream, close=True)
 
     def _unavailable(self) -> Refused:

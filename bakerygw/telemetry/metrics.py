@@ -238,11 +238,12 @@ class Metrics:
         series.duration.observe(outcome.duration_s)
         series.request_size.observe(outcome.bytes_in)
         series.response_size.observe(outcome.bytes_out)
+        duration_s = outcome.duration_s if trace.begun_s is None else trace.begun_s
         if trace.upstream_s is None:
-            series.internal.observe(outcome.duration_s)
+            series.internal.observe(duration_s)
         else:
             if outcome.status != 101:  # a WebSocket's duration is its users' affair
-                series.internal.observe(max(0.0, outcome.duration_s - trace.upstream_s))
+                series.internal.observe(max(0.0, duration_s - trace.upstream_s))
             self.upstream_duration.child(self._services.of(trace.service or "")).observe(trace.upstream_s)
         if trace.limited is not None:
             self.rate_limit_exceeded.child(self._routes.of(trace.route)).inc()

@@ -97,9 +97,12 @@ def test_a_stream_begins_at_once_and_says_that_it_is_one(door: Door) -> None:
     assert b"Transfer-Encoding: chunked" in head
     assert events == ["hello 7-0", "alert 7-1"]
     assert door.outcomes == []
+    door.here.clock.advance(3)
     client.leave()
     (outcome,) = door.outcomes
     assert (outcome.status, outcome.trace.reason) == (200, "client-left")
+    assert outcome.trace.begun_s is not None
+    assert outcome.trace.begun_s < 1 < outcome.duration_s
     assert outcome.bytes_out > len("event: alert")
 
 

@@ -84,6 +84,13 @@ def test_time_without_a_service_is_the_gateways_own(metrics: Metrics) -> None:
     assert value(metrics, "gateway_internal_duration_seconds_sum", path=ROUTES[0]) == pytest.approx(0.5)
 
 
+def test_how_long_a_stream_stays_open_is_not_the_gateways_own_time(metrics: Metrics) -> None:
+    metrics.ended(done(begun_s=0.25, duration_s=3600.0))
+    by = {"method": "GET", "path": ROUTES[0]}
+    assert value(metrics, "gateway_internal_duration_seconds_sum", path=ROUTES[0]) == pytest.approx(0.25)
+    assert value(metrics, "gateway_request_duration_seconds_sum", **by) == pytest.approx(3600.0)
+
+
 def test_limits_are_counted_by_name_too_and_shadows_apart() -> None:
     metrics = Metrics(CollectorRegistry(), routes=ROUTES, limits=["default", "bakery"])
     metrics.ended(done(limited="default, bakery", exceeded=(("default", False), ("bakery", True))))

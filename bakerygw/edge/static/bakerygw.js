@@ -58,7 +58,7 @@ const TEMPORARY = new Set([0, 408, 425, 429]);
  * @property {boolean} [shareTabs] one connection for all tabs; by default true
  * @property {string} [lastEventId] resume behind this alert
  * @property {Storage | null} [storage] keeps the place over a reload; by default `sessionStorage`
- * @property {number} [heartbeatSeconds] the gateway's heartbeat, where it is not 15
+ * @property {number} [heartbeatSeconds] the longest silence until the gateway has told its own; 15
  * @property {(alert: any, about: { id: string }) => void} [onAlert] each alert once, in order
  * @property {(info: any) => void} [onGap] alerts were missed for good: load what is shown anew
  * @property {(state: StreamState, details: StateDetails) => void} [onState]
