@@ -63,4 +63,7 @@ def _alert(tenant_id: str, body: bytes) -> Alert:
         bad_field("message", "is needed: text that says what has happened")
     if alert.alert_id is None and members.get("alert_id") is not None:
         bad_field("alert_id", "must be text of 1 to 128 characters; without one an alert is known by its bytes")
+    channels = members.get("channels")
+    if channels is not None and not (isinstance(channels, list) and all(isinstance(it, str) for it in channels)):
+        bad_field("channels", "must be a list of texts; otherwise nobody but the dashboards would be told")
     return alert

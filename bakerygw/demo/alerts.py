@@ -129,7 +129,7 @@ class Happenings:
         self._turn: list[str] = []
         self._timer: Any = None
         self._publishing: Deferred[None] | None = None
-        self._losing = False
+        self._lost = 0
 
     def start(self, publish: Publish) -> None:
         """Begin; one alert after the other, never two at the same time."""
@@ -164,11 +164,13 @@ class Happenings:
         except CancelledError:
             raise
         except Exception as error:  # whatever stands between here and the store: the next one may pass
-            if not self._losing:
-                self._log.warn("demo.alert-lost", error=str(error), reason="told once, until one passes")
-            self._losing = True
-        else:
-            self._losing = False
+            if not self._lost:  # an outage is told once, and its end
+                self._log.warn("demo.alerts", state="lost", error=str(error))
+            self._lost += 1
+            return
+        if self._lost:
+            self._log.info("demo.alerts", state="published", lost=self._lost)
+            self._lost = 0
 
     def _pause_s(self) -> float:
         return max(SHORTEST_S, EVERY_S / len(self._tenants()) * self._random.uniform(0.5, 1.5))

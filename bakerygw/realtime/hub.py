@@ -35,6 +35,8 @@ class Hub:
         self.listening = False
         """All that is published is heard, and stored."""
         self.bounds = RING_FRAMES, RING_BYTES
+        self.heartbeat_s = int(heartbeat_s) if heartbeat_s.is_integer() else heartbeat_s
+        """How long a stream is silent at most, in seconds."""
         self.wheel = Wheel(clock, heartbeat_s, ticked=self._sweep)
         self.feeds: dict[str, Feed] = {}
         self.fan_out = Fanout(clock).add

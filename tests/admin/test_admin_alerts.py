@@ -144,6 +144,9 @@ def test_what_a_form_can_send_is_no_alert():
         ({"message": "m", "alert_id": 5}, "alert_id"),
         ({"message": "m", "alert_id": ""}, "alert_id"),
         ({"message": "m", "alert_id": "x" * 129}, "alert_id"),
+        ({"message": "m", "channels": "email"}, "channels"),
+        ({"message": "m", "channels": ["sse", 5]}, "channels"),
+        ({"message": "m", "channels": {"email": True}}, "channels"),
     ],
 )
 def test_what_is_missing_or_wrong_is_named(document, field):

@@ -134,6 +134,9 @@ def test_a_subscription_that_has_ended_is_told_as_what_it_is(page: Page) -> None
     for button in ("cut", "train"):
         assert page.evaluate(f"document.getElementById('{button}').disabled") is True
     assert page.evaluate("document.getElementById('quiet').hidden") is True
+    assert page.text("#left") == "\N{EN DASH}"
+    page.click(".spend")
+    page.wait_for("document.getElementById('sent').textContent === 'refused (402)'")
 
 
 def test_who_changes_the_account_during_a_cut_sees_nothing_more_of_the_first(
@@ -155,6 +158,15 @@ def test_who_changes_the_account_during_a_cut_sees_nothing_more_of_the_first(
 def test_what_a_bakery_on_hold_is_told_first_is_the_hold(page: Page) -> None:
     sign_in(page, "gina@rossi.example")
     page.wait_for("document.getElementById('hold').textContent.includes('Year-end stock-taking')")
+
+
+def test_one_account_enters_at_a_time(page: Page) -> None:
+    page.evaluate(
+        """["ana@espiga.example", "claire@martin.example"].forEach(
+            (email) => document.querySelector(`button[data-email='${email}']`).click())"""
+    )
+    page.wait_for("document.getElementById('state').dataset.state === 'open'", 8)
+    assert page.text("#who-name") == "Ana Romero"
 
 
 def test_it_is_for_the_demo_alone(gateway: Gateway, issuer: Any, start_gateway: Any) -> None:

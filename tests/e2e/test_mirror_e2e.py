@@ -208,7 +208,8 @@ class TestCost:
         assert {caller.write() for _ in range(200)} == {OK}
 
         after = calls(other)
-        assert 200 <= after["evalsha"] - before["evalsha"] < 204  # an instance also looks for notifications, now and then
+        # An instance also looks for notifications now and then.
+        assert 200 <= after["evalsha"] - before["evalsha"] < 204
         for name in ("getrange", "exists", "pttl", "eval"):
             assert after.get(name, 0) == before.get(name, 0), name
         assert caller.metric("gateway_mirror_hits_total") - hits == 200

@@ -23,7 +23,13 @@ def test_a_new_stream_is_greeted_at_once_with_the_head_and_a_wait() -> None:
     reading = here.open()
 
     assert kinds(reading) == ["hello 7-1"]
-    assert reading.client.events[0].json == {"epoch": 7, "offset": 1, "recovered": False, "missed": 0}
+    assert reading.client.events[0].json == {
+        "epoch": 7,
+        "offset": 1,
+        "recovered": False,
+        "missed": 0,
+        "heartbeat_seconds": 15,
+    }
     assert reading.client.retry_ms is not None
     assert RETRY_MS[0] <= reading.client.retry_ms <= RETRY_MS[1]
 
@@ -177,7 +183,13 @@ def test_a_resumed_stream_gets_what_it_has_missed_without_the_history_if_the_rin
     here.turn()
 
     assert kinds(reading) == ["hello 7-2", "alert 7-3", "alert 7-4", "alert 7-5", "alert 7-6"]
-    assert reading.client.events[0].json == {"epoch": 7, "offset": 5, "recovered": True, "missed": 3}
+    assert reading.client.events[0].json == {
+        "epoch": 7,
+        "offset": 5,
+        "recovered": True,
+        "missed": 3,
+        "heartbeat_seconds": 15,
+    }
     assert here.log.reads == 0
 
 

@@ -103,11 +103,12 @@ class Alerts {
   #session;
   #stream;
   #cut = false;
-  #back = 0;
   /** Alerts that come before this moment after a cut were missed during it. */
   #again = 0;
   #replayed = 0;
   #since = 0;
+  #closed = false;
+  #timer = 0;
 
   /** @param {Session} session @param {(info: any) => void} onTenantState @param {(error: any) => void} onError */
   constructor(session, onTenantState, onError) {
@@ -118,23 +119,30 @@ class Alerts {
       onGap: (info) => this.#gap(info),
       onState: (state, details) => this.#state(state, details),
       onTenantState,
-      onTokenExpiring: () => session.token({ renew: true }).then(() => this.#stream.reconnect(), onError),
+      onTokenExpiring: () => session.token({ renew: true }).then(() => this.#renewed(), onError),
       onError: (error) => {
         at("quiet").hidden = true;
         at("state").dataset.state = "failed";
         onError(error);
       },
     });
+    at("cut").disabled = false;
     at("cut").onclick = () => this.cut();
     this.#stream.open();
   }
 
   close() {
-    clearTimeout(this.#back); // or what was cut would come back among the alerts of another account
+    this.#closed = true;
+    clearTimeout(this.#timer);
     this.#cut = false;
     this.#stream.close();
     this.#list.replaceChildren();
     at("resumed").hidden = true;
+  }
+
+  /** With the new token, unless the page has turned to something else or cut the stream meanwhile. */
+  #renewed() {
+    if (!this.#closed && !this.#cut) this.#stream.reconnect();
   }
 
   cut() {
@@ -143,10 +151,11 @@ class Alerts {
     at("cut").disabled = true;
     this.#break("cut: nothing arrives");
     this.#stream.close();
-    this.#back = setTimeout(() => {
+    this.#timer = setTimeout(() => {
       this.#cut = false;
       this.#again = Date.now();
       this.#replayed = 0;
+      at("cut").disabled = false;
       this.#stream.open();
     }, CUT_MS);
   }
@@ -169,7 +178,7 @@ class Alerts {
   }
 
   #resumed() {
-    if (!this.#again) return;
+    if (!this.#again || this.#closed) return;
     this.#again = 0;
     const seconds = ((Date.now() - this.#since) / 1000).toFixed(0);
     const what = this.#replayed === 1 ? "1 alert was" : `${this.#replayed} alerts were`;
@@ -220,6 +229,7 @@ class Alerts {
 class Training {
   #socket;
   #running = false;
+  #closed = false;
   #epochs = EPOCHS;
   /** @type {[number, number][]} */ #curve = [];
 
@@ -232,6 +242,7 @@ class Training {
       onOpen: () => this.#say("no run", "open"),
       onMessage: (data) => this.#hear(JSON.parse(String(data))),
       onClose: ({ code, willRetry }) => {
+        if (this.#closed) return;
         at("train").disabled = true;
         this.#say(willRetry ? `lost (${code}), connecting anew` : `closed (${code})`, willRetry ? "connecting" : "failed");
       },
@@ -241,6 +252,7 @@ class Training {
         onError(error);
       },
     });
+    at("train").textContent = "Start a run";
     at("train").onclick = () => {
       const action = this.#running ? "stop" : "start";
       this.#socket.send(JSON.stringify({ action, ...(this.#running ? {} : { model: "sales-forecast", epochs: EPOCHS }) }));
@@ -250,6 +262,7 @@ class Training {
   }
 
   close() {
+    this.#closed = true;
     this.#socket.close();
     at("train").disabled = true;
   }
@@ -349,10 +362,12 @@ class Training {
 class Budget {
   #session;
   #timer;
+  #closed = false;
 
   /** @param {Session} session */
   constructor(session) {
     this.#session = session;
+    this.#show(0, 0, 0);
     for (const button of document.querySelectorAll(".spend")) {
       /** @type {HTMLButtonElement} */ (button).onclick = () => this.#spend(/** @type {any} */ (button));
     }
@@ -362,13 +377,15 @@ class Budget {
   }
 
   close() {
+    this.#closed = true;
     clearInterval(this.#timer);
   }
 
-  /** Asking for it costs nothing. */
+  /** Asking for it costs nothing. Whom the gateway does not let in at all has no budget to look at. */
   async look() {
     try {
       const answer = await this.#session.ask("/api/v1/limits");
+      if (answer.status === 402 || answer.status === 403) clearInterval(this.#timer);
       if (!answer.ok) return;
       const { limits } = await answer.json();
       const row = limits.find((/** @type {any} */ it) => it.policy === "default") ?? limits[0];
@@ -383,43 +400,50 @@ class Budget {
     button.disabled = true;
     const count = Number(button.dataset.count);
     let refused = 0;
+    let stopped = 0;
     let wait = 0;
     const one = async () => {
       const answer = await this.#session.ask("/api/v1/inventory?limit=1");
       if (answer.status === 429) {
         refused += 1;
         wait = Math.max(wait, Number(answer.headers.get("Retry-After") ?? 0));
-      }
+      } else if (!answer.ok) stopped = answer.status;
       const left = /r=(\d+)(?:;t=(\d+))?/.exec(answer.headers.get("RateLimit") ?? "");
       const limit = Number(answer.headers.get("X-RateLimit-Limit") ?? 0);
       if (left && limit) this.#show(limit, Number(left[1]), Number(left[2] ?? 0));
       await answer.body?.cancel();
     };
     try {
-      for (let sent = 0; sent < count; sent += 5) {
+      for (let sent = 0; sent < count && !this.#closed; sent += 5) {
         await Promise.all(Array.from({ length: Math.min(5, count - sent) }, one));
       }
-      at("sent").textContent = refused
-        ? `${refused} of ${count} refused (429), again in ${wait} s`
-        : `${count} sent, all let pass`;
+      if (stopped) this.#tell(`refused (${stopped})`);
+      else if (refused) this.#tell(`${refused} of ${count} refused (429), again in ${wait} s`);
+      else this.#tell(`${count} sent, all let pass`);
     } catch (error) {
-      at("sent").textContent = GatewayError.of(error).message;
+      this.#tell(GatewayError.of(error).message);
     }
     button.disabled = false;
   }
 
-  /** @param {number} limit @param {number} left @param {number} fullIn */
+  /** @param {string} text */
+  #tell(text) {
+    if (!this.#closed) at("sent").textContent = text;
+  }
+
+  /** @param {number} limit 0 while it is not known @param {number} left @param {number} fullIn */
   #show(limit, left, fullIn) {
+    if (this.#closed) return;
     const share = limit ? left / limit : 0;
-    at("left").textContent = String(left);
-    at("limit").textContent = String(limit);
-    at("full").textContent = fullIn > 0 ? `full again in ${fullIn} s` : "full";
+    at("left").textContent = limit ? String(left) : "–";
+    at("limit").textContent = limit ? String(limit) : "–";
+    at("full").textContent = fullIn > 0 ? `full again in ${fullIn} s` : limit ? "full" : "";
     at("fill").style.transform = `scaleX(${share})`;
     const meter = at("meter");
     meter.setAttribute("aria-valuemax", String(limit));
     meter.setAttribute("aria-valuenow", String(left));
     meter.classList.toggle("low", share < 0.4 && left > 0);
-    meter.classList.toggle("empty", left === 0);
+    meter.classList.toggle("empty", limit > 0 && left === 0);
   }
 }
 
@@ -428,10 +452,17 @@ class Page {
   /** @type {Session | null} */ #session = null;
   /** @type {{ close(): void }[]} */ #parts = [];
   /** @type {any} */ #about;
+  #entering = false;
 
   async begin() {
-    const answer = await fetch("/demo/accounts.json", { cache: "no-store" });
-    this.#about = await answer.json();
+    try {
+      const answer = await fetch("/demo/accounts.json", { cache: "no-store" });
+      if (!answer.ok) throw await GatewayError.from(answer);
+      this.#about = await answer.json();
+    } catch (error) {
+      this.#say(GatewayError.of(error));
+      return;
+    }
     for (const account of this.#about.accounts) at("accounts").append(this.#card(account));
     at("leave").onclick = () => this.#leave();
     at("bakery").onchange = () => this.#move(at("bakery").value);
@@ -459,6 +490,8 @@ class Page {
 
   /** @param {any} account @param {HTMLButtonElement} button */
   async #enter(account, button) {
+    if (this.#entering) return; // one at a time
+    this.#entering = true;
     button.disabled = true;
     this.#say(null);
     const session = new Session(account, this.#about.password);
@@ -468,6 +501,7 @@ class Page {
       this.#say(GatewayError.of(error));
       return;
     } finally {
+      this.#entering = false;
       button.disabled = false;
     }
     this.#session = session;
@@ -526,18 +560,23 @@ class Page {
   }
 
   async #write() {
-    if (!this.#session) return;
+    const session = this.#session;
+    if (!session) return;
+    const bakery = session.tenantId;
     const sale = { product: "Ensaimada", quantity: 1 + Math.floor(Math.random() * 12) };
     const shown = at("written");
     try {
-      const answer = await this.#session.ask("/api/v1/sales", { method: "POST", body: JSON.stringify(sale) });
+      const answer = await session.ask("/api/v1/sales", { method: "POST", body: JSON.stringify(sale) });
       if (!answer.ok) throw await GatewayError.from(answer);
+      if (this.#session !== session || session.tenantId !== bakery) return;
       shown.className = "written done";
       shown.replaceChildren(made("strong", "Entered: "), `${sale.quantity} × ${sale.product}.`);
     } catch (error) {
+      if (this.#session !== session || session.tenantId !== bakery) return;
       const its = GatewayError.of(error);
       shown.className = "written refused";
-      shown.replaceChildren(made("strong", `Refused, ${its.status} ${its.code}: `), its.message);
+      const head = its.status ? `Refused, ${its.status} ${its.code}: ` : "No answer: ";
+      shown.replaceChildren(made("strong", head), its.message);
     }
   }
 

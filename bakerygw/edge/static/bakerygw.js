@@ -58,7 +58,7 @@ const TEMPORARY = new Set([0, 408, 425, 429]);
  * @property {boolean} [shareTabs] one connection for all tabs; by default true
  * @property {string} [lastEventId] resume behind this alert
  * @property {Storage | null} [storage] keeps the place over a reload; by default `sessionStorage`
- * @property {number} [heartbeatSeconds] the gateway's heartbeat, where it is not 15
+ * @property {number} [heartbeatSeconds] the longest silence until the gateway has told its own; 15
  * @property {(alert: any, about: { id: string }) => void} [onAlert] each alert once, in order
  * @property {(info: any) => void} [onGap] alerts were missed for good: load what is shown anew
  * @property {(state: StreamState, details: StateDetails) => void} [onState]
@@ -220,12 +220,14 @@ class Access {
   }
 
   /**
-   * A token, of the user that `identity` has found.
-   * @param {boolean} renew
+   * A token, of the user that `identity` has found. That another one is needed stays true until one was given.
+   * @param {Attempts} attempts
    */
-  async token(renew) {
+  async token(attempts) {
+    const { renew } = attempts;
     const token = (renew ? null : this.#unused) ?? (await this.source({ renew }));
     this.#unused = null;
+    attempts.renew = false;
     if (!token) throw new GatewayError({ code: "token-missing", status: 401, detail: "Nobody is signed in." });
     if (this.#user !== null && userOf(claimsOf(token)) !== this.#user) {
       throw new GatewayError({ code: "user-changed", status: 401, detail: "Somebody else has signed in." });
@@ -235,19 +237,19 @@ class Access {
 
   /**
    * What tells this user and tenant from others, for tabs that share; null where that can't be known.
-   * @param {AbortSignal} signal @param {boolean} renew
+   * @param {AbortSignal} signal @param {Attempts} attempts
    */
-  async identity(signal, renew) {
-    const claims = this.useCookies ? await this.#session(signal) : await this.#claims(renew);
+  async identity(signal, attempts) {
+    const claims = this.useCookies ? await this.#session(signal) : await this.#claims(attempts);
     const user = userOf(claims);
     const tenant = this.tenantId ?? claims?.tenant_id;
     return user && tenant ? `${this.base.origin}:${user}:${tenant}` : null;
   }
 
-  /** @param {boolean} renew */
-  async #claims(renew) {
+  /** @param {Attempts} attempts */
+  async #claims(attempts) {
     this.#user = null;
-    const token = await this.token(renew);
+    const token = await this.token(attempts);
     const claims = claimsOf(token);
     this.#unused = token;
     this.#user = userOf(claims);
@@ -263,16 +265,16 @@ class Access {
 
   /**
    * The address that opens a stream or socket, once.
-   * @param {string} path @param {AbortSignal} signal @param {boolean} renew
+   * @param {string} path @param {AbortSignal} signal @param {Attempts} attempts
    */
-  async entry(path, signal, renew) {
+  async entry(path, signal, attempts) {
     const url = this.url(path);
     if (this.useCookies) {
       if (this.tenantId) url.searchParams.set("tenant_id", this.tenantId);
       return url;
     }
     /** @type {Record<string, string>} */
-    const headers = { Authorization: `Bearer ${await this.token(renew)}` };
+    const headers = { Authorization: `Bearer ${await this.token(attempts)}` };
     if (this.tenantId) headers["X-Tenant-ID"] = this.tenantId;
     const answer = await ask(this.url(TICKET_PATH), { method: "POST", headers, credentials: "omit" }, signal);
     if (answer.status !== 201) throw await GatewayError.from(answer);
@@ -292,7 +294,6 @@ class Attempts {
 
   /** @param {number} lastedMs how long the connection was open; 0 where it never was */
   ended(lastedMs) {
-    this.renew = false;
     if (lastedMs >= WORKED_MS) {
       this.#failures = 0;
       this.#renewed = false;
@@ -495,7 +496,7 @@ export class AlertStream {
   async #identify(signal) {
     for (;;) {
       try {
-        return await this.#access.identity(signal, this.#attempts.renew);
+        return await this.#access.identity(signal, this.#attempts);
       } catch (error) {
         if (signal.aborted) return null;
         await this.#wait(GatewayError.of(error), signal);
@@ -574,7 +575,7 @@ export class AlertStream {
    * @param {AbortSignal} signal @param {(event: StreamEvent) => void} onEvent
    */
   async #read(signal, onEvent) {
-    const url = await this.#access.entry(STREAM_PATH, signal, this.#attempts.renew);
+    const url = await this.#access.entry(STREAM_PATH, signal, this.#attempts);
     if (this.#last !== null) url.searchParams.set("last_event_id", this.#last);
     const watch = new Watch(signal, () => this.#heartbeatMs * HEARTBEATS_MISSED);
     try {
@@ -756,6 +757,7 @@ export class AlertStream {
       (waiting) => {
         if (this.#catchUp !== catchUp) return;
         this.#catchUp = null;
+        this.#attempts.ended(WORKED_MS);
         for (const event of waiting) this.#overheard(event);
       },
       (error) => {
@@ -1027,7 +1029,7 @@ export class TrainingSocket {
     while (!signal.aborted) {
       let url;
       try {
-        url = await this.#access.entry(TRAINING_PATH, signal, this.#attempts.renew);
+        url = await this.#access.entry(TRAINING_PATH, signal, this.#attempts);
       } catch (error) {
         if (signal.aborted) return;
         const failed = GatewayError.of(error);

@@ -232,6 +232,21 @@ test("a refused token is replaced once", async (stage) => {
   equal([asked, told.errors.length, stage.gateway.count(TICKET)], [[false, true], 0, 2]);
 });
 
+test("another token is asked for until there is one", async (stage) => {
+  const asked = [];
+  const getToken = async ({ renew }) => {
+    asked.push(renew);
+    if (asked.length === 2) throw new TypeError("Failed to fetch"); // the service that renews it is away for a moment
+    return renew ? token("u1", "t1", 2) : token("u1");
+  };
+  stage.gateway.answers[TICKET].push(problem(401, "token-expired"));
+  const { told } = tab(stage, { getToken });
+  await until(() => told.states.at(-1) === "waiting");
+  await stage.clock.advance(3000);
+  await until(() => told.states.at(-1) === "open");
+  equal([asked, told.errors], [[false, true, true], []]);
+});
+
 test("a second refusal of the token ends the stream with the problem", async (stage) => {
   stage.gateway.answers[TICKET].push(problem(401, "token-expired"), problem(401, "token-revoked"));
   const { stream, told } = tab(stage, { getToken: async () => token("u1") });
@@ -471,6 +486,27 @@ test("a tab that was told of one alert too little fetches it", async (stage) => 
   channel.postMessage({ kind: "event", event, before: "1-2", from: "elsewhere" });
   await until(() => second.told.alerts.length === 3);
   equal(second.told.alerts, ["one", "two", "three"]);
+});
+
+test("a tab that shares may renew its token each time that it fetches something itself", async (stage) => {
+  const first = tab(stage, shared);
+  await until(() => first.told.states.includes("open"));
+  const asked = [];
+  const second = tab(stage, { ...shared, getToken: async ({ renew }) => (asked.push(renew), token("u1")) });
+  await until(() => second.told.states.includes("open"));
+  const channel = new BroadcastChannel(`bakerygw:alerts:${location.origin}:u1:t1`);
+  stage.later(() => channel.close());
+  for (const last of [2, 4]) {
+    stage.gateway.alerts.push("so", "so"); // which nobody is told
+    stage.gateway.answers[TICKET].push(problem(401, "token-expired"));
+    channel.postMessage({ kind: "event", event: { type: "alert", id: `1-${last}`, data: '{"message":"so"}' }, from: "x" });
+    await until(() => stage.gateway.answers[TICKET].length === 0);
+    await settle();
+    await stage.clock.advance(100);
+    await until(() => second.told.errors.length || second.told.alerts.length === last);
+    await until(() => stage.gateway.streams.size < 2);
+  }
+  equal([second.told.errors, asked.filter((renew) => renew).length], [[], 2]);
 });
 
 test("a tab that does not answer loses its place", async (stage) => {
