@@ -19,7 +19,7 @@ from bakerygw.realtime.wheel import Wheel
 
 PATIENCE_S: Final = 2.0
 """A new stream waits so long for alerts to be heard again, and for its place in the history."""
-SLOW_S: Final = 2.0
+SLOW_S: Final = 5.0
 """A stream that the ring has left behind is ended if its client takes nothing for so long."""
 KEPT_S: Final = 30.0
 """A feed without readers is kept for so long: those who were cut come back to what it has."""

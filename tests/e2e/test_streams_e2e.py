@@ -227,7 +227,7 @@ def test_a_reader_that_stops_reading_is_dropped_and_others_notice_nothing(stand:
                 stand.redis.publish(f"alerts:tenant:{tenant}", text)
                 if number % 20 == 19:
                     until(lambda: len(quick.alerts) == number + 1)  # noqa: B023
-            line = stand.one.wait_for_event("request.done", lambda it: it.get("reason") == "slow")
+            line = stand.one.wait_for_event("request.done", lambda it: it.get("reason") == "slow", 15)
             assert (line["status"], line["route"]) == (200, STREAM)
             with pytest.raises(httpx.HTTPError):
                 for _ in pieces:

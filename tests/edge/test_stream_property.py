@@ -1,7 +1,9 @@
 """Random users open streams of random tenants in every way there is: who sees which tenant's alerts, by an oracle."""
 
 import json
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -33,8 +35,9 @@ from bakerygw.realtime.alerts import AlertStreams
 from bakerygw.realtime.bounds import Bounds, Most
 from bakerygw.realtime.guard import StreamGuard
 from bakerygw.realtime.hub import Hub
+from bakerygw.realtime.looks import ROUND_S
 from bakerygw.stores.memory_events import MemoryEventLog
-from tests.oracle import Asked, State, verdict
+from tests.oracle import Asked, State, opened, verdict
 from tests.realtime.stream_fakes import Told
 
 STREAM = b"/api/v1/alerts/stream"
@@ -54,16 +57,53 @@ class Attempt:
     query: list[str]
 
 
-ATTEMPTS = st.builds(
-    lambda payload, way, fetched_for, headers, query: Attempt(
-        payload=payload, way=way, fetched_for=fetched_for, headers=headers, query=query
-    ),
-    TOKENS,
-    st.sampled_from(["header", "token", "ticket"]),
-    HEADERS,
-    st.just([]) | HEADERS,
-    st.just([]) | st.lists(NEAR | TENANTS, min_size=1, max_size=1),
-)
+@st.composite
+def attempts(draw: Callable[[Any], Any], state: State) -> Attempt:
+    """Mostly with what the token opens, so that most of what may be open is, and in all ways."""
+    payload = {**draw(TOKENS), "tenant_id": draw(NEAR)}
+    own, entries = payload["tenant_id"], [entry["id"] for entry in payload["tenant_access"]]
+    parts = [name for name in NAMES if name not in (own, *entries) and opened(state, payload, name) is not None]
+    its = st.sampled_from([own]) | st.sampled_from(entries or [own]) | st.sampled_from(parts or entries or [own])
+    named: st.SearchStrategy[list[str]] = st.just([]) | its.map(lambda name: [name])
+    if draw(st.booleans()):
+        named = st.just([draw(its)])
+    wild = draw(st.integers(0, 4)) == 0
+    return Attempt(
+        payload=payload,
+        way=draw(st.sampled_from(["header", "token", "ticket", "ticket"])),
+        fetched_for=draw(HEADERS if wild else named),
+        headers=draw(st.just([]) | HEADERS if wild else named),
+        query=draw(st.just([]) | st.lists(its | NEAR | TENANTS, min_size=1, max_size=1) if wild else named),
+    )
+
+
+@dataclass(kw_only=True)
+class Change:
+    """What somebody does while streams are open."""
+
+    kind: str
+    tenant: str
+    parent: str | None
+    number: int
+    """Of the attempt whose token is meant."""
+
+
+@st.composite
+def scenes(draw: Callable[[Any], Any]) -> tuple[State, list[Attempt], Change]:
+    """What holds, who comes, and what changes then, mostly for a tenant that is named or above one that is."""
+    state = draw(STATES)
+    comers = draw(st.lists(attempts(state), min_size=1, max_size=5))
+    met = [name for it in comers for name in [it.payload["tenant_id"], *it.fetched_for, *it.headers, *it.query]]
+    met = sorted({*met, *(state.parents.get(name, name) for name in met)} & set(NAMES))
+    parts = [name for name in met if name in state.parents]
+    kind = draw(st.sampled_from(["stale", "demo", "revoked", "moved"]))
+    changing = Change(
+        kind=kind,
+        tenant=draw(st.sampled_from((parts if kind == "moved" else met) or NAMES) | TENANTS),
+        parent=draw(st.none() | TENANTS),
+        number=draw(st.integers(0, 4)),
+    )
+    return state, comers, changing
 
 
 class Rig:
@@ -155,26 +195,57 @@ def seen(client: Client, word: str) -> list[str]:
     return [name.decode() for name in re.findall(rf'"{word}": "<(\w+)>"'.encode(), client.wire.written)]
 
 
-@settings(max_examples=EXAMPLES)
-@given(STATES, st.lists(ATTEMPTS, min_size=1, max_size=5), NEAR)
+def change(rig: Rig, state: State, attempts: list[Attempt], its: Change) -> tuple[State, dict[str, Any]]:
+    """Do it; the state from then on, and the payload of the tokens that are revoked by it."""
+    tenant = its.tenant
+    if its.kind == "stale":
+        success_of(Deferred.fromCoroutine(rig.store.subscription_changed(tenant, NOW + 10)))
+        return replace(state, changed_at={**state.changed_at, tenant: NOW + 10}), {}
+    if its.kind == "demo":
+        success_of(Deferred.fromCoroutine(rig.store.set_demo(tenant, True)))
+        return replace(state, demo={*state.demo, tenant}), {}
+    if its.kind == "revoked":
+        payload = attempts[its.number % len(attempts)].payload
+        digest = drawn(state, replace(attempts[0], payload=payload), _get([])).digest
+        success_of(Deferred.fromCoroutine(rig.store.revoke(digest, NOW + 900)))
+        return state, payload
+    success_of(Deferred.fromCoroutine(rig.pipeline.hierarchy.set_parent(tenant, its.parent)))
+    for _ in range(math.ceil(ROUND_S) + 2):
+        rig.clock.advance(1)  # nobody tells of parents in one process, where only the demo sets them
+    parents = {child: parent for child, parent in state.parents.items() if child != tenant}
+    return replace(state, parents=parents if its.parent is None else {**parents, tenant: its.parent}), {}
+
+
+@settings(max_examples=4 * EXAMPLES)
+@given(scenes())
 def test_everybody_sees_the_alerts_of_the_tenant_that_is_open_to_them_and_no_other(
-    state: State, attempts: list[Attempt], changing: str
+    scene: tuple[State, list[Attempt], Change],
 ) -> None:
+    state, attempts, changing = scene
     state = replace(state, changed_at={name: at for name, at in state.changed_at.items() if at is not None})
     state.revoked = False
     rig = Rig(state)
-    opened = [(attempt, *ask(rig, state, attempt)) for attempt in attempts]
+    asked = [(attempt, *ask(rig, state, attempt)) for attempt in attempts]
     rig.clock.advance(0)
 
     rig.publish("first")
-    for attempt, client, tenant in opened:
+    for attempt, client, tenant in asked:
         event(f"{attempt.way}: {'open' if tenant else 'refused'}")
         assert seen(client, "first") == ([] if tenant is None else [tenant])
 
-    success_of(Deferred.fromCoroutine(rig.store.subscription_changed(changing, NOW + 10)))
+    after, revoked = change(rig, state, attempts, changing)
     rig.clock.advance(0)
     rig.publish("second")
-    for attempt, client, tenant in opened:
-        over = changing in (tenant, attempt.payload["tenant_id"])
-        assert seen(client, "second") == ([] if tenant is None or over else [tenant])
-        assert tenant is None or (b"token-stale" in client.wire.written) == over
+    for attempt, client, tenant in asked:
+        if tenant is None:
+            assert seen(client, "second") == []
+            continue
+        now = verdict(replace(after, revoked=attempt.payload == revoked), attempt.payload, True, _get([tenant]), NOW)
+        over = bool(now.stages[0])
+        event(f"{changing.kind}: {'over' if over else 'goes on'}")
+        if changing.kind == "moved" and not over and not seen(client, "second"):
+            assert b'"forbidden"' in client.wire.written  # open by another entry now: who comes back is let in
+            continue
+        assert seen(client, "second") == ([] if over else [tenant])
+        codes = {"stale": b'"token-stale"', "demo": b'"forbidden"', "revoked": b'"token-revoked"'}
+        assert (codes.get(changing.kind, b'"forbidden"') in client.wire.written) == over
