@@ -609,9 +609,9 @@ export class AlertStream {
     for (;;) {
       const { done, value } = await reader.read();
       if (done || watch.signal.aborted) return;
-      watch.heard();
       this.#heardAt = Date.now();
       parser.push(value);
+      watch.heard(); // the greeting tells how long the next sign of life may take
       if (this.#tabs?.leading) this.#post({ kind: "beat" });
     }
   }

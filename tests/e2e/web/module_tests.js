@@ -375,6 +375,16 @@ test("a stream on which nothing is heard for two and a half heartbeats is left",
   equal([told.details.at(-1).error.code, stage.gateway.streams.size], ["silent", 0]);
 });
 
+test("the gateway says how often it gives a sign of life", async (stage) => {
+  stage.gateway.heartbeatS = 60;
+  const { told } = tab(stage);
+  await until(() => told.states.includes("open"));
+  await stage.clock.advance(149_000);
+  equal(told.states, ["connecting", "open"]);
+  await stage.clock.advance(2_000);
+  await until(() => told.details.some(({ error }) => error?.code === "silent"));
+});
+
 test("a wait ends when the network is back", async (stage) => {
   const { told } = tab(stage);
   await until(() => told.states.includes("open"));

@@ -75,6 +75,7 @@ export class FakeGateway {
   answers = { "/api/v1/alerts/ticket": [], "/api/v1/alerts/stream": [], "/api/v1/auth/session": [] };
   away = false;
   retryMs = null;
+  heartbeatS = 15;
   #tickets = new Set();
   #serial = 0;
 
@@ -158,7 +159,8 @@ export class FakeGateway {
     const [epoch, offset] = (after ?? head).split("-").map(Number);
     const known = epoch === this.epoch;
     let text = this.retryMs === null ? "" : `retry: ${this.retryMs}\n\n`;
-    const hello = { epoch: this.epoch, offset: this.alerts.length, recovered: known, missed: this.alerts.length - offset };
+    const hello = { epoch: this.epoch, offset: this.alerts.length, recovered: known, missed: this.alerts.length - offset,
+      heartbeat_seconds: this.heartbeatS };
     text += `event: hello\nid: ${head}\ndata: ${JSON.stringify(hello)}\n\n`;
     if (!known) return `${text}event: gap\nid: ${head}\ndata: {"reason":"epoch"}\n\n`;
     for (let next = offset + 1; next <= this.alerts.length; next++) text += this.#alert(next);
