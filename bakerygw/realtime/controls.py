@@ -4,6 +4,7 @@ from typing import Literal
 
 from bakerygw.core import sse
 from bakerygw.core.alerts import Position
+from bakerygw.core.tenancy import TenantFlags
 
 GapReason = Literal["epoch", "trimmed", "rewound", "unknown"]
 
@@ -20,3 +21,10 @@ def standing_event(head: Position, offset: int, *, degraded: bool) -> bytes:
         return sse.control("degraded", {})
     members = {"epoch": head.epoch, "offset": head.offset, "recovered": True, "missed": head.offset - offset}
     return sse.control("hello", members, Position(epoch=head.epoch, offset=offset).text)
+
+
+def state_event(flags: TenantFlags) -> bytes:
+    """A tenant's flags, for its dashboards."""
+    hold = flags.read_only
+    read_only = None if hold is None else {"reason": hold.reason, "since": hold.since, "until": hold.until}
+    return sse.control("tenant-state", {"read_only": read_only, "subscription_changed_at": flags.changed_at})

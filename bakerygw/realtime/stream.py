@@ -16,7 +16,7 @@ from bakerygw.core.values import value
 from bakerygw.edge.exchange import Exchange
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import Page
-from bakerygw.realtime.controls import GapReason, gap_event, standing_event
+from bakerygw.realtime.controls import GapReason, gap_event, standing_event, state_event
 from bakerygw.realtime.feed import MAX_RETRY_S, RETRY_S, Feed
 from bakerygw.realtime.held import Ending, Place
 from bakerygw.realtime.ring import Ring
@@ -337,13 +337,6 @@ class Stream:
         if sink is not None:
             self._leave()
             sink.cut("failed")
-
-
-def state_event(flags: TenantFlags) -> bytes:
-    """A tenant's flags, for its dashboards."""
-    hold = flags.read_only
-    read_only = None if hold is None else {"reason": hold.reason, "since": hold.since, "until": hold.until}
-    return sse.control("tenant-state", {"read_only": read_only, "subscription_changed_at": flags.changed_at})
 
 
 def _nothing(*_: object) -> None:
