@@ -7,7 +7,6 @@ from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
 
-from bakerygw.core.alerts import Position
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import EventLog, Placed
 from bakerygw.ports.telemetry import StreamTelemetry
@@ -48,11 +47,6 @@ class Hub:
         """Streams whose clients may have stopped reading, and when that is certain; the soonest first."""
         self._streams = 0
         self._hopeful: list[Deferred[None]] = []
-
-    def greeting(self, head: Position) -> dict[str, object]:
-        """What a stream says first that begins at this head."""
-        place = {"epoch": head.epoch, "offset": head.offset, "recovered": False, "missed": 0}
-        return {**place, "heartbeat_seconds": self.heartbeat_s}
 
     # from whoever listens to what is published
 

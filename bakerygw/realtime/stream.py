@@ -202,7 +202,13 @@ class Stream:
         """The first events, and with them where the stream stands. Only what has been told may be named by an id."""
         feed, resume = self._feed, self._resume
         head, position = feed.head, None if resume is None else resume.position
-        members = self._hub.greeting(head)
+        members: dict[str, object] = {
+            "epoch": head.epoch,
+            "offset": head.offset,
+            "recovered": False,
+            "missed": 0,
+            "heartbeat_seconds": self._hub.heartbeat_s,
+        }
         self._offset = head.offset
         if resume is None:
             self.next, self.live = feed.ring.end, True
