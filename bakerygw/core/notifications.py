@@ -13,9 +13,9 @@ FIRST_WAIT_S: Final = 1.0
 MAX_WAIT_S: Final = 300.0
 """Nobody has to wait longer for a service that is back, and no `Retry-After` is believed beyond it."""
 
-_NOT_NOW: Final = frozenset({408, 409, 421, 425, 429})
-"""Refusals of a moment and not of the alert (RFC 9110 15.5.9 and 15.5.20, RFC 8470 5.2, RFC 6585 4); 409 because the
-same key is still at work there (draft-ietf-httpapi-idempotency-key-header)."""
+_FOR_GOOD: Final = frozenset({400, 410, 413, 414, 415, 422, 431, 451})
+"""Refusals of the alert itself. Any other is of a moment, of a key that is still at work there
+(draft-ietf-httpapi-idempotency-key-header: 409), or of who asks and where, which operators mend: 401, 403, 404, 405."""
 
 Verdict = Literal["accepted", "refused", "later"]
 """What became of an attempt; `refused`: for good."""
@@ -25,7 +25,7 @@ def verdict_on(status: int) -> Verdict:
     """What a final status says about the alert. A redirect is not followed, and may be gone tomorrow."""
     if 200 <= status < 300:
         return "accepted"
-    return "refused" if 400 <= status < 500 and status not in _NOT_NOW else "later"
+    return "refused" if status in _FOR_GOOD else "later"
 
 
 def wait_s(failed: int, chance: float, *, most_s: float = MAX_WAIT_S, asked_s: float | None = None) -> float:
