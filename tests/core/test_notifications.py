@@ -17,7 +17,9 @@ def test_a_refusal_of_the_alert_is_for_good(status):
     assert verdict_on(status) == "refused"
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 401, 403, 404, 405, 408, 409, 421, 425, 429, 500, 502, 503, 504, 599])
+@pytest.mark.parametrize(
+    "status", [301, 302, 307, 401, 403, 404, 405, 408, 409, 421, 425, 429, 500, 502, 503, 504, 599]
+)
 def test_troubles_of_the_moment_are_not(status):
     assert verdict_on(status) == "later"
 

@@ -103,7 +103,7 @@ def test_alerts_of_demo_tenants_say_so():
         (200, "accepted", False),
         (204, "accepted", False),
         (422, "refused", False),
-        (422, "refused", False),
+        (404, "later", False),
         (307, "later", False),
         (500, "later", False),
         (429, "later", True),
