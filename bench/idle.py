@@ -7,7 +7,6 @@ above 15 KiB, or if any of them is refused, lost or answered wrongly. A gateway 
 """
 
 import asyncio
-import resource
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,7 +15,7 @@ from typing import Final
 from builds import build_arguments, of
 from client import Connection, connect
 from procfs import open_files, rss_bytes
-from rig import Rig, Unusable, folder_of, machine, require, sales_requests, save, verdict
+from rig import Rig, folder_of, machine, require, require_files, sales_requests, save, verdict
 
 PROMISE_KIB: Final = 15.0
 AT_ONCE: Final = 32
@@ -110,9 +109,7 @@ def main() -> int:
     build = of(given)
     about = machine() | {"build": build.name}
     with Rig() as rig:
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if files < count * 4 // 3 + 200:
-            raise Unusable(f"{count} connections need more open files than the {files} allowed: raise ulimit -Hn")
+        require_files(count)
         rig.start_service()
         rig.start_redis()
         settings = {"MAX_CONNECTIONS_PER_CLIENT": str(count + 100)}

@@ -22,6 +22,11 @@ def status_bytes(text: str, field: str) -> int:
     raise ValueError(f"no {field}")
 
 
+def worker_of(pid: int) -> int:
+    """The one worker of an nginx master."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()[0])
+
+
 def open_files(pid: int) -> int:
     """How many descriptors it has."""
     return len(os.listdir(f"/proc/{pid}/fd"))

@@ -92,6 +92,13 @@ def settle_down() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
+def require_files(connections: int) -> None:
+    """Raise `Unusable` unless a gateway that is started here may hold so many connections."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files < connections * 4 // 3 + 200:
+        raise Unusable(f"{connections} connections need more open files than the {files} allowed: raise ulimit -Hn")
+
+
 def free_port() -> int:
     """A loopback TCP port that nobody listens on at this moment."""
     with socket.socket() as probe:

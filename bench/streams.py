@@ -14,7 +14,6 @@ Settings that differ from the defaults are those of `SETTINGS`: bounds on stream
 import asyncio
 import contextlib
 import itertools
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -24,9 +23,21 @@ from typing import Any, Final
 import wrk
 from builds import Build, build_arguments, of
 from client import Load, Planned, paced_load
-from procfs import cpu_seconds, rss_bytes
+from procfs import cpu_seconds, rss_bytes, worker_of
 from readers import HttpPublisher, Readers, RedisPublisher
-from rig import Rig, Unusable, folder_of, free_port, http_request, machine, require, sales_requests, save, verdict
+from rig import (
+    Rig,
+    Unusable,
+    folder_of,
+    free_port,
+    http_request,
+    machine,
+    require,
+    require_files,
+    sales_requests,
+    save,
+    verdict,
+)
 
 PROMISE_KIB: Final = 20.0
 PROMISE_MS: Final = 250.0
@@ -118,8 +129,7 @@ def nchan(rig: Rig) -> Iterator[tuple[int, int]]:
     conf = rig.folder / "nchan.conf"
     conf.write_text(NCHAN.format(module=MODULE, folder=rig.folder, port=port))
     with rig.running("nchan", ["nginx", "-c", str(conf)], port=port) as pid:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-        yield int(children[0]), port
+        yield worker_of(pid), port
 
 
 def cost(pid: int, readers: Readers, publish: Callable[[], None], seconds: float) -> float:
@@ -211,9 +221,7 @@ def main() -> int:
     build = of(given)
     about = machine() | {"build": build.name}
     with Rig() as rig:
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if files < streams * 4 // 3 + 200:
-            raise Unusable(f"{streams} streams need more open files than the {files} allowed: raise ulimit -Hn")
+        require_files(streams)
         rig.start_service()
         rig.start_redis()
         crowd = many(rig, build, streams, seconds)

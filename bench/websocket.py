@@ -17,11 +17,10 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from builds import build_arguments, of
-from procfs import cpu_seconds, rss_bytes
+from procfs import cpu_seconds, rss_bytes, worker_of
 from rig import Rig, cores, folder_of, free_port, machine, require, save, verdict
 
 PROMISE_KIB: Final = 45.0
@@ -206,11 +205,6 @@ def nginx(rig: Rig, service_port: int) -> tuple[AbstractContextManager[int], int
     conf = rig.folder / "websocket.conf"
     conf.write_text(NGINX.format(folder=rig.folder, port=port, service=service_port))
     return rig.running("nginx-ws", ["nginx", "-c", str(conf)], port=port, core=cores()[0]), port
-
-
-def worker_of(pid: int) -> int:
-    """The one worker of an nginx master."""
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()[0])
 
 
 def main() -> int:
