@@ -15,6 +15,7 @@ from bakerygw.ports import Scheme
 
 BEARER_PROTOCOL: Final = b"bearer"
 """The subprotocol behind which a `WebSocket` offers its access token."""
+_PARAMETERS: Final[tuple[tuple[bytes, Scheme], ...]] = ((b"ticket", "ticket"), (b"token", "bearer"))
 
 
 def presented_on(head: RequestHead, match: Match | None, policies: Policies) -> tuple[Scheme, bytes]:
@@ -26,11 +27,11 @@ def presented_on(head: RequestHead, match: Match | None, policies: Policies) -> 
     if match is None or match.route.kind != "stream":
         return presented(head, policies.credentials, policies.sessions)
     found: list[tuple[Scheme, bytes]] = []
-    for scheme, name in (("ticket", b"ticket"), ("bearer", b"token")):
-        values = query_values(head.query, name)
+    for parameter, kind in _PARAMETERS:
+        values = query_values(head.query, parameter)
         if len(values) > 1:
-            raise _invalid(f"Send {name.decode()} once in the query.", "repeated-parameter")
-        found.extend(("ticket" if scheme == "ticket" else "bearer", value) for value in values)
+            raise _invalid(f"Send {parameter.decode()} once in the query.", "repeated-parameter")
+        found.extend((kind, value) for value in values)
     if is_socket(match.route):
         token = _bearer_protocol(head)
         if token is not None:

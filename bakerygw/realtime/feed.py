@@ -77,7 +77,7 @@ class Feed:
             self._again = True  # whether it is before or behind what is being read is not known
             return
         if position.epoch < self.epoch:
-            self.compare().addErrback(_forget)  # it is late, or epochs were counted by a clock that went wrong
+            self.compare().addErrback(forget)  # it is late, or epochs were counted by a clock that went wrong
             return
         if position.epoch == self.epoch and position.offset <= self.offset:
             return
@@ -210,7 +210,7 @@ class Feed:
     def _overdue(self) -> None:
         self._grace = None
         if self._early:
-            self.compare().addErrback(_forget)
+            self.compare().addErrback(forget)
 
     async def read(self, after: Position) -> Page:
         """A page of the history. Raises `StoreUnavailable`."""
@@ -240,7 +240,7 @@ class Feed:
             except StoreUnavailable:
                 if not self._hub.listening or self.empty:
                     raise
-                await deferLater(self._hub.clock, wait_s, _nothing)
+                await deferLater(self._hub.clock, wait_s)
                 wait_s = min(2 * wait_s, MAX_RETRY_S)
                 continue
             if before.epoch != self.epoch:
@@ -250,7 +250,7 @@ class Feed:
             if done and not self._early and not self._again:
                 break
             while self.queued:  # no reader is to fall behind for what comes from the history
-                await deferLater(self._hub.clock, 0.001, _nothing)
+                await deferLater(self._hub.clock, 0.001)
         if self.told_degraded and self._hub.listening:
             self.told_degraded = False
             recovered = run == self.ring.run
@@ -290,7 +290,7 @@ class Feed:
         if isinstance(result, Failure) and not result.check(StoreUnavailable, CancelledError):
             self._log.failure("feed.failed", result)
         if comparing is not None:
-            comparing.addErrback(_forget)  # behind those who wait, who have all been told
+            comparing.addErrback(forget)  # behind those who wait, who have all been told
             comparing.callback(result if isinstance(result, Failure) else None)
 
 
@@ -303,9 +303,5 @@ def _pass_on(result: object, waiter: "Deferred[None]") -> object:
     return result
 
 
-def _nothing() -> None:
-    """What is to be done after a wait."""
-
-
-def _forget(_: Failure) -> None:
+def forget(_: Failure) -> None:
     """It is tried again as soon as Redis is back."""

@@ -11,7 +11,7 @@ from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import EventLog, Placed
 from bakerygw.ports.telemetry import StreamTelemetry
 from bakerygw.realtime.fanout import Fanout
-from bakerygw.realtime.feed import READS_AT_ONCE, Feed
+from bakerygw.realtime.feed import READS_AT_ONCE, Feed, forget
 from bakerygw.realtime.ring import RING_BYTES, RING_FRAMES
 from bakerygw.realtime.stream import Resume, Stream
 from bakerygw.realtime.wheel import Wheel
@@ -69,7 +69,7 @@ class Hub:
             if feed.empty:
                 self.drop(feed)
             else:
-                feed.compare().addErrback(_later)
+                feed.compare().addErrback(forget)
         hopeful, self._hopeful = self._hopeful, []
         for waiter in hopeful:
             if not waiter.called:
@@ -199,7 +199,3 @@ class Hub:
             del self.feeds[feed.tenant_id]
         if not self.feeds:
             self.wheel.stop()
-
-
-def _later(failure: object) -> None:
-    """It is compared again as soon as all is heard again."""

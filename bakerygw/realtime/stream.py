@@ -17,7 +17,7 @@ from bakerygw.edge.exchange import Exchange
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import Page
 from bakerygw.realtime.controls import GapReason, gap_event, standing_event, state_event
-from bakerygw.realtime.feed import MAX_RETRY_S, RETRY_S, Feed
+from bakerygw.realtime.feed import MAX_RETRY_S, RETRY_S, Feed, forget
 from bakerygw.realtime.held import Ending, Place
 from bakerygw.realtime.ring import Ring
 
@@ -279,7 +279,7 @@ class Stream:
                 try:
                     page = await feed.read(Position(epoch=feed.epoch, offset=self._offset))
                 except StoreUnavailable:
-                    await deferLater(self._hub.clock, wait_s, _nothing)
+                    await deferLater(self._hub.clock, wait_s)
                     wait_s = min(2 * wait_s, MAX_RETRY_S)
                 continue
             if self.run == feed.ring.run and page.head.epoch == feed.epoch:
@@ -292,7 +292,7 @@ class Stream:
             if page.head.epoch != feed.epoch or self._offset > feed.offset:
                 # The history is ahead of the feed, which will be there in a moment.
                 feed.waiting[self] = None
-                feed.compare().addErrback(_nothing)
+                feed.compare().addErrback(forget)
                 return
             page = None
 
@@ -343,7 +343,3 @@ class Stream:
         if sink is not None:
             self._leave()
             sink.cut("failed")
-
-
-def _nothing(*_: object) -> None:
-    """What is to be done after a wait, or with what is tried again anyway."""
