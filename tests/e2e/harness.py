@@ -3,7 +3,6 @@
 The wire (`raw_request`), the recording service and its answers come along from here.
 """
 
-import contextlib
 import http.client
 import json
 import os
@@ -11,7 +10,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +24,7 @@ import httpx
 
 from tests.e2e.recording import Answer, Recorded, RecordingUpstream, answer
 from tests.e2e.wire import raw_request
+from tests.ports import free_ports
 
 __all__ = ["Answer", "Gateway", "Recorded", "RecordingUpstream", "answer", "free_ports", "raw_request", "run_twistd"]
 
@@ -34,13 +33,6 @@ TWISTD = Path(sys.executable).with_name("twistd")
 FAULTS = re.compile(r"Unhandled error|Traceback \(most recent call last\)")
 
 Environment = Mapping[str, str | None]
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback TCP ports that nobody listens on at this moment, all different."""
-    with contextlib.ExitStack() as held:
-        socks = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in socks]
 
 
 def clean_environment(settings: Environment, home: Path) -> dict[str, str]:
