@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from redis_server import RedisServer
 from twisted.logger import globalLogPublisher
+
+from tests.redis_server import RedisServer
 
 # How long it takes to think of an example tells of the machine, which others may be using too.
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

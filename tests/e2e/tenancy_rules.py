@@ -17,12 +17,12 @@ from typing import Any
 
 import httpx
 import redis
-from redis_server import RedisServer
 
 from tests.e2e.calling import until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.recording import plain
 from tests.minting import ABSENT, Issuer, iso
+from tests.redis_server import RedisServer
 
 DAY_S = 86_400
 STATUS = b"/subscription/status"

@@ -10,11 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
-from redis_server import RedisServer
 
 from tests.e2e.calling import SALES, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream, free_ports, raw_request
 from tests.minting import TENANT_ID, Issuer
+from tests.redis_server import RedisServer
 
 StartGateway = Callable[..., Gateway]
 

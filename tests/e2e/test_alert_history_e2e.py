@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from redis_server import RedisServer
 
 from tests.e2e.calling import code_of
 from tests.e2e.harness import Gateway, free_ports, run_twistd
 from tests.minting import TENANT_ID, Issuer
+from tests.redis_server import RedisServer
 
 PATH = f"/api/tenants/{TENANT_ID}/alerts"
 TOKEN = "a-token-for-those-who-publish"

@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from redis_server import RedisServer
 
 from tests.e2e.calling import SALES, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.stage import NO_LIMITS
 from tests.minting import ABSENT, TENANT_ID, Issuer, iso
+from tests.redis_server import RedisServer
 
 TENANT = f"/api/v1/tenants/{TENANT_ID}"
 PLAN = TENANT + "/subscription"

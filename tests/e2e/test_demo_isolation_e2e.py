@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from redis_server import RedisServer
 
 from bakerygw.config.routes import KNOWN_SERVICES
 from tests.e2e.calling import code_of, until
 from tests.e2e.harness import Gateway, Recorded, RecordingUpstream
 from tests.e2e.tenancy_rules import metric, subscription_as_in_the_token
 from tests.minting import Issuer
+from tests.redis_server import RedisServer
 
 SHARED = {"pos", "external"}
 """Services without a demo service: the one there is serves both."""

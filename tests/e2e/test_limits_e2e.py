@@ -9,11 +9,11 @@ from functools import partial
 import httpx
 import pytest
 import redis
-from redis_server import RedisServer
 
 from tests.e2e.calling import SALES, at_once, code_of, from_address
 from tests.e2e.harness import Gateway, RecordingUpstream, free_ports
 from tests.minting import OTHER_TENANT_ID, Issuer
+from tests.redis_server import RedisServer
 
 LIMIT = 20
 LIMIT_HEADERS = ("ratelimit-policy", "ratelimit", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")

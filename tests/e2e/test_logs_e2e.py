@@ -12,11 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
-from redis_server import RedisServer
 
 from tests.e2e.calling import SALES, until
 from tests.e2e.harness import TWISTD, Gateway, RecordingUpstream, answer, clean_environment, free_ports
 from tests.minting import TENANT_ID, USER_ID, Issuer
+from tests.redis_server import RedisServer
 
 StartGateway = Callable[..., Gateway]
 

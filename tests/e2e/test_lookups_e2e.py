@@ -12,13 +12,13 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from redis_server import RedisServer
 
 from bakerygw.stores.sealed import SEAL_BYTES
 from tests.e2e.calling import SALES, at_once, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.stage import NO_LIMITS
 from tests.minting import ABSENT, OTHER_TENANT_ID, TENANT_ID, USER_ID, Issuer
+from tests.redis_server import RedisServer
 
 ACTIVE = {"tier": "professional", "status": "active", "valid_until": "2099-01-01T00:00:00Z"}
 SECRET = "a secret of all instances, at least 32"

@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from redis_server import RedisServer
 
 from bakerygw.stores.mirror import MAX_TENANTS
 from tests.e2e.calling import SALES, Load, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.e2e.relay import Relay
 from tests.minting import TENANT_ID, Issuer, join
+from tests.redis_server import RedisServer
 
 WITHIN_S = 1.0
 READ_ONLY = f"tenant:{TENANT_ID}:read_only"

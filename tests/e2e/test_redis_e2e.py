@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from redis_server import RedisServer
 
 from tests.e2e.calling import SALES, Load, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.e2e.relay import Relay
 from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer, access
+from tests.redis_server import RedisServer
 
 StartGateway = Callable[..., Gateway]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 from jsonschema import Draft202012Validator
-from redis_server import RedisServer
 
 from tests.e2e.calling import SALES, Load, at_once, code_of, from_address, until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.minting import OTHER_TENANT_ID, Issuer, iso
+from tests.redis_server import RedisServer
 
 STOCK = "/api/v1/inventory/flour"
 PER_BAKERY, PER_USER, PER_ADDRESS = 30, 12, 5

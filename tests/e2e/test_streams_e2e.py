@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from redis_server import RedisServer
 
 from tests.e2e.calling import until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer
 from tests.realtime.sse_client import Event, EventClient
+from tests.redis_server import RedisServer
 
 STREAM = "/api/v1/alerts/stream"
 SETTINGS = {"SSE_HEARTBEAT_SECONDS": "0.5", "SSE_MAX_PER_USER": "100", "PUBLISH_TOKEN": "published-by-tests-0123456789"}

@@ -12,13 +12,13 @@ from typing import Self
 import httpx
 import pytest
 import redis
-from redis_server import RedisServer
 
 from tests.e2e.calling import SALES, until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.e2e.relay import Relay
 from tests.e2e.tenancy_rules import WITHIN_S, metric, revoked_key
 from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer
+from tests.redis_server import RedisServer
 
 PAUSE_S = 0.002
 RIGHT_IN_A_ROW = 25

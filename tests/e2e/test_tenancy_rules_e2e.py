@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from redis_server import RedisServer
 
 from tests.e2e.calling import code_of
 from tests.e2e.tenancy_rules import AWAY, SCENARIOS, WITHIN_S, Ask, Case, World, two_instances
 from tests.minting import Issuer
+from tests.redis_server import RedisServer
 from tests.test_docs import page, rows
 
 RULES = {cells[0]: cells[2] for cells in rows(page("docs/tenants.md")) if re.search(r"^(passes|\d{3} `)", cells[2])}

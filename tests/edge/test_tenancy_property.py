@@ -19,7 +19,6 @@ from greenlet import getcurrent, greenlet
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from port_fakes import Answers, Desk, Notes, Services
-from redis_server import RedisServer
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -48,6 +47,7 @@ from bakerygw.tokens.session_seal import SessionSeal
 from bakerygw.tokens.verifier import TokenVerifier
 from tests.minting import Issuer, iso
 from tests.oracle import Asked, State, opened, verdict
+from tests.redis_server import RedisServer
 from tests.stores.store_fakes import RecordingTelemetry, invalidations_of, link_to, pause, store_over, trusted
 
 NOW = 1_700_000_000.0

@@ -2,7 +2,6 @@
 
 import time
 
-from redis_server import RedisServer
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import deferLater
@@ -12,6 +11,7 @@ from bakerygw.stores.invalidation import Invalidations
 from bakerygw.stores.mirror import Mirror
 from bakerygw.stores.redis import RedisStore
 from bakerygw.stores.redis_link import RedisLink
+from tests.redis_server import RedisServer
 
 
 class RecordingTelemetry:

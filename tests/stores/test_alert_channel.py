@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from redis_server import RedisServer
 from store_fakes import RecordingTelemetry, link_to, pause
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
@@ -16,6 +15,7 @@ from bakerygw.realtime.intake import Intake
 from bakerygw.stores.alert_channel import RedisAlertChannel, RedisAlertPublisher
 from bakerygw.stores.events import RedisEventLog
 from tests.realtime.alert_sim import Hub, Telemetry
+from tests.redis_server import RedisServer
 
 DOCS = Path(__file__).parents[2] / "docs"
 

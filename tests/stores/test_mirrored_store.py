@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from redis_server import RedisServer
 from store_fakes import RecordingTelemetry, invalidations_of, link_to, pause, store_over, trusted
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -17,6 +16,7 @@ from bakerygw.stores.audit_stream import RedisAudit
 from bakerygw.stores.mirror import Mirror
 from bakerygw.stores.records import RedisRecords
 from bakerygw.stores.signals import SIGNALS, RedisSignals
+from tests.redis_server import RedisServer
 
 OPERATORS = Path(__file__).parents[2] / "docs" / "operators.md"
 RULE = LimitRule(name="r", requests=1000, window_s=3600)

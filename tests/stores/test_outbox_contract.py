@@ -6,7 +6,6 @@ import time
 import pytest
 import pytest_twisted
 from redis import Redis
-from redis_server import RedisServer
 from store_fakes import RecordingTelemetry, link_to, pause
 from test_tenant_acl import rules
 from twisted.internet.task import Clock
@@ -15,6 +14,7 @@ from bakerygw.core.alerts import MAX_ALERT_BYTES, parse_alert
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.events import RedisEventLog
 from bakerygw.stores.outbox import BODY, DUE, HOLDER, SINCE, MemoryOutbox, RedisOutbox
+from tests.redis_server import RedisServer
 
 ONE, TWO, THREE = "t1:1-1", "t1:1-2", "t2:1-1"
 

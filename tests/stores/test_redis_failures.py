@@ -4,12 +4,12 @@ import time
 
 import pytest
 import pytest_twisted
-from redis_server import RedisServer
 from store_fakes import RecordingTelemetry, link_to, pause, store_over, until
 from twisted.internet.defer import Deferred
 
 from bakerygw.core.limits import Bucket, LimitRule
 from bakerygw.ports import AdmissionAsk, StoreUnavailable
+from tests.redis_server import RedisServer
 
 ASK = AdmissionAsk(buckets=(Bucket(key="u", rule=LimitRule(name="r", requests=1000, window_s=3600)),), tenants=("t",))
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from redis_server import RedisServer
 from store_fakes import RecordingTelemetry, invalidations_of, link_to, store_over, trusted
 from twisted.internet.task import Clock
 
@@ -15,6 +14,7 @@ from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.events import RedisEventLog
 from bakerygw.stores.hierarchy import RedisHierarchy
 from bakerygw.stores.mirror import Mirror
+from tests.redis_server import RedisServer
 
 DOCS = Path(__file__).parents[2] / "docs"
 PARENT, HOLD, CHANGED = "tenant:shop:parent", "tenant:shop:read_only", "tenant:shop:subscription_changed_at"
