@@ -33,6 +33,8 @@ class SimRedis:
         self.up = True
         self.refuses: bytes | None = None
         """What it answers to whoever wants to subscribe."""
+        self.silent = False
+        """Whether subscriber connections lead nowhere."""
 
     def execute(self, *words: object) -> object:
         """One command of a data connection."""
@@ -102,7 +104,7 @@ class SimConnection:
 
     def serve(self) -> None:
         """Redis executes all that was sent."""
-        if not self.alive:
+        if not self.alive or self.redis.silent:
             return
         sent = self.transport.value()
         self.transport.clear()
