@@ -258,7 +258,8 @@ class Notifications:
     def _learn(self, service: str, attempt: Attempt, *, began: float) -> None:
         if attempt.verdict == "later":
             self._pace(service).failed(attempt, began=began, now=self._clock.seconds(), chance=self._chance())
-            self._notices.failed(service, attempt)
+            if self._open:  # else this instance may be the one that has ended it
+                self._notices.failed(service, attempt)
         else:
             self._pace(service).answered()
             self._notices.answered(service)

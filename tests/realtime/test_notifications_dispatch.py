@@ -401,6 +401,17 @@ def test_a_drain_ends_with_its_window_whatever_the_service_does():
     assert rig.clock.getDelayedCalls() == []
 
 
+def test_what_the_gateways_own_end_cuts_is_no_failure_of_the_service(logged):
+    rig = Rig().started()
+    rig.put("t:1-1")
+    rig.one.drain(5)
+    rig.service.answers(attempt("later", away=True))
+    rig.pump(1)
+    assert rig.counted.results == {"retried": 1}
+    assert rig.left() == 1
+    assert logged("notifications.failing") == []
+
+
 def test_what_was_taken_when_the_drain_began_is_given_back_at_once():
     rig = Rig(attempt())
     taking = Deferred()
