@@ -54,6 +54,11 @@ class Notices:
             self._log.warn("notifications.off", reason="no URL for the notification service", waiting=haul.waiting)
         self._off = off
 
+    def ended(self, lost: int) -> None:
+        """Nothing more is sent by this process, and so many end with it."""
+        if lost:
+            self._log.warn("notifications.given_up", reason="stopped", number=lost)
+
     def unseen(self, error: Exception) -> None:
         """The outbox could not be looked into."""
         self._telemetry.notifications_waiting(self._waiting, self._oldest_s + self._seconds() - self._seen_at)

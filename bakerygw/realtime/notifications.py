@@ -127,6 +127,7 @@ class Notifications:
         await self.drain(CLOSE_S)
         for work in list(self._under_way.values()):
             work.cancel()
+        self._notices.ended(self._outbox.perishable)
 
     def _all_ended(self) -> None:
         if self.busy or self._open:

@@ -105,6 +105,10 @@ class Fragile:
         self._asked()
         return await self._outbox.take(count, lease_s=lease_s)
 
+    @property
+    def perishable(self):
+        return self._outbox.perishable
+
     async def finish(self, notification):
         self._asked()
         await self._outbox.finish(notification)
@@ -399,6 +403,16 @@ def test_a_drain_ends_with_its_window_whatever_the_service_does():
     assert success_of(closed) is None
     assert rig.service.waiting == []
     assert rig.clock.getDelayedCalls() == []
+
+
+def test_what_ends_with_the_process_is_told(logged):
+    rig = Rig(attempt("later", away=True)).started()
+    rig.put("t:1-1", "t:1-2")
+    closed = Deferred.fromCoroutine(rig.one.close())
+    rig.pump(CLOSE_S + 0.1)
+    assert success_of(closed) is None
+    (line,) = logged("notifications.given_up")
+    assert (line["reason"], line["number"]) == ("stopped", 2)
 
 
 def test_what_the_gateways_own_end_cuts_is_no_failure_of_the_service(logged):
