@@ -25,7 +25,8 @@ LINGER_S: Final = 1.0
 """For a peer that broke the rules to take its close frame, and to answer it if it still can."""
 STALL_S: Final = 60.0
 """How long a service may take nothing; a client is cut by the rule that holds for all connections of clients."""
-_STALL_LOOK_S: Final = 5.0
+STALL_LOOK_S: Final = 2.0
+"""How often a stalled service is looked at, and whether its client is still there."""
 
 ENDINGS: Final[dict[Ending, tuple[int, bytes]]] = {
     "token-expired": (1008, b"token expired"),
@@ -150,7 +151,7 @@ class Bridge:
         if leg is self._service:
             self._stall.begin(self._clock.seconds())
             if self._looking is None:
-                self._looking = self._clock.callLater(_STALL_LOOK_S, self._look)
+                self._looking = self._clock.callLater(STALL_LOOK_S, self._look)
 
     def resume(self, leg: Leg) -> None:
         """It does again."""
@@ -165,8 +166,12 @@ class Bridge:
         self._looking = None
         if self._stall.over(self._service.transport, self._clock.seconds()):
             self._fall_silent(self._service, "service-stalled")
-        else:
-            self._looking = self._clock.callLater(_STALL_LOOK_S, self._look)
+            return
+        self._looking = self._clock.callLater(STALL_LOOK_S, self._look)
+        client = self._client
+        if client.open and not client.blocked:
+            # One that has left may have its end behind what is not read; its system answers this by a reset.
+            client.sendPing()
 
     def _stop_looking(self) -> None:
         self._stall.end()

@@ -439,6 +439,12 @@ class TestPace:
                 sent, rest = sent + taken, rest[taken:]
             assert sent < 4 * MIB
             assert stage.gateway.rss() - before < 8 * MIB
+            # Once it has gone, nothing tells so but an answer to what it is sent: its end is behind what is not read.
+            client._socket.settimeout(5)
+            assert client.receive() == (PING, b"")
+            client._socket.close()
+            ended = stage.ended()
+            assert (ended["close_code"], ended["closed_by"]) == (1006, "client")
         stage.service.hear.set()
 
 

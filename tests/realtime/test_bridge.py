@@ -5,7 +5,16 @@ from typing import get_args
 import pytest
 from bridge_fakes import BusyClock, Span
 
-from bakerygw.realtime.bridge import CLOSE_S, ENDINGS, LINGER_S, PING_S, PONG_S, SERVICE_CLOSE_S, STALL_S
+from bakerygw.realtime.bridge import (
+    CLOSE_S,
+    ENDINGS,
+    LINGER_S,
+    PING_S,
+    PONG_S,
+    SERVICE_CLOSE_S,
+    STALL_LOOK_S,
+    STALL_S,
+)
 from bakerygw.realtime.held import Ending
 from bakerygw.realtime.sides import MAX_MESSAGE_BYTES
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, closing, frame
@@ -274,6 +283,27 @@ def test_a_service_that_takes_nothing_for_long_is_dropped() -> None:
     assert span.client.wire.reading
 
 
+def test_behind_a_stalled_service_a_client_is_asked_whether_it_is_there_and_need_not_answer() -> None:
+    span = Span()
+    span.service.stalls()
+    span.clock.pump([STALL_LOOK_S] * 3)
+    assert span.client.hears() == [(PING, b"")] * 3
+    span.clock.pump([1.0] * int(STALL_S - 3 * STALL_LOOK_S - 1))
+    assert not span.client.wire.aborted
+    span.service.takes()
+    span.client.hears()
+    span.clock.advance(STALL_LOOK_S)
+    assert span.client.hears() == []
+
+
+def test_a_client_that_takes_nothing_itself_is_not_asked() -> None:
+    span = Span()
+    span.service.stalls()
+    span.client.stalls()
+    span.clock.pump([STALL_LOOK_S] * 3)
+    assert span.client.hears() == []
+
+
 def test_one_that_takes_a_little_now_and_then_is_not() -> None:
     span = Span()
     for _ in range(5):
@@ -332,7 +362,6 @@ def test_who_is_not_read_owes_no_sign_of_life() -> None:
     span = Span()
     span.service.stalls()
     span.clock.advance(PING_S)
-    assert span.client.hears() == []
     span.service.says(say(PONG))
     span.clock.advance(PONG_S)
     assert not span.client.wire.aborted
