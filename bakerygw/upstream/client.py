@@ -109,7 +109,10 @@ class UpstreamClient:
             breaker.abandon(mark)
             raise
         else:
-            targets.answered(target, mark)
+            if response.onward is None:
+                targets.answered(target, mark)
+            else:
+                targets.went_on(target, mark, response.onward)
             return response
         return await _repeat(targets, again, request)
 
@@ -193,5 +196,8 @@ async def _repeat(targets: Targets, target: Target, request: UpstreamRequest) ->
     except BaseException:  # cancelled
         target.breaker.abandon(mark)
         raise
-    targets.answered(target, mark)
+    if response.onward is None:
+        targets.answered(target, mark)
+    else:
+        targets.went_on(target, mark, response.onward)
     return response

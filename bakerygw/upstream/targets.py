@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from math import ceil
 from random import Random
 from typing import ClassVar, Final
@@ -11,7 +12,7 @@ from twisted.logger import Logger
 
 from bakerygw.core.breaker import Breaker, BreakerState
 from bakerygw.core.retries import RetryBudget
-from bakerygw.ports import UpstreamFailed, UpstreamRequest
+from bakerygw.ports import Onward, UpstreamFailed, UpstreamRequest
 from bakerygw.upstream.connection import Blameless
 from bakerygw.upstream.pool import Pool
 
@@ -137,6 +138,17 @@ class Targets:
             self._sort()
             self._tell(target, "open")
             target.pool.turn_away()
+
+    def went_on(self, target: Target, mark: int, onward: Onward) -> None:
+        """A 101 came: whether it is worth anything is told by who goes on."""
+        onward.hear(partial(self._judged, target, mark))
+
+    def _judged(self, target: Target, mark: int, failure: UpstreamFailed | None) -> None:
+        if failure is None:
+            self.answered(target, mark)
+        else:
+            target.failures += 1
+            self.failed(target, mark, failure)
 
     def looked(self, url: str, ill: bool) -> None:
         """Take in how a look at `/health` found this URL."""

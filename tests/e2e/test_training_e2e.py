@@ -14,7 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.e2e.calling import until
 from tests.e2e.harness import Gateway, free_ports
-from tests.e2e.sockets import PATH, RawSocket, TrainingService
+from tests.e2e.sockets import PATH, FalseService, RawSocket, TrainingService
 from tests.e2e.stage import NO_LIMITS
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, closing, frame
 from tests.minting import TENANT_ID, USER_ID, Issuer
@@ -394,6 +394,43 @@ class TestSeveralUrls:
             for _ in range(12):
                 with RawSocket(gateway.port, stage.token, behind=frame(TEXT, b"x")) as client:
                     assert (client.status, client.receive()) == (101, (TEXT, b"x"))
+
+    def test_those_that_accept_what_they_do_not_serve_are_passed_over(self, issuer: Issuer, stage: Stage) -> None:
+        with FalseService(wrong=True) as wrong, FalseService() as dying:
+            settings = {
+                "JWT_PUBLIC_KEY": issuer.public_pem,
+                "TRAINING_SERVICE_URL": f"{wrong.url},{stage.service.url},{dying.url}",
+                "WS_MAX_PER_USER": "1000",
+                "HEALTH_CHECK_INTERVAL": "3600",  # the one look at the start; without another, no probe is due in time
+                **NO_LIMITS,
+            }
+            with Gateway(settings) as gateway:
+
+                def opened() -> set[str]:
+                    lines = [it for it in gateway.events("upstream.breaker") if it["state"] == "open"]
+                    return {f"{it['url']} {it['cause']}" for it in lines}
+
+                def try_one() -> bool:
+                    with RawSocket(gateway.port, stage.token):
+                        return len(opened()) == 2
+
+                until(try_one, 20)
+                assert opened() == {f"{wrong.url} http_upgrade_failed", f"{dying.url} connection_terminated"}
+                before = wrong.handshakes + dying.handshakes
+                for _ in range(12):
+                    with RawSocket(gateway.port, stage.token, behind=frame(TEXT, b"x")) as client:
+                        assert (client.status, client.receive()) == (101, (TEXT, b"x"))
+                assert wrong.handshakes + dying.handshakes == before
+
+    def test_what_depends_on_a_clients_offer_takes_the_service_from_nobody(self, issuer: Issuer) -> None:
+        with FalseService(b"Sec-WebSocket-Protocol: own") as service:
+            settings = {"JWT_PUBLIC_KEY": issuer.public_pem, "TRAINING_SERVICE_URL": service.url, **NO_LIMITS}
+            with Gateway(settings) as gateway:
+                for _ in range(6):
+                    with RawSocket(gateway.port, issuer.token()) as client:
+                        assert client.status == 502
+                with RawSocket(gateway.port, issuer.token(), "", ("Sec-WebSocket-Protocol", "own")) as client:
+                    assert client.status == 101
 
     def test_none_is_503_and_a_dead_one_alone_502(self, issuer: Issuer) -> None:
         (dead,) = free_ports(1)

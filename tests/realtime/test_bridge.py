@@ -1,5 +1,6 @@
 """What either side of a bridged WebSocket says reaches the other, until one of them, or the gateway, ends it."""
 
+from collections.abc import Callable
 from typing import get_args
 
 import pytest
@@ -14,6 +15,7 @@ from bakerygw.realtime.bridge import (
     SERVICE_CLOSE_S,
     STALL_LOOK_S,
     STALL_S,
+    TRIAL_S,
 )
 from bakerygw.realtime.held import Ending
 from bakerygw.realtime.sides import MAX_MESSAGE_BYTES
@@ -330,6 +332,58 @@ def test_pings_of_a_client_that_reads_nothing_pile_up_no_pongs() -> None:
     assert span.client.hears() == []
     span.client.takes()
     assert span.client.hears() == [(PONG, b"999")]
+
+
+# What counts for the service's URL.
+
+
+def verdicts(span: Span) -> list[str]:
+    return ["well" if failure is None else failure.error for failure in span.onward.judgements]
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        lambda span: span.service.says(say(TEXT, b"hello")) or span.service.is_lost(),
+        lambda span: span.service.says(said_closing(1011)),
+        lambda span: span.service.says(say(BINARY, bytes(MAX_MESSAGE_BYTES + 1))),
+        lambda span: span.service.says(say(TEXT, b"fine"), frame(TEXT, b"masked")),
+        lambda span: span.client.says(closing(1000)),
+        lambda span: span.client.says(frame(TEXT, b"\xff")),
+        lambda span: span.client.is_lost(),
+        lambda span: span.client.says(frame(TEXT, b"die")) or span.service.is_lost(),
+        lambda span: span.bridge.end("draining"),
+        lambda span: span.clock.advance(TRIAL_S) or span.service.is_lost(),
+    ],
+    ids=["loss-after-word", "close", "too-big", "fault-after-word", "client-closed", "client-fault", "client-lost",
+         "client-spoke", "gateway", "lasted"],
+)  # fmt: skip
+def test_these_are_no_failure_of_a_service_that_has_accepted(ends: Callable[[Span], object]) -> None:
+    span = Span()
+    assert verdicts(span) == []
+    ends(span)
+    assert verdicts(span) == ["well"]
+    span.service.is_lost()
+    span.client.is_lost()
+    span.clock.advance(TRIAL_S)
+    assert verdicts(span) == ["well"]
+
+
+def test_a_service_that_accepts_and_is_gone_has_failed() -> None:
+    span = Span()
+    span.clock.advance(TRIAL_S - 0.1)
+    span.service.says(say(PING))
+    span.service.is_lost()
+    assert verdicts(span) == ["connection_terminated"]
+    span.client.says(closing(1011))
+    span.client.is_lost()
+    assert verdicts(span) == ["connection_terminated"]
+    assert span.clock.getDelayedCalls() == []
+
+
+def test_one_that_accepts_and_speaks_something_else_has_failed() -> None:
+    span = Span(b"HTTP/1.1 500 Oh\r\n\r\n")
+    assert verdicts(span) == ["http_protocol_error"]
 
 
 # Signs of life.
