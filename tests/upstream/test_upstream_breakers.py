@@ -925,3 +925,20 @@ def test_a_second_try_is_judged_like_a_first() -> None:
         house.net.accept().answer(ACCEPTED)
         onward(success_of(answer)).judge(dead())
     assert house.states() == ["open"]
+
+
+def test_open_sockets_are_shared_evenly_and_are_no_load_to_requests() -> None:
+    house, peers = House(ONE, TWO), []
+    for _ in range(20):
+        answer = house.send("GET", upgrade=b"websocket")
+        peers.append((house.net.attempts[-1], house.net.accept()))
+        peers[-1][1].answer(ACCEPTED)
+        onward(success_of(answer)).judge()
+    for url, peer in peers:
+        if url.endswith(":1"):
+            peer.close()
+
+    assert [(url.sockets, url.in_flight) for url in house.client.stats()["sales"]] == [(0, 0), (10, 0)]
+    assert all(5 < count < 35 for count in Counter(house.served() for _ in range(40)).values())
+    house.send("GET", upgrade=b"websocket")
+    assert house.net.attempts[-1].endswith(":1")
