@@ -102,8 +102,6 @@ class Bridge:
 
     def violated(self, leg: Leg, code: int) -> None:
         """One side broke the rules, and is on its way out."""
-        if leg is self._service and code == 1002 and not self._notes.messages_out:
-            self._judge(UpstreamFailed("upstream-invalid", "http_protocol_error", "no WebSocket behind its 101"))
         self._judge()
         self._note(code, "gateway")
         self._drop_in(LINGER_S, leg)
@@ -126,6 +124,7 @@ class Bridge:
         self._left -= 1
         self._forget_drop(leg)
         if leg is self._service and not (self._notes.messages_in or self._notes.messages_out):
+            # With a message of the client's before, that may have been what brought it about.
             self._judge(UpstreamFailed("upstream-unreachable", "connection_terminated", "lost right behind its 101"))
         self._judge()
         if self._left == 0:
@@ -210,7 +209,7 @@ class Bridge:
                 self._fall_silent(leg, f"{leg.name}-silent")
 
     def _judge(self, failure: UpstreamFailed | None = None) -> None:
-        """Tell how the service does; once. What a message of the client's may have brought about is not its failure."""
+        """Tell how the service does; once."""
         onward, self._onward = self._onward, None
         trial, self._trial = self._trial, None
         if trial is not None and trial.active():
