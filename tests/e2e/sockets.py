@@ -123,7 +123,6 @@ class FalseService:
 
     def __init__(self, *fields: bytes, wrong: bool = False) -> None:
         self._fields, self._wrong = fields, wrong
-        self.handshakes = 0
 
     @property
     def url(self) -> str:
@@ -158,7 +157,6 @@ class FalseService:
         if not key:
             connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
             return
-        self.handshakes += 1
         accept = accept_of(bytes(24) if self._wrong else key[0])
         lines = (b"HTTP/1.1 101 Go", b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Accept: " + accept)
         connection.sendall(b"\r\n".join((*lines, *self._fields, b"", b"")))
