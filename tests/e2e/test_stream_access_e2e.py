@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 from tests.e2e.calling import at_once, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.e2e.sockets import TrainingService
-from tests.e2e.stage import NO_LIMITS
+from tests.e2e.stage import NO_LIMITS, paired
 from tests.minting import Issuer
 from tests.redis_server import RedisServer
 
@@ -86,25 +86,8 @@ def reading(gateway: Gateway, token: str | None = None, query: str = "", **heade
 
 
 @pytest.fixture(scope="module")
-def issuer() -> Issuer:
-    return Issuer()
-
-
-@pytest.fixture(scope="module")
-def services() -> Iterator[RecordingUpstream]:
-    with RecordingUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as own:
-        yield own
-
-
-@pytest.fixture(scope="module")
-def office(server: RedisServer) -> Iterator["redis.Redis"]:
-    with redis.Redis(port=server.port) as client:
+def office(module_redis: RedisServer) -> Iterator["redis.Redis"]:
+    with redis.Redis(port=module_redis.port) as client:
         yield client
 
 
@@ -116,23 +99,18 @@ def training() -> Iterator[TrainingService]:
 
 @pytest.fixture(scope="module")
 def pair(
-    issuer: Issuer, services: RecordingUpstream, training: TrainingService, server: RedisServer, office: Any
+    issuer: Issuer, service: RecordingUpstream, training: TrainingService, module_redis: RedisServer
 ) -> Iterator[list[Gateway]]:
-    settings = {
-        "JWT_PUBLIC_KEY": issuer.public_pem,
-        "AUTH_SERVICE_URL": services.url,
-        "SALES_SERVICE_URL": services.url,
+    env = {
+        "AUTH_SERVICE_URL": service.url,
+        "SALES_SERVICE_URL": service.url,
         "TRAINING_SERVICE_URL": training.url,
-        "REDIS_HOST": server.host,
-        "REDIS_PORT": str(server.port),
         "SSE_MAX_PER_USER": "3",
         "LOG_LEVEL": "DEBUG",
         **NO_LIMITS,
     }
-    with ExitStack() as running:
-        gateways = [running.enter_context(Gateway(settings)) for _ in range(2)]
-        until(lambda: dict(office.pubsub_numsub("bakerygw:signals"))[b"bakerygw:signals"] == 2)
-        yield gateways
+    with paired(issuer, module_redis, env) as gateways:
+        yield list(gateways)
 
 
 class Someone:

@@ -15,6 +15,7 @@ import redis
 
 from tests.e2e.calling import until
 from tests.e2e.harness import Gateway, RecordingUpstream
+from tests.e2e.stage import paired
 from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer
 from tests.realtime.sse_client import Event, EventClient
 from tests.redis_server import RedisServer
@@ -78,7 +79,7 @@ class Reader:
 class Stand:
     """Two gateways and a publisher."""
 
-    def __init__(self, gateways: list[Gateway], store: RedisServer, issuer: Issuer) -> None:
+    def __init__(self, gateways: tuple[Gateway, Gateway], store: RedisServer, issuer: Issuer) -> None:
         self.one, self.two = gateways
         self.redis = redis.Redis(store.host, store.port, decode_responses=True)
         self.issuer = issuer
@@ -96,22 +97,13 @@ class Stand:
 
 @contextmanager
 def standing(issuer: Issuer, service: RecordingUpstream, store: RedisServer, **env: str) -> Iterator[Stand]:
-    settings = {
-        "JWT_PUBLIC_KEY": issuer.public_pem,
-        "SALES_SERVICE_URL": service.url,
-        "REDIS_HOST": store.host,
-        "REDIS_PORT": str(store.port),
-        **SETTINGS,
-        **env,
-    }
-    with ExitStack() as running:
-        gateways = [running.enter_context(Gateway(settings)) for _ in range(2)]
+    with paired(issuer, store, {"SALES_SERVICE_URL": service.url, **SETTINGS, **env}) as gateways:
         yield Stand(gateways, store, issuer)
 
 
 @pytest.fixture(scope="module")
-def stand(issuer: Issuer, service: RecordingUpstream) -> Iterator[Stand]:
-    with RedisServer() as store, standing(issuer, service, store) as stand:
+def stand(issuer: Issuer, service: RecordingUpstream, module_redis: RedisServer) -> Iterator[Stand]:
+    with standing(issuer, service, module_redis) as stand:
         yield stand
 
 
