@@ -107,7 +107,9 @@ class RedisAlertChannel:
         self._reason = ""
         """Why it is not, as it was logged last."""
         self._data_since: float | None = None
+        """Since when there is this connection for calls; `None`: there is none."""
         self._data_is_new = False
+        """It is not known yet whether it leads to the server of the session's."""
         self._stopping = False
         link.watch(self._data_changed)
 
