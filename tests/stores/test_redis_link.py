@@ -497,3 +497,9 @@ def test_who_calls_without_a_connection_is_told_why_there_is_none(credentials, a
     else:
         bench.answer(answer)
     assert why in str(failure_of(bench.call("GET", "k"), StoreUnavailable))
+
+
+def test_the_way_to_redis_does_not_show_its_password():
+    access = RedisAccess(reactor=Clock(), endpoint=Endpoint(), username="gw", password="not-to-be-seen")
+    assert "gw" in repr(access)
+    assert "not-to-be-seen" not in repr(access)
