@@ -718,20 +718,22 @@ export class AlertStream {
   #answer(message) {
     if (message.kind === "again") this.#again();
     else if (message.kind === "wake") this.#awake();
-    if (message.kind === "event" || message.kind === "state" || message.kind === "welcome") return;
-    this.#post({
-      kind: "welcome",
-      to: message.from,
-      state: this.#state,
-      details: plain(this.#details),
-      last: this.#last,
-      tenantState: message.kind === "join" ? this.#tenantState : null,
-    });
+    if (message.kind === "join") this.#greet(message.from, this.#tenantState);
+    // A browser may let a frozen tab hear messages, but neither read nor have timers: then another one shall lead.
+    else if (message.kind === "ping") setTimeout(() => this.#tabs?.leading && this.#greet(message.from, null), 0);
+  }
+
+  /**
+   * Tell a tab how it stands.
+   * @param {string} to @param {StreamEvent | null} tenantState
+   */
+  #greet(to, tenantState) {
+    this.#post({ kind: "welcome", to, state: this.#state, details: plain(this.#details), last: this.#last, tenantState });
   }
 
   /** @param {any} message */
   #welcome(message) {
-    if (this.#state !== message.state) this.#say(message.state, restored(message.details));
+    if (this.#state !== message.state || !this.#details.shared) this.#say(message.state, restored(message.details));
     if (message.tenantState) this.#take(message.tenantState);
     if (message.last === null) return;
     if (this.#last === null) this.#moveTo(message.last);
@@ -789,7 +791,7 @@ export class AlertStream {
   #say(state, more = {}) {
     const following = this.#tabs !== null && !this.#tabs.leading;
     const details = { ...more, shared: following };
-    if (state === this.#state && state !== "waiting") return;
+    if (state === this.#state && following === this.#details.shared && state !== "waiting") return;
     this.#state = state;
     this.#details = details;
     if (!following) this.#post({ kind: "state", state, details: plain(details) });

@@ -661,6 +661,39 @@ test("a tab that answers keeps its place, however long nothing happens", async (
   equal([first.told.details.at(-1).shared, second.told.details.at(-1).shared], [false, true]);
 });
 
+test("a tab that is frozen does not answer, and so does not keep its place", async (stage) => {
+  const { told } = tab(stage, shared);
+  await until(() => told.states.includes("open"));
+  const heard = [];
+  const channel = new BroadcastChannel(`bakerygw:alerts:${location.origin}:u1:t1`);
+  stage.later(() => channel.close());
+  channel.onmessage = ({ data }) => heard.push(data);
+  channel.postMessage({ kind: "ping", from: "elsewhere" });
+  await settle(); // no timer runs
+  equal(heard, []);
+  await stage.clock.advance(1);
+  await until(() => heard.length === 1);
+  equal([heard[0].kind, heard[0].to, heard[0].state], ["welcome", "elsewhere", "open"]);
+});
+
+test("a tab that has lost its place says that another one holds the connection", async (stage) => {
+  const { told } = tab(stage, shared);
+  await until(() => told.states.includes("open"));
+  const name = `bakerygw:alerts:${location.origin}:u1:t1`;
+  const channel = new BroadcastChannel(name);
+  stage.later(() => channel.close());
+  channel.onmessage = ({ data }) => {
+    if (data.kind !== "join") return;
+    channel.postMessage({ kind: "welcome", from: "x", to: data.from, state: "open", details: {}, last: "1-0" });
+  };
+  await new Promise((held) => {
+    const lock = new Promise((release) => stage.later(release));
+    navigator.locks.request(name, { steal: true }, () => (held(), lock));
+  });
+  await until(() => told.details.at(-1).shared);
+  equal([told.states, stage.gateway.streams.size], [["connecting", "open", "open"], 0]);
+});
+
 test("a tab whose token is refused leaves the place to one whose is not", async (stage) => {
   const first = tab(stage, shared);
   await until(() => first.told.states.includes("open"));
