@@ -150,6 +150,8 @@ def test_a_hold_is_told_on_the_stream(stand: Stand) -> None:
 
     assert told["read_only"]["reason"] == "unpaid"
     assert reader.events.events[-1].json["read_only"] is None
+    with Reader(stand.one, stand.token(tenant_id="on-hold"), reader.events.last_id) as returned:
+        assert returned.first("tenant-state").json["read_only"] is None
 
 
 def test_a_reader_that_stops_reading_is_dropped_and_others_notice_nothing(stand: Stand) -> None:

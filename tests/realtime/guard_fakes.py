@@ -135,11 +135,12 @@ class Stage:
         *,
         kind: HeldKind = "stream",
         lingers: bool = False,
+        returning: bool = False,
     ) -> Reader:
         """Let somebody in who holds the place."""
         place = self.guard.enter(kind, grant_of(claims, tenant_id))
         reader = Reader(place, lingers=lingers)
-        place.hold(reader)
+        place.hold(reader, returning=returning)
         self.clock.advance(0)
         return reader
 

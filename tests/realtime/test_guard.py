@@ -254,6 +254,16 @@ class TestChanges:
         assert len(stage.open().states) == 1
 
     @ensureDeferred
+    async def test_who_comes_back_after_the_hold_is_told_once_that_it_is_over(self) -> None:
+        stage = Stage()
+        fresh, returned = stage.open(), stage.open(stage.someone(2), returning=True)
+        stage.advance(120, step_s=1)
+
+        assert fresh.states == []
+        (state,) = returned.states
+        assert state.read_only is None
+
+    @ensureDeferred
     async def test_what_was_revoked_between_admission_and_hold_ends(self) -> None:
         stage = Stage()
         place = stage.guard.enter("stream", grant_of())
