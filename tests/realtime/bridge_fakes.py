@@ -72,7 +72,7 @@ class Telemetry:
 class Place:
     left = 0
 
-    def hold(self, held: Held) -> None:
+    def hold(self, held: Held, *, returning: bool = False) -> None:
         """Nothing to watch."""
 
     def leave(self) -> None:
