@@ -100,7 +100,8 @@ class TrainingService:
         self.connections.append(connection)
         request = connection.request
         try:
-            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # what is on its way is elsewhere
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # what is on its way is elsewhere
+                connection.socket.setsockopt(socket.SOL_SOCKET, option, 65536)
             if _asked(request, "deaf"):
                 self.hear.wait(10)
             for _ in range(int(_asked(request, "send") or 0)):
