@@ -102,7 +102,7 @@ class TestBounds:
             stage.open(stage.someone(number), f"t-{number}").place.leave()
             stage.clock.advance(0.02)
 
-        assert stage.bounds.remembered("stream") <= 3
+        assert stage.quotas.remembered("stream") <= 3
 
     def test_who_is_refused_takes_nobodys_place(self) -> None:
         stage = Stage(per_user=1, new_per_second=4)
@@ -141,7 +141,7 @@ class TestEndOfTheToken:
             stage.guard.enter("stream", grant_of(replace(USER, exp=BORN - 1)))
 
         assert caught.value.problem.code == "token-expired"
-        assert stage.bounds.count("stream") == 0
+        assert stage.quotas.count("stream") == 0
 
     def test_a_wall_clock_that_is_set_forward_ends_it_within_half_a_minute(self) -> None:
         stage = Stage()
@@ -276,6 +276,16 @@ class TestChanges:
         await stage.state.store.set_read_only("t-own", ReadOnly())
 
         assert len(stage.open().states) == 1
+
+    @ensureDeferred
+    async def test_who_comes_back_after_the_hold_is_told_once_that_it_is_over(self) -> None:
+        stage = Stage()
+        fresh, returned = stage.open(), stage.open(stage.someone(2), returning=True)
+        stage.advance(120, step_s=1)
+
+        assert fresh.states == []
+        (state,) = returned.states
+        assert state.read_only is None
 
     @ensureDeferred
     async def test_what_was_revoked_between_admission_and_hold_ends(self) -> None:
