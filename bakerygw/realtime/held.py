@@ -38,7 +38,7 @@ class Place(Protocol):
 
 
 class Guard(Protocol):
-    """Lets in, watches and ends all that is held open, by its bounds, its credentials and its tenants."""
+    """Lets in, watches and ends all that is held open, by its quotas, its credentials and its tenants."""
 
     def enter(self, kind: HeldKind, grant: Grant) -> Place:
         """Take a place before anything is sent.

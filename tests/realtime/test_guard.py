@@ -117,7 +117,7 @@ class TestEndOfTheToken:
             stage.guard.enter("stream", grant_of(replace(USER, exp=BORN - 1)))
 
         assert caught.value.problem.code == "token-expired"
-        assert stage.bounds.count("stream") == 0
+        assert stage.quotas.count("stream") == 0
 
     def test_a_wall_clock_that_is_set_forward_ends_it_within_half_a_minute(self) -> None:
         stage = Stage()
