@@ -117,7 +117,7 @@ OFF_THE_PATH = {
     "edge/changes.py",
     "edge/facts.py",
     "edge/geocoding.py",
-    "edge/held.py",
+    "edge/body_sources.py",
     "edge/keys.py",
     "edge/limits_page.py",
     "edge/lookups.py",
