@@ -78,6 +78,13 @@ COMPILED = [
     "telemetry/writer.py",
     "tokens/verifier.py",
     "admin/application.py",
+    "realtime/fanout.py",
+    "realtime/feed.py",
+    "realtime/hub.py",
+    "realtime/reading.py",
+    "realtime/ring.py",
+    "realtime/stream.py",
+    "realtime/wheel.py",
     "ports/[!_]*.py",
 ]
 NOT_COMPILED = {
