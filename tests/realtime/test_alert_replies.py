@@ -266,4 +266,4 @@ def test_what_is_no_socket_has_no_way_past_it() -> None:
     client = Client()
 
     assert client.channel.push(b"event") is None
-    assert client.written.endswith(b"event")
+    assert client.wire.written.endswith(b"event")
