@@ -58,7 +58,8 @@ EXTRAS = {
 
 
 # What a request passes through, and what gives an alert to its streams, compiled by mypyc where that is asked for: the
-# same sources, a third less time for each request. Left out is what is not on the path, and what needs more than compiled classes offer.
+# same sources, a third less time for each of both. Left out is what is not on the path, and what needs more than
+# compiled classes offer.
 COMPILED = [
     "core/[!_]*.py",
     "runtime/[!_]*.py",
