@@ -179,7 +179,9 @@ def test_no_stream_is_begun_that_could_miss_alerts() -> None:
 
     answer = client.only()
     assert (answer.status, answer.problem()["code"]) == (503, "state-unavailable")
-    assert RETRY_AFTER_S[0] <= int(answer.headers[b"retry-after"][0]) <= RETRY_AFTER_S[1]
+    wait_s = int(answer.headers[b"retry-after"][0])
+    assert RETRY_AFTER_S[0] <= wait_s <= RETRY_AFTER_S[1]
+    assert f"in {wait_s} seconds" in answer.problem()["detail"]
     assert [place.left for place in door.guard.places] == [1]
 
 
