@@ -136,7 +136,7 @@ class House:
 
     def open(self) -> "Deferred[None]":
         """Begin to probe services and to keep Redis connected; fires when its first attempt ended, well or not."""
-        self.edition.signing.begin()
+        self.edition.signing.begin(self.streaming.guard.keys_changed)
         self.edition.health.start()
         self.stalls.start()
         self.auditing.open()
@@ -192,7 +192,7 @@ class House:
         self.gateway.policies = edition.policies
         self.lookups.share(shared_facts(settings, self.state, self.metrics))
         self.public_site.proxies = TrustedProxies(settings.trusted_proxies)
-        edition.signing.begin(old.signing)
+        edition.signing.begin(self.streaming.guard.keys_changed, old.signing)
         edition.health.start()
         old.retire()
         self.metrics.forget_services()
@@ -232,6 +232,7 @@ class House:
             metrics=self.metrics,
             proxy=self._proxy,
             upstreams=lambda: self.edition.upstreams,
+            signers=lambda: self.edition.signing.verifier.signers,
         )
 
     def _make_inheritance(self) -> Inheritance:

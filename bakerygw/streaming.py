@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -82,10 +82,11 @@ def make_streaming(
     metrics: Metrics,
     proxy: Proxy,
     upstreams: Callable[[], Upstreams],
+    signers: Callable[[], Collection[bytes] | None],
 ) -> Streaming:
-    """What the settings ask for; nothing is opened. `upstreams` gives those of the configuration in force."""
+    """What the settings ask for; nothing is opened. `upstreams` and `signers` give those in force."""
     tickets = Tickets(state.records, SessionSeal(purpose=TICKETS), time.time)
-    guard = make_guard(settings, reactor, state)
+    guard = make_guard(settings, reactor, state, signers)
     hub = make_hub(settings, reactor, state, metrics)
     notifications = make_notifications(reactor, state, metrics, upstreams)
     events = WakingLog(state.events, notifications.wake)
@@ -116,7 +117,9 @@ def make_hub(settings: Settings, reactor: Any, state: SharedState, metrics: Metr
     )
 
 
-def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
+def make_guard(
+    settings: Settings, reactor: Any, state: SharedState, signers: Callable[[], Collection[bytes] | None]
+) -> Guard:
     """The guard that the settings ask for."""
     random = Random()  # noqa: S311  spreads, and keeps nothing secret
     bounds = Bounds(
@@ -142,6 +145,7 @@ def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
         hierarchy=state.hierarchy,
         watch=state.watch,
         trusted=lambda: state.embedded is not None or state.mirror.trusted(reactor.seconds()),
+        signers=signers,
         clock=reactor,
         now=time.time,
         random=random,

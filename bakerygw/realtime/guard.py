@@ -1,11 +1,12 @@
 """Lets in, watches and ends all that is held open: by its bounds, its credentials, and the state of its tenants."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from bakerygw.core.claims import Claims
 from bakerygw.core.problem import refuse
 from bakerygw.edge.admission import Grant
 from bakerygw.ports import AdmissionStore, Changed, Hierarchy, Watch
@@ -18,12 +19,15 @@ from bakerygw.realtime.place import HeldPlace
 DRAIN_TICK_S: Final = 0.05
 DRAIN_EACH_S: Final = 0.5
 """Of a drain's window no more is used than this for each one: two streams need not be spread over half a minute."""
+AT_ONCE: Final = 100
+"""So many are ended in one turn of the reactor where a key has opened all there are."""
 
 
 class StreamGuard:
     """The `Guard` of one instance.
 
-    `now` is Unix seconds; `trusted` tells whether `watch` is sure to tell of every change.
+    `now` is Unix seconds; `trusted` tells whether `watch` is sure to tell of every change. `signers` gives one of which
+    `Claims.signer` is where the issuer's keys are known and the token is signed with one of them.
     """
 
     def __init__(
@@ -34,11 +38,13 @@ class StreamGuard:
         hierarchy: Hierarchy,
         watch: Watch,
         trusted: Callable[[], bool],
+        signers: Callable[[], Collection[bytes] | None],
         clock: IReactorTime,
         now: Callable[[], float],
         random: Random,
     ) -> None:
         self._bounds, self._clock, self._now, self._random = bounds, clock, now, random
+        self._signers = signers
         self._places: dict[HeldPlace, None] = {}
         self._by_tenant: dict[str, dict[HeldPlace, None]] = {}
         self._by_digest: dict[str, dict[HeldPlace, None]] = {}
@@ -57,7 +63,8 @@ class StreamGuard:
         """Take a place before anything is sent.
 
         Raises `Refused`: too-many-streams (429 for user and tenant), service-unavailable (503 for the instance, and
-        for too many new ones in a second), token-expired (in its leeway).
+        for too many new ones in a second), token-expired (in its leeway), token-invalid (its key was taken away since
+        it was checked).
         """
         claims, view = grant.claims, grant.view
         if claims is None or view is None:
@@ -66,6 +73,8 @@ class StreamGuard:
             raise self._bounds.not_now("This gateway is about to stop", "draining")
         if claims.exp <= self._now():
             raise refuse("token-expired", "The access token has expired; refresh it or sign in again.", reason="leeway")
+        if not _is_signed(claims, self._signers()):
+            raise refuse("token-invalid", "The access token is not acceptable; sign in again.", reason="key-withdrawn")
         self._bounds.take(kind, claims, view.tenant_id)
         place = HeldPlace(self, kind, claims, view.tenant_id)
         self._places[place] = None
@@ -75,6 +84,20 @@ class StreamGuard:
         if place.via is not None:
             self._inherited[place] = None
         return place
+
+    def keys_changed(self) -> None:
+        """Tokens are checked with other keys: end what was opened by one that is good by none of them, within a moment.
+
+        While it is not known which keys there are nothing ends.
+        """
+        signers = self._signers()
+        self._end_some([place for place in self._places if not _is_signed(place.claims, signers)])
+
+    def _end_some(self, unsigned: list[HeldPlace]) -> None:
+        for _ in range(min(AT_ONCE, len(unsigned))):
+            unsigned.pop().end("token-invalid")
+        if unsigned:
+            self._clock.callLater(0, self._end_some, unsigned)
 
     def cut(self, tenant_id: str) -> int:
         """End all of a tenant's; how many there were."""
@@ -162,6 +185,11 @@ class StreamGuard:
                 self._looks.at(self._by_digest[digest])
         if changed.parents and self._inherited:
             self._looks.at(self._inherited)
+
+
+def _is_signed(claims: Claims, signers: Collection[bytes] | None) -> bool:
+    """Whether the token is signed with a key that is in force, as far as that can be told; an API key is with none."""
+    return not claims.signer or signers is None or claims.signer in signers
 
 
 def _drop(index: dict[str, dict[HeldPlace, None]], name: str, place: HeldPlace) -> None:

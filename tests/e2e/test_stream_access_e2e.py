@@ -1,12 +1,14 @@
 """Who may hold a stream open, and until when: from outside, on two instances that share a Redis."""
 
 import json
+import signal
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +19,8 @@ from websockets.sync.client import connect
 
 from tests.e2e.calling import at_once, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream
+from tests.e2e.key_sets import KeySetServer
+from tests.e2e.key_sets import token as signed
 from tests.e2e.sockets import TrainingService
 from tests.e2e.stage import NO_LIMITS
 from tests.minting import Issuer
@@ -227,6 +231,25 @@ def test_access_by_a_tenant_above_ends_when_that_changes(pair: list[Gateway], is
         office.set(f"tenant:{shop}:parent", str(uuid.uuid4()))
 
         assert read.bye() == "forbidden"
+
+
+def test_it_ends_with_the_key_that_its_token_is_signed_with(issuer: Issuer, tmp_path: Path) -> None:
+    other, pem = Issuer(), tmp_path / "issuer.pem"
+    pem.write_text(issuer.public_pem)
+    with ExitStack() as running:
+        keys = running.enter_context(KeySetServer())
+        keys.publish(old=issuer)
+        by_set = running.enter_context(Gateway({"JWT_JWKS_URL": keys.url}))
+        by_file = running.enter_context(Gateway({"JWT_PUBLIC_KEY_FILE": str(pem)}))
+        ending = [running.enter_context(reading(gateway, signed(issuer, "old"))) for gateway in (by_set, by_file)]
+
+        keys.publish(new=other)
+        staying = running.enter_context(reading(by_set, signed(other, "new")))  # for which the set is fetched
+        pem.write_text(other.public_pem)
+        by_file.signal(signal.SIGHUP)
+
+        assert [read.bye() for read in ending] == ["token-invalid"] * 2
+        assert staying.ended_at is None
 
 
 def test_one_user_has_so_many(pair: list[Gateway], someone: Someone) -> None:

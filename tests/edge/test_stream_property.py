@@ -125,6 +125,7 @@ class Rig:
             hierarchy=self.pipeline.hierarchy,
             watch=self.store,
             trusted=lambda: True,
+            signers=lambda: None,
             clock=self.clock,
             now=lambda: NOW,
             random=Random(1),

@@ -106,6 +106,7 @@ class Stage:
         """How far the wall clock was set forward."""
         self.state = State(self.clock, self.now)
         self.trusted = True
+        self.signers: set[bytes] | None = None
         most = Most(per_user=per_user, per_tenant=per_tenant, in_all=in_all)
         random = Random(7)
         self.bounds = Bounds(
@@ -120,6 +121,7 @@ class Stage:
             hierarchy=self.state,
             watch=self.state,
             trusted=lambda: self.trusted,
+            signers=lambda: self.signers,
             clock=self.clock,
             now=self.now,
             random=random,

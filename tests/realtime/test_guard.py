@@ -356,6 +356,64 @@ class TestChanges:
         logged_failures.clear()
 
 
+class TestSigningKeys:
+    def test_a_key_that_is_taken_away_ends_what_its_tokens_have_opened_and_nothing_else(self) -> None:
+        stage = Stage()
+        stage.signers = {b"old", b"new"}
+        old = stage.open(stage.someone(1, signer=b"old"))
+        abroad = stage.open(stage.someone(2, signer=b"old"), "t-other", kind="socket")
+        others = [stage.open(stage.someone(3, signer=b"new")), stage.open(stage.someone(4))]
+
+        stage.signers = {b"new"}
+        stage.guard.keys_changed()
+
+        assert [old.ended, abroad.ended] == ["token-invalid"] * 2
+        stage.advance(120, step_s=1)
+        assert [reader.ended for reader in others] == [None] * 2
+
+    def test_while_nobody_knows_the_keys_nothing_ends_and_nobody_is_refused(self) -> None:
+        stage = Stage()
+        stage.signers = {b"old"}
+        reader = stage.open(stage.someone(1, signer=b"old"))
+        stage.signers = None
+        stage.guard.keys_changed()
+
+        assert reader.ended is None
+        assert stage.open(stage.someone(2, signer=b"old")).ended is None
+
+    def test_a_token_that_was_checked_before_its_key_was_taken_away_opens_nothing(self) -> None:
+        stage = Stage()
+        stage.signers = {b"new"}
+        with pytest.raises(Refused) as caught:
+            stage.guard.enter("stream", grant_of(stage.someone(1, signer=b"old")))
+
+        assert (caught.value.problem.code, caught.value.problem.reason) == ("token-invalid", "key-withdrawn")
+        assert stage.bounds.count("stream") == 0
+
+    def test_what_was_let_in_and_is_held_later_ends_as_soon_as_it_is(self) -> None:
+        stage = Stage()
+        stage.signers = {b"old"}
+        place = stage.guard.enter("stream", grant_of(stage.someone(1, signer=b"old")))
+        stage.signers = {b"new"}
+        stage.guard.keys_changed()
+        reader = Reader(place)
+        place.hold(reader)
+        stage.clock.advance(0)
+
+        assert reader.ended == "token-invalid"
+
+    def test_thousands_that_one_key_has_opened_end_in_many_turns(self) -> None:
+        stage = Stage()
+        stage.signers = {b"old"}
+        readers = [stage.open(stage.someone(number, signer=b"old")) for number in range(250)]
+        stage.signers = {b"new"}
+        stage.guard.keys_changed()
+
+        assert sum(reader.ended is not None for reader in readers) == 100
+        stage.clock.advance(0)
+        assert all(reader.ended == "token-invalid" for reader in readers)
+
+
 class TestInheritedAccess:
     @pytest.mark.parametrize("told", [True, False])
     @ensureDeferred
