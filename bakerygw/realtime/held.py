@@ -31,7 +31,7 @@ class Place(Protocol):
     """One place among those held open, taken until `leave`."""
 
     def hold(self, held: Held) -> None:
-        """From here on `held` is told."""
+        """From here on `held` is told, in the stead of whoever was."""
 
     def leave(self) -> None:
         """It has ended, however that came about; harmless if it has left."""

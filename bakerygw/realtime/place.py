@@ -39,11 +39,12 @@ class HeldPlace:
         """Read-only, and when the subscription changed, as it was known last."""
 
     def hold(self, held: Held) -> None:
-        """From here on `held` is told."""
-        if self.left or self.held is not None:
+        """From here on `held` is told, in the stead of whoever was."""
+        if self.left:
             return
-        self.held = held
-        self._keeper.held(self)
+        before, self.held = self.held, held
+        if before is None or self.ending is not None:
+            self._keeper.held(self)
 
     def leave(self) -> None:
         """It has ended, however that came about; harmless if it has left."""

@@ -6,7 +6,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,37 @@ def test_a_ticket_opens_a_socket_which_ends_like_a_stream(pair: list[Gateway], s
         assert socket_.close_code == 1008
     with pytest.raises(InvalidStatus), connect(url):
         pass
+
+
+def test_a_socket_whose_service_has_not_answered_yet_is_refused_when_it_ends(
+    pair: list[Gateway], training: TrainingService, issuer: Issuer
+) -> None:
+    def disconnect(of: Someone) -> None:
+        with pair[0].admin() as admin:
+            assert admin.post(f"/api/tenants/{of.tenant}/disconnect", json={}).is_success
+
+    def sign_out(of: Someone) -> None:
+        with pair[0].client(of.token) as client:
+            assert client.post("/api/v1/auth/logout").is_success
+
+    def dial(of: Someone) -> tuple[int, str]:
+        url = f"ws://127.0.0.1:{pair[1].port}/api/v1/training/ws?late=1&token={of.token}"
+        with pytest.raises(InvalidStatus) as refused, connect(url):
+            pass
+        response = refused.value.response
+        return response.status_code, json.loads(response.body or b"")["code"]
+
+    ends: list[tuple[Callable[[Someone], None], tuple[int, str]]] = [
+        (disconnect, (503, "service-unavailable")),
+        (sign_out, (401, "token-revoked")),
+    ]
+    with ThreadPoolExecutor() as threads:
+        for end, refusal in ends:
+            asked, dialler = len(training.requests), Someone(issuer)
+            dialling = threads.submit(dial, dialler)
+            until(lambda asked=asked: len(training.requests) > asked)  # type: ignore[misc]
+            end(dialler)
+            assert dialling.result(5) == refusal
 
 
 def test_a_ticket_of_somebody_who_has_signed_out_opens_nothing(pair: list[Gateway], someone: Someone) -> None:
