@@ -35,6 +35,7 @@ from bakerygw.stores.api_keys import StoredKeys
 from bakerygw.stores.events import RedisEventLog
 from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.invalidation import Invalidations
+from bakerygw.stores.learning import Learner
 from bakerygw.stores.local_alerts import LocalAlertChannel
 from bakerygw.stores.memory import MemoryStore
 from bakerygw.stores.memory_events import MemoryEventLog
@@ -145,6 +146,7 @@ def _in_redis(
     signals = RedisSignals(link)
     invalidations = _invalidations(settings, reactor, endpoint, link=link, mirror=mirror, signals=signals)
     store = RedisStore(link, mirror, reactor, time.time)
+    Learner(store.look, mirror)
     admission = ResilientAdmission(
         store,
         on_failure=settings.rate_limit_on_store_failure,
