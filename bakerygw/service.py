@@ -233,6 +233,7 @@ class House:
             proxy=self._proxy,
             upstreams=lambda: self.edition.upstreams,
             signers=lambda: self.edition.signing.verifier.signers,
+            grace_days=lambda: self.edition.policies.grace_days,
         )
 
     def _make_inheritance(self) -> Inheritance:

@@ -83,10 +83,11 @@ def make_streaming(
     proxy: Proxy,
     upstreams: Callable[[], Upstreams],
     signers: Callable[[], Collection[bytes] | None],
+    grace_days: Callable[[], float],
 ) -> Streaming:
-    """What the settings ask for; nothing is opened. `upstreams` and `signers` give those in force."""
+    """What the settings ask for; nothing is opened. What is handed over as a call gives what is in force."""
     tickets = Tickets(state.records, SessionSeal(purpose=TICKETS), time.time)
-    guard = make_guard(settings, reactor, state, signers)
+    guard = make_guard(settings, reactor, state, signers=signers, grace_days=grace_days)
     hub = make_hub(settings, reactor, state, metrics)
     notifications = make_notifications(reactor, state, metrics, upstreams)
     events = WakingLog(state.events, notifications.wake)
@@ -118,7 +119,12 @@ def make_hub(settings: Settings, reactor: Any, state: SharedState, metrics: Metr
 
 
 def make_guard(
-    settings: Settings, reactor: Any, state: SharedState, signers: Callable[[], Collection[bytes] | None]
+    settings: Settings,
+    reactor: Any,
+    state: SharedState,
+    *,
+    signers: Callable[[], Collection[bytes] | None],
+    grace_days: Callable[[], float],
 ) -> Guard:
     """The guard that the settings ask for."""
     random = Random()  # noqa: S311  spreads, and keeps nothing secret
@@ -146,6 +152,7 @@ def make_guard(
         watch=state.watch,
         trusted=lambda: state.embedded is not None or state.mirror.trusted(reactor.seconds()),
         signers=signers,
+        grace_days=grace_days,
         clock=reactor,
         now=time.time,
         random=random,

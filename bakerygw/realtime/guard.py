@@ -1,6 +1,7 @@
 """Lets in, watches and ends all that is held open: by its bounds, its credentials, and the state of its tenants."""
 
 from collections.abc import Callable, Collection
+from math import inf
 from random import Random
 from typing import Final
 
@@ -8,6 +9,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from bakerygw.core.claims import Claims
 from bakerygw.core.problem import refuse
+from bakerygw.core.tenancy import carried_until
 from bakerygw.edge.admission import Grant
 from bakerygw.ports import AdmissionStore, Changed, Hierarchy, Watch
 from bakerygw.realtime.bounds import Bounds
@@ -27,7 +29,8 @@ class StreamGuard:
     """The `Guard` of one instance.
 
     `now` is Unix seconds; `trusted` tells whether `watch` is sure to tell of every change. `signers` gives one of which
-    `Claims.signer` is where the issuer's keys are known and the token is signed with one of them.
+    `Claims.signer` is where the issuer's keys are known and the token is signed with one of them, `grace_days` for how
+    long a subscription carries on after its end.
     """
 
     def __init__(
@@ -39,12 +42,13 @@ class StreamGuard:
         watch: Watch,
         trusted: Callable[[], bool],
         signers: Callable[[], Collection[bytes] | None],
+        grace_days: Callable[[], float],
         clock: IReactorTime,
         now: Callable[[], float],
         random: Random,
     ) -> None:
         self._bounds, self._clock, self._now, self._random = bounds, clock, now, random
-        self._signers = signers
+        self._signers, self._grace_days = signers, grace_days
         self._places: dict[HeldPlace, None] = {}
         self._by_tenant: dict[str, dict[HeldPlace, None]] = {}
         self._by_digest: dict[str, dict[HeldPlace, None]] = {}
@@ -71,12 +75,16 @@ class StreamGuard:
             raise refuse("internal-error", "This route needs a token and a tenant; report the request_id.")
         if self._draining:
             raise self._bounds.not_now("This gateway is about to stop", "draining")
-        if claims.exp <= self._now():
+        now = self._now()
+        if claims.exp <= now:
             raise refuse("token-expired", "The access token has expired; refresh it or sign in again.", reason="leeway")
         if not _is_signed(claims, self._signers()):
             raise refuse("token-invalid", "The access token is not acceptable; sign in again.", reason="key-withdrawn")
         self._bounds.take(kind, claims, view.tenant_id)
-        place = HeldPlace(self, kind, claims, view.tenant_id)
+        paid_until = carried_until(view.subscription, self._grace_days())
+        if paid_until <= now:
+            paid_until = inf  # who was let in all the same is on a route that asks for no subscription
+        place = HeldPlace(self, kind, claims, view.tenant_id, now=now, paid_until=paid_until)
         self._places[place] = None
         for tenant_id in {claims.tenant_id, view.tenant_id}:
             self._by_tenant.setdefault(tenant_id, {})[place] = None

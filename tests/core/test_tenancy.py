@@ -11,6 +11,7 @@ from bakerygw.core.tenancy import (
     DAY_S,
     ReadOnly,
     TenantView,
+    carried_until,
     check_demo,
     check_fresh,
     check_subscription,
@@ -203,6 +204,7 @@ def test_past_due_subscription_is_in_grace_until_the_same_end() -> None:
 def test_subscription_ends_with_its_grace(status: str, grace_days: int) -> None:
     with pytest.raises(Refused) as caught:
         check_subscription(replace(OWN, status=status), VALID_UNTIL + grace_days * DAY_S, grace_days)
+    assert carried_until(OWN, grace_days) == VALID_UNTIL + grace_days * DAY_S
     assert refused(caught).code == "subscription-expired"
     assert refused(caught).members == {
         "subscription_status": status,

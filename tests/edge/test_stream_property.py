@@ -126,6 +126,7 @@ class Rig:
             watch=self.store,
             trusted=lambda: True,
             signers=lambda: None,
+            grace_days=lambda: 7.0,
             clock=self.clock,
             now=lambda: NOW,
             random=Random(1),

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from pytest_twisted import ensureDeferred
 
-from bakerygw.core.claims import TenantAccess
+from bakerygw.core.claims import Claims, TenantAccess
 from bakerygw.core.hierarchy import with_child
+from bakerygw.core.key_terms import KeyTerms
 from bakerygw.core.problem import Problem, Refused
-from bakerygw.core.tenancy import ReadOnly
+from bakerygw.core.tenancy import DAY_S, ReadOnly
 from bakerygw.ports import Changed
 from bakerygw.realtime.held import HeldKind
 from tests.realtime.guard_fakes import BORN, USER, Reader, Stage, grant_of
@@ -354,6 +355,55 @@ class TestChanges:
         assert (reader.ended, other.ended) == ("token-revoked", "token-revoked")
         assert [failure.getErrorMessage() for failure in logged_failures] == ["broken"]
         logged_failures.clear()
+
+
+class TestSubscriptions:
+    KEY = replace(
+        USER,
+        iat=253_402_300_799.0,
+        exp=253_402_300_799.0,
+        key=KeyTerms(key_id="k", paths=None, methods=None, networks=None, limit=None),
+    )
+
+    @pytest.mark.parametrize("claims", [replace(USER, exp=BORN + 1e6), KEY], ids=["token", "key"])
+    def test_it_ends_with_the_grace_of_the_subscription_that_it_was_opened_under(self, claims: Claims) -> None:
+        stage = Stage()
+        reader = stage.open(claims, valid_until=BORN + 100 - 7 * DAY_S)
+        stage.advance(99)
+        assert reader.ended is None
+
+        stage.advance(1.1)
+
+        assert reader.ended == "token-stale"
+        assert reader.expiries == []
+
+    def test_where_a_route_asks_for_none_it_stays(self) -> None:
+        stage = Stage()
+        reader = stage.open(valid_until=BORN - 8 * DAY_S)
+        stage.advance(100)
+
+        assert reader.ended is None
+
+    def test_the_end_of_the_token_comes_first_where_it_is_earlier(self) -> None:
+        stage = Stage()
+        reader = stage.open(replace(USER, exp=BORN + 90), valid_until=BORN + 100 - 7 * DAY_S)
+
+        stage.advance(101)
+
+        assert (reader.ended, len(reader.expiries)) == ("token-expired", 1)
+
+    @ensureDeferred
+    async def test_an_api_key_has_to_come_again_when_the_subscription_has_changed_since_it_came(self) -> None:
+        stage = Stage()
+        await stage.state.store.subscription_changed("t-own", BORN - 5)
+        reader = stage.open(self.KEY)
+        stage.advance(5)
+        assert reader.ended is None
+
+        await stage.state.store.subscription_changed("t-own", BORN + 5)
+        stage.clock.advance(0)
+
+        assert reader.ended == "token-stale"
 
 
 class TestSigningKeys:
