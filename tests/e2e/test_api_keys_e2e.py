@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from bakerygw.core.api_keys import key_id_from, record_from, record_json, sealed, spelt
-from tests.e2e.calling import Load, at_once, code_of, until
+from tests.e2e.calling import Load, at_once, bye_after, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.recording import plain
 from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer, iso
@@ -182,6 +182,19 @@ class TestLife:
         for load in loads:
             assert load.statuses == sorted(load.statuses), "once refused, never let pass again"
             assert set(load.statuses) == {200, 401}
+
+    @pytest.mark.parametrize("act", ["rotate", "revoke", "subscription"])
+    def test_what_ends_it_on_one_ends_its_stream_on_the_other(self, here: Instance, there: Instance, act: str) -> None:
+        key = here.make(tenant_id=f"stream-{act}")
+
+        def end() -> None:
+            if act == "subscription":
+                assert here.admin.post(f"/api/tenants/stream-{act}/subscription-changed", json={}).is_success
+            else:
+                here.rotate(key) if act == "rotate" else here.revoke(key)
+
+        expected = "token-stale" if act == "subscription" else "token-revoked"
+        assert bye_after(end, there.gateway, key.field) == expected
 
     def test_an_instance_that_never_saw_a_revoked_key_refuses_it_too(self, here: Instance, there: Instance) -> None:
         key = here.make()
