@@ -7,7 +7,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
 from bakerygw.edge.framer import Framer
-from bakerygw.runtime.sockets import ServerSocket
+from bakerygw.runtime.sockets import ServerSocket, bound_buffers
 
 if TYPE_CHECKING:
     from bakerygw.edge.exchange import Exchange
@@ -87,5 +87,6 @@ class Line(Protocol):
         """
         self._last_read, self.successor = True, successor
         behind, self._unfed = self._unfed, b""
+        bound_buffers(self.transport)
         self.resume_reading()
         return behind

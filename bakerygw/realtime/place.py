@@ -9,6 +9,8 @@ from bakerygw.realtime.held import Ending, Held, HeldKind
 
 NOTICE_S: Final = 60.0
 """So long before its end it is said of a credential that it ends."""
+SOMETHING_ELSE: Final[tuple[ReadOnly | None, float | None]] = (None, -1.0)
+"""What no tenant's flags are like."""
 
 
 class Keeper(Protocol):
@@ -47,10 +49,15 @@ class HeldPlace:
         self._told: tuple[ReadOnly | None, float | None] | None = None
         """Read-only, and when the subscription changed, as it was known last."""
 
-    def hold(self, held: Held) -> None:
-        """From here on `held` is told, in the stead of whoever was."""
+    def hold(self, held: Held, *, returning: bool = False) -> None:
+        """From here on `held` is told, in the stead of whoever was.
+
+        Who is `returning` is told first how it stands, for that may have changed.
+        """
         if self.left:
             return
+        if returning:
+            self._told = SOMETHING_ELSE
         before, self.held = self.held, held
         if before is None or self.ending is not None:
             self._keeper.held(self)

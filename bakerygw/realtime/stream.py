@@ -89,7 +89,7 @@ class Stream:
         hub.wheel.add(self)
         hub.began(feed)
         sink.write(greeting)
-        self._place.hold(self)
+        self._place.hold(self, returning=resume is not None)
         if self._sink is not None and not self.live:
             page = None if resume is None else resume.page
             Deferred.fromCoroutine(self._replay(page)).addErrback(self._failed)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from math import ceil
 from random import Random
 from typing import ClassVar, Final
@@ -11,7 +12,7 @@ from twisted.logger import Logger
 
 from bakerygw.core.breaker import Breaker, BreakerState
 from bakerygw.core.retries import RetryBudget
-from bakerygw.ports import UpstreamFailed, UpstreamRequest
+from bakerygw.ports import Onward, UpstreamFailed, UpstreamRequest
 from bakerygw.upstream.connection import Blameless
 from bakerygw.upstream.pool import Pool
 
@@ -79,16 +80,24 @@ class Targets:
         self.ready = self.all
         """Those to choose from while all is well; their breakers are closed."""
         self.calm = True
-        """Every breaker is closed, so that `less_busy(ready)` will do instead of `choose`."""
+        """Every breaker is closed, so that `less_busy(ready, …)` will do instead of `choose`."""
         self._budget = RetryBudget(clock.seconds())
 
     # Choosing.
 
-    def less_busy(self, targets: Sequence[Target]) -> Target:
-        """The less busy of two taken at random: nearly as even as asking all, without herding to the least busy."""
+    def less_busy(self, targets: Sequence[Target], upgrade: bytes | None) -> Target:
+        """The less busy of two taken at random: nearly as even as asking all, without herding to the least busy.
+
+        What offers an `upgrade` may stay for hours: it looks at who else has stayed. To a request these are no load, or
+        a URL that has been away and has none would get all requests until it has as many as the others.
+        """
         if len(targets) == 1:
             return targets[0]
         one, other = self._random.sample(targets, 2)
+        if upgrade is not None:
+            return (
+                one if one.pool.outstanding + one.pool.sockets <= other.pool.outstanding + other.pool.sockets else other
+            )
         return one if one.pool.outstanding <= other.pool.outstanding else other
 
     def choose(self, request: UpstreamRequest) -> Target:
@@ -98,7 +107,7 @@ class Targets:
             if self._is_due(target, now, firm):
                 self._tell(target, "half-open")
                 return target
-        found = self._find(now, firm)
+        found = self._find(now, request)
         if found is None:
             raise self._spared(now)
         return found
@@ -112,7 +121,7 @@ class Targets:
         now = self._clock.seconds()
         if not self._budget.spend(now, sum(target.pool.requests for target in self.all)):
             return None
-        return self._find(now, _is_firm(request), failed) or (failed if same else None)
+        return self._find(now, request, failed) or (failed if same else None)
 
     # What became of a request. `mark`: the breaker's, read just before the request.
 
@@ -137,6 +146,17 @@ class Targets:
             self._sort()
             self._tell(target, "open")
             target.pool.turn_away()
+
+    def went_on(self, target: Target, mark: int, onward: Onward) -> None:
+        """A 101 came: whether it is worth anything is told by who goes on."""
+        onward.hear(partial(self._judged, target, mark))
+
+    def _judged(self, target: Target, mark: int, failure: UpstreamFailed | None) -> None:
+        if failure is None:
+            self.answered(target, mark)
+        else:
+            target.failures += 1
+            self.failed(target, mark, failure)
 
     def looked(self, url: str, ill: bool) -> None:
         """Take in how a look at `/health` found this URL."""
@@ -184,13 +204,14 @@ class Targets:
             return False
         return _may_probe(target, now, firm)
 
-    def _find(self, now: float, firm: bool, other_than: Target | None = None) -> Target | None:
+    def _find(self, now: float, request: UpstreamRequest, other_than: Target | None = None) -> Target | None:
         ready = [target for target in self.ready if target is not other_than]
         ready = ready or [target for target in self.all if target.breaker.closed and target is not other_than]
         if ready:
-            return self.less_busy(ready)
+            return self.less_busy(ready, request.upgrade)
         if self.ready or len(self.all) == 1:
             return None
+        firm = _is_firm(request)
         for target in self._random.sample(self.all, len(self.all)):
             if target is not other_than and _may_probe(target, now, firm, early=True):
                 return target

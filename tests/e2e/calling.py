@@ -1,9 +1,8 @@
 """Calls that end-to-end tests make again and again: by address, in parallel, until something holds."""
 
-import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
@@ -30,18 +29,6 @@ def code_of(response: httpx.Response) -> tuple[int, str]:
     """Status and problem code; an empty code for what is no problem document."""
     problem = response.headers.get("content-type") == "application/problem+json"
     return response.status_code, response.json()["code"] if problem else ""
-
-
-def bye_after(act: Callable[[], object], gateway: Gateway, headers: Mapping[str, str]) -> str:
-    """Why a stream of alerts ends, opened with these fields, if `act` is done while it is open."""
-    with gateway.client(headers=dict(headers)) as client, client.stream("GET", "/api/v1/alerts/stream") as response:
-        assert response.status_code == 200, response.read()
-        lines = response.iter_lines()
-        next(line for line in lines if line == "event: hello")
-        act()
-        rest = list(lines)
-    reason: str = json.loads(rest[rest.index("event: bye") + 1].removeprefix("data: "))["reason"]
-    return reason
 
 
 def from_address(gateway: Gateway, address: str, token: str | None = None) -> httpx.Client:

@@ -5,10 +5,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import redis
+
 from tests.e2e.harness import Environment, Gateway, Recorded, RecordingUpstream
 from tests.e2e.wire import field_values, head_end, unchunked
 from tests.minting import Issuer
+from tests.redis_server import RedisServer
 
+SIGNALS = b"bakerygw:signals"
+"""The channel by which instances hear each other."""
 Pairs = Iterable[tuple[bytes, bytes]]
 
 NO_LIMITS = {
@@ -121,6 +126,18 @@ def staged(
             urls[f"CASE_{number + 1}_SERVICE_URL"] = recorders["sales"].url
         settings = {"JWT_PUBLIC_KEY": issuer.public_pem, **NO_LIMITS, **urls, **(env or {})}
         yield Stage(running.enter_context(Gateway(settings)), recorders, issuer)
+
+
+@contextmanager
+def paired(
+    issuer: Issuer, store: RedisServer, env: Environment, *, second: Environment | None = None
+) -> Iterator[tuple[Gateway, Gateway]]:
+    """Two instances over one Redis, each of which hears the other; `second` is for the second alone."""
+    settings = {"JWT_PUBLIC_KEY": issuer.public_pem, "REDIS_HOST": store.host, "REDIS_PORT": str(store.port), **env}
+    with Gateway(settings) as one, Gateway({**settings, **(second or {})}) as two:
+        with redis.Redis(store.host, store.port) as client:
+            until(lambda: dict(client.pubsub_numsub(SIGNALS))[SIGNALS] == 2)
+        yield one, two
 
 
 def until(condition: Callable[[], object], timeout_s: float = 3.0) -> None:

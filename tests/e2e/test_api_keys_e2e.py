@@ -12,8 +12,9 @@ import pytest
 import redis
 
 from bakerygw.core.api_keys import key_id_from, record_from, record_json, sealed, spelt
-from tests.e2e.calling import Load, at_once, bye_after, code_of, until
+from tests.e2e.calling import Load, at_once, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
+from tests.e2e.listening import Reader
 from tests.e2e.recording import plain
 from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer, iso
 from tests.redis_server import RedisServer
@@ -99,14 +100,8 @@ def instances(count: int, server: RedisServer, issuer: Issuer, service: Recordin
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def both(server: RedisServer, issuer: Issuer, service: RecordingUpstream) -> Iterator[list[Instance]]:
-    with instances(2, server, issuer, service) as found:
+def both(module_redis: RedisServer, issuer: Issuer, service: RecordingUpstream) -> Iterator[list[Instance]]:
+    with instances(2, module_redis, issuer, service) as found:
         yield found
 
 
@@ -121,9 +116,9 @@ def there(both: list[Instance]) -> Instance:
 
 
 @pytest.fixture
-def other(server: RedisServer) -> Iterator[redis.Redis]:
+def other(module_redis: RedisServer) -> Iterator[redis.Redis]:
     """Any other program's way to Redis."""
-    with redis.Redis(host=server.host, port=server.port) as client:
+    with redis.Redis(host=module_redis.host, port=module_redis.port) as client:
         yield client
 
 
@@ -186,15 +181,13 @@ class TestLife:
     @pytest.mark.parametrize("act", ["rotate", "revoke", "subscription"])
     def test_what_ends_it_on_one_ends_its_stream_on_the_other(self, here: Instance, there: Instance, act: str) -> None:
         key = here.make(tenant_id=f"stream-{act}")
-
-        def end() -> None:
+        with Reader(there.gateway, headers=key.field) as read:
             if act == "subscription":
                 assert here.admin.post(f"/api/tenants/stream-{act}/subscription-changed", json={}).is_success
             else:
                 here.rotate(key) if act == "rotate" else here.revoke(key)
 
-        expected = "token-stale" if act == "subscription" else "token-revoked"
-        assert bye_after(end, there.gateway, key.field) == expected
+            assert read.bye() == ("token-stale" if act == "subscription" else "token-revoked")
 
     def test_an_instance_that_never_saw_a_revoked_key_refuses_it_too(self, here: Instance, there: Instance) -> None:
         key = here.make()

@@ -148,11 +148,12 @@ class Told:
 class FakePlace:
     def __init__(self, flags: TenantFlags | None = None) -> None:
         self.held: Held | None = None
+        self.returning = False
         self.left = 0
         self._flags = flags
 
-    def hold(self, held: Held) -> None:
-        self.held = held
+    def hold(self, held: Held, *, returning: bool = False) -> None:
+        self.held, self.returning = held, returning
         if self._flags is not None:
             held.tenant_state(self._flags)
 

@@ -237,6 +237,7 @@ def test_what_lasts_is_bounded_in_the_kernel_under_tls_too(over_tls: bool) -> No
     client = Client()
     transport: Any = ServerSocket.__new__(ServerSocket)
     with socket.socket() as transport.socket:
+        transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
         client.channel.transport = SimpleNamespace(transport=transport) if over_tls else transport
 
         client.channel.settle()

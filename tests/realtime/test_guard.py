@@ -118,7 +118,7 @@ class TestEndOfTheToken:
             stage.guard.enter("stream", grant_of(replace(USER, exp=BORN - 1)))
 
         assert caught.value.problem.code == "token-expired"
-        assert stage.bounds.count("stream") == 0
+        assert stage.quotas.count("stream") == 0
 
     def test_a_wall_clock_that_is_set_forward_ends_it_within_half_a_minute(self) -> None:
         stage = Stage()
@@ -253,6 +253,16 @@ class TestChanges:
         await stage.state.store.set_read_only("t-own", ReadOnly())
 
         assert len(stage.open().states) == 1
+
+    @ensureDeferred
+    async def test_who_comes_back_after_the_hold_is_told_once_that_it_is_over(self) -> None:
+        stage = Stage()
+        fresh, returned = stage.open(), stage.open(stage.someone(2), returning=True)
+        stage.advance(120, step_s=1)
+
+        assert fresh.states == []
+        (state,) = returned.states
+        assert state.read_only is None
 
     @ensureDeferred
     async def test_what_was_revoked_between_admission_and_hold_ends(self) -> None:
@@ -438,7 +448,7 @@ class TestSigningKeys:
             stage.guard.enter("stream", grant_of(stage.someone(1, signer=b"old")))
 
         assert (caught.value.problem.code, caught.value.problem.reason) == ("token-invalid", "key-withdrawn")
-        assert stage.bounds.count("stream") == 0
+        assert stage.quotas.count("stream") == 0
 
     def test_what_was_let_in_and_is_held_later_ends_as_soon_as_it_is(self) -> None:
         stage = Stage()

@@ -12,18 +12,19 @@ from twisted.logger import LogEvent, capturedLogs
 from upstream_fakes import FakeSource, Net
 
 from bakerygw.core.http import RequestSource
-from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
+from bakerygw.ports import Onward, UpstreamFailed, UpstreamRequest, UpstreamResponse
 from bakerygw.upstream.client import UpstreamClient
 from bakerygw.upstream.pool import MAX_CONNECTIONS
 
 ONE, TWO, THREE = (f"http://127.0.0.1:{port}" for port in (1, 2, 3))
 LAST = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
 """An answer that leaves no connection, so that every request dials and the attempts tell who was asked."""
+ACCEPTED = b"HTTP/1.1 101 Go\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 ERROR_500 = LAST.replace(b"200 OK", b"500 No")
 
 
-def ask(method: str = "GET", body: RequestSource | None = None) -> UpstreamRequest:
-    return UpstreamRequest(method=method, target=b"/", headers=(), body=body)
+def ask(method: str = "GET", body: RequestSource | None = None, upgrade: bytes | None = None) -> UpstreamRequest:
+    return UpstreamRequest(method=method, target=b"/", headers=(), body=body, upgrade=upgrade)
 
 
 class House:
@@ -41,9 +42,11 @@ class House:
             random=Random(1),
         )
 
-    def send(self, method: str = "POST", body: RequestSource | None = None) -> Deferred[UpstreamResponse]:
+    def send(
+        self, method: str = "POST", body: RequestSource | None = None, upgrade: bytes | None = None
+    ) -> Deferred[UpstreamResponse]:
         """A request to the service; a POST, unless told otherwise, is not sent twice on its own account."""
-        return Deferred.fromCoroutine(self.client.request("sales", ask(method, body)))
+        return Deferred.fromCoroutine(self.client.request("sales", ask(method, body, upgrade)))
 
     def refuse(self) -> UpstreamFailed:
         """What a request fails with whose connections are all refused."""
@@ -853,3 +856,89 @@ def test_closing_the_client_opens_no_breaker(told: list[LogEvent]) -> None:
     assert all(peer.transport.disconnecting for peer in peers)
     assert house.states() == ["closed"]
     assert told == []
+
+
+# Connections that go on in another protocol.
+
+
+def onward(response: UpstreamResponse) -> Onward:
+    assert response.onward is not None
+    return response.onward
+
+
+def went_on(house: House) -> Onward:
+    answer = house.send("GET", upgrade=b"websocket")
+    house.net.accept().answer(ACCEPTED)
+    return onward(success_of(answer))
+
+
+def dead() -> UpstreamFailed:
+    return UpstreamFailed("upstream-unreachable", "connection_terminated", "died of it")
+
+
+def test_connections_that_come_to_nothing_behind_their_101_open_the_breaker() -> None:
+    house = House()
+    for number in range(5):
+        assert house.states() == ["closed"]
+        taken = went_on(house)
+        taken.judge(dead())
+        taken.judge()
+        assert house.client.stats()["sales"][0].failures == number + 1
+    assert house.states() == ["open"]
+    assert house.spared().cause == "breaker open: connection_terminated"
+
+
+def test_each_is_judged_once_and_those_that_go_well_speak_for_the_url() -> None:
+    house = House()
+    for _ in range(50):
+        taken = went_on(house)
+        taken.judge()
+        taken.judge(dead())
+    assert house.states() == ["closed"]
+    assert house.client.stats()["sales"][0].failures == 0
+
+
+def test_a_probe_that_goes_on_closes_the_breaker_once_it_has_gone_well() -> None:
+    house = House()
+    house.open()
+    house.net.reactor.advance(5)
+    taken = went_on(house)
+    assert house.states() == ["half-open"]
+    taken.judge()
+    assert house.states() == ["closed"]
+
+
+def test_a_probe_that_dies_behind_its_101_opens_it_again() -> None:
+    house = House()
+    house.open()
+    house.net.reactor.advance(5)
+    went_on(house).judge(dead())
+    assert house.states() == ["open"]
+    house.spared()
+
+
+def test_a_second_try_is_judged_like_a_first() -> None:
+    house = House()
+    for _ in range(5):
+        answer = house.send("GET", upgrade=b"websocket")
+        house.net.accept().close()
+        house.net.accept().answer(ACCEPTED)
+        onward(success_of(answer)).judge(dead())
+    assert house.states() == ["open"]
+
+
+def test_open_sockets_are_shared_evenly_and_are_no_load_to_requests() -> None:
+    house, peers = House(ONE, TWO), []
+    for _ in range(20):
+        answer = house.send("GET", upgrade=b"websocket")
+        peers.append((house.net.attempts[-1], house.net.accept()))
+        peers[-1][1].answer(ACCEPTED)
+        onward(success_of(answer)).judge()
+    for url, peer in peers:
+        if url.endswith(":1"):
+            peer.close()
+
+    assert [(url.sockets, url.in_flight) for url in house.client.stats()["sales"]] == [(0, 0), (10, 0)]
+    assert all(5 < count < 35 for count in Counter(house.served() for _ in range(40)).values())
+    house.send("GET", upgrade=b"websocket")
+    assert house.net.attempts[-1].endswith(":1")

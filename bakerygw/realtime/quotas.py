@@ -17,7 +17,7 @@ _NAMES: Final[Mapping[HeldKind, str]] = {"stream": "alert streams", "socket": "t
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Most:
+class Quota:
     """How many of one kind may be open at the same time on an instance."""
 
     per_user: int
@@ -25,7 +25,7 @@ class Most:
     in_all: int
 
 
-class Bounds:
+class Quotas:
     """Counts what is open, and refuses what would be too much. An API key counts as a user of its own.
 
     Demo sessions are not counted with the tenant's others.
@@ -33,7 +33,7 @@ class Bounds:
 
     def __init__(
         self,
-        most: Mapping[HeldKind, Most],
+        quotas: Mapping[HeldKind, Quota],
         *,
         new_per_second: int,
         seconds: Callable[[], float],
@@ -43,11 +43,11 @@ class Bounds:
 
         `seconds` is a monotonic clock, `jitter` gives chance from 0 to 1.
         """
-        self._most, self._rate = most, new_per_second
+        self._quotas, self._rate = quotas, new_per_second
         self._seconds, self._jitter = seconds, jitter
-        self._counts: dict[HeldKind, dict[str, int]] = {kind: {} for kind in most}
-        self._open: dict[HeldKind, int] = dict.fromkeys(most, 0)
-        self._room: dict[HeldKind, tuple[float, float]] = dict.fromkeys(most, (float(new_per_second), seconds()))
+        self._counts: dict[HeldKind, dict[str, int]] = {kind: {} for kind in quotas}
+        self._open: dict[HeldKind, int] = dict.fromkeys(quotas, 0)
+        self._room: dict[HeldKind, tuple[float, float]] = dict.fromkeys(quotas, (float(new_per_second), seconds()))
 
     def count(self, kind: HeldKind) -> int:
         """How many of this kind are open."""
@@ -55,13 +55,13 @@ class Bounds:
 
     def take(self, kind: HeldKind, claims: Claims, tenant_id: str) -> None:
         """Count one more. Raises `Refused`: too-many-streams, service-unavailable."""
-        most, counts, name = self._most[kind], self._counts[kind], _NAMES[kind]
+        quota, counts, name = self._quotas[kind], self._counts[kind], _NAMES[kind]
         user, tenant = _subjects(claims, tenant_id)
-        if counts.get(user, 0) >= most.per_user:
-            raise self._too_many("user", most.per_user, f"{most.per_user} {name} of this account are open")
-        if counts.get(tenant, 0) >= most.per_tenant:
-            raise self._too_many("tenant", most.per_tenant, f"{most.per_tenant} {name} of this tenant are open")
-        if self._open[kind] >= most.in_all:
+        if counts.get(user, 0) >= quota.per_user:
+            raise self._too_many("user", quota.per_user, f"{quota.per_user} {name} of this account are open")
+        if counts.get(tenant, 0) >= quota.per_tenant:
+            raise self._too_many("tenant", quota.per_tenant, f"{quota.per_tenant} {name} of this tenant are open")
+        if self._open[kind] >= quota.in_all:
             raise self.not_now(f"This gateway holds as many {name} open as it may", "instance-full")
         if not self._is_turn(kind):
             raise self.not_now(f"Very many {name} are being opened at this moment", "too-many-new")
