@@ -232,7 +232,7 @@ class House:
             metrics=self.metrics,
             proxy=self._proxy,
             upstreams=lambda: self.edition.upstreams,
-            signers=lambda: self.edition.signing.verifier.signers,
+            signers=lambda: self.edition.signers,
             grace_days=lambda: self.edition.policies.grace_days,
         )
 

@@ -87,7 +87,7 @@ class Claims:
     digest: str = ""
     """By which the token is revoked: SHA-256, in hexadecimal, of its `header.payload` as sent."""
     signer: bytes = b""
-    """By which its key is told from all others, see `TokenVerifier.signers`; empty for what no issuer has signed."""
+    """Names what it was checked with: the key of the issuer, or what API keys are sealed with."""
     forwarded: bytes | None = field(default=None, repr=False)
     """The access token to forward, where the caller has not sent it itself: a secret."""
     key: KeyTerms | None = None

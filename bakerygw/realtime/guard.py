@@ -29,7 +29,7 @@ class StreamGuard:
     """The `Guard` of one instance.
 
     `now` is Unix seconds; `trusted` tells whether `watch` is sure to tell of every change. `signers` gives one of which
-    `Claims.signer` is where the issuer's keys are known and the token is signed with one of them, `grace_days` for how
+    `Claims.signer` is of every credential in force, where the issuer's keys are known, `grace_days` for how
     long a subscription carries on after its end.
     """
 
@@ -196,7 +196,7 @@ class StreamGuard:
 
 
 def _is_signed(claims: Claims, signers: Collection[bytes] | None) -> bool:
-    """Whether the token is signed with a key that is in force, as far as that can be told; an API key is with none."""
+    """Whether what the credential was checked with is in force, as far as that can be told."""
     return not claims.signer or signers is None or claims.signer in signers
 
 

@@ -10,8 +10,8 @@ HeldKind = Literal["stream", "socket"]
 Ending = Literal[
     "token-expired", "token-revoked", "token-invalid", "token-stale", "forbidden", "disconnected", "draining"
 ]
-"""Why the gateway ends what it holds open; `token-invalid`: the key that the token was signed with is no longer one of
-the issuer's; `forbidden`: the tenant is no longer open to this user."""
+"""Why the gateway ends what it holds open; `token-invalid`: the key that the token is signed with is no longer one of
+the issuer's, or API keys are sealed otherwise; `forbidden`: the tenant is no longer open to this user."""
 
 
 class Held(Protocol):

@@ -1,10 +1,12 @@
 """API keys from outside: made on one instance, used on another, ended on both."""
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -226,6 +228,24 @@ class TestLife:
         there.revoke(key)
         assert shown()["status"] == "revoked"
         assert len(there.admin.get("/api/keys", params={"limit": 1}).json()["keys"]) == 1
+
+
+def test_with_another_secret_in_force_what_keys_have_opened_ends_and_nothing_else(
+    issuer: Issuer, service: RecordingUpstream, tmp_path: Path
+) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text(f'api_key_secret = "{"a" * 40}"')
+    settings = {"JWT_PUBLIC_KEY": issuer.public_pem, "TENANT_SERVICE_URL": service.url}
+    service.always(tenant_service)
+    with Gateway(settings, config=config) as gateway, ExitStack() as running:
+        key = Instance(gateway, running).make()
+        read = running.enter_context(Reader(gateway, headers=key.field))
+        other = running.enter_context(Reader(gateway, issuer.token()))
+        config.write_text(f'api_key_secret = "{"b" * 40}"')
+        gateway.signal(signal.SIGHUP)
+
+        assert read.bye() == "token-invalid"
+        assert not other.ended.is_set()
 
 
 class TestSubscription:
