@@ -143,6 +143,19 @@ def test_the_keyboard_stays_where_it_was_and_a_double_click_is_one(page: Page) -
     page.wait_for("document.getElementById('run').textContent.startsWith('stopped at')")
 
 
+def test_alerts_are_a_list_for_those_who_hear_the_page(gateway: Gateway, admin: httpx.Client, page: Page) -> None:
+    sign_in(page, "claire@martin.example")
+    publish(admin, bakery_of(gateway, "claire@martin.example"), "Oven 2 is cold")
+    page.wait_for("document.querySelector('#alerts li') !== null")
+    nodes = page.command("Accessibility.getFullAXTree")["nodes"]
+    roles = {node["nodeId"]: node["role"]["value"] for node in nodes if "role" in node}
+    parents = {node["nodeId"]: node.get("parentId") for node in nodes}
+    (alerts,) = (its["nodeId"] for its in nodes if its.get("name", {}).get("value") == "Alerts, newest first")
+
+    assert (roles[alerts], roles[parents[alerts]]) == ("list", "log")
+    assert {roles[its] for its, parent in parents.items() if parent == alerts} == {"listitem"}
+
+
 def test_a_line_that_the_browser_does_not_copy_is_selected(page: Page) -> None:
     sign_in(page, "luis@espiga.example")
     page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new DOMException('no', 'NotAllowedError')); 1")

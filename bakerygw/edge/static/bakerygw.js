@@ -1093,11 +1093,14 @@ export class TrainingSocket {
       if (!signal.aborted) this.#call(this.#options.onMessage, data);
     };
     return new Promise((resolve) => {
-      socket.onclose = ({ code, reason }) => {
+      const over = (/** @type {{ code: number, reason: string }} */ { code, reason }) => {
         signal.removeEventListener("abort", leave);
         if (this.#socket === socket) this.#socket = null;
         resolve({ code, reason, lastedMs: openedAt ? Date.now() - openedAt : 0 });
       };
+      socket.onclose = over;
+      // Of a socket that the page's Content-Security-Policy forbids Chromium tells the error, and never the end.
+      socket.onerror = () => setTimeout(over, FIRST_DELAY_MS, { code: 1006, reason: "" });
     });
   }
 

@@ -810,6 +810,16 @@ test("a socket whose token has ended comes back once with another one", async (s
   equal([asked, told.closes.map((it) => it.willRetry)], [[false, true], [true, false]]);
 });
 
+test("a socket of which the browser tells an error and no end has ended", async (stage) => {
+  const { told } = socket(stage);
+  await until(() => FakeSocket.all.length === 1);
+  FakeSocket.last.onerror();
+  await stage.clock.advance(1000);
+  equal(told.closes, [{ code: 1006, reason: "", willRetry: true }]);
+  await stage.clock.advance(2000);
+  await until(() => FakeSocket.all.length === 2);
+});
+
 test("a socket that fails again and again waits longer and longer", async (stage) => {
   Math.random = () => 0.9;
   const { told } = socket(stage);
