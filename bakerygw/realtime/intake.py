@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from bakerygw.core.alerts import Alert, AlertRefused, parse_alert
+from bakerygw.core.alerts import MAX_ALERT_BYTES, Alert, AlertRefused, parse_alert
 from bakerygw.ports import AlertTelemetry, EventLog, Placed
 
 MAX_WAITING: Final = 20_000
@@ -92,7 +92,8 @@ class Intake:
     def heard(self, tenant_id: str, payload: bytes) -> None:
         """Take what was published, if it is an alert; it is stored in the order of these calls."""
         self._telemetry.heard()
-        if len(self._waiting) >= self._max_waiting or self._bytes + len(payload) > MAX_WAITING_BYTES:
+        full = len(self._waiting) >= self._max_waiting or self._bytes + len(payload) > MAX_WAITING_BYTES
+        if full and len(payload) <= MAX_ALERT_BYTES:  # what is too large for an alert is none that is lost
             self._give_up(1)
             return
         try:

@@ -253,6 +253,15 @@ def test_waiting_bytes_are_bounded(bench):
     assert len(bench.told) + len(bench.telemetry.drops) == 1200
 
 
+def test_what_is_larger_than_all_that_may_wait_is_no_alert_that_was_lost(bench):
+    bench.hear(b"x" * (64 * 1024 * 1024 + 1), alert(1))
+    bench.clock.advance(LINGER_S)
+
+    assert bench.telemetry.drops == ["too-large"]
+    assert bench.missed == []
+    assert bench.told == [alert(1)]
+
+
 def test_settled_is_when_all_heard_until_then_is_stored(bench):
     success_of(bench.intake.settled())
     answer = Deferred()
