@@ -501,6 +501,25 @@ test("a stream that is opened for somebody else begins with what comes next", as
   equal(stage.gateway.asked.map((it) => it.query.last_event_id), [undefined, undefined]);
 });
 
+test("a token that does not come is asked for again, after a minute or when the page says so", async (stage) => {
+  let asked = 0;
+  const never = new Promise(() => {});
+  const { stream, told } = tab(stage, { getToken: () => ([1, 3].includes(++asked) ? never : token("u1")) });
+  await stage.clock.advance(59_000);
+  equal([asked, told.states], [1, ["connecting"]]);
+  await stage.clock.advance(1_000);
+  await until(() => told.states.at(-1) === "waiting");
+  equal(told.details.at(-1).error.code, "network");
+  await stage.clock.advance(3_000);
+  await until(() => told.states.at(-1) === "open");
+  stage.gateway.cut();
+  await until(() => told.states.at(-1) === "waiting");
+  await stage.clock.advance(3_000);
+  equal([asked, told.states.at(-1)], [3, "connecting"]);
+  stream.reconnect();
+  await until(() => told.states.at(-1) === "open");
+});
+
 test("a token is asked for anew where the last one was not used at once", async (stage) => {
   const first = tab(stage, shared);
   await until(() => first.told.states.includes("open"));
