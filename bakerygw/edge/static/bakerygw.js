@@ -421,9 +421,9 @@ export class AlertStream {
     if (this.#life) return;
     const life = new AbortController();
     this.#life = life;
-    this.#left = false;
     this.#attempts = new Attempts();
-    this.#access.begin();
+    if (!this.#left) this.#access.begin(); // a page that is come back to is still that of who left it
+    this.#left = false;
     listen(life.signal, () => this.#awake());
     globalThis.addEventListener?.("pagehide", (event) => this.#hide(event.persisted), { signal: life.signal });
     this.#run(life.signal).then(

@@ -216,6 +216,17 @@ test("a stream that is closed on the way out stays closed when somebody comes ba
   equal([told.states.at(-1), stage.gateway.asked.length, stage.gateway.streams.size], ["closed", 2, 0]);
 });
 
+test("a page that is come back to shows nothing of whoever has signed in meanwhile", async (stage) => {
+  let user = "u1";
+  const { told } = tab(stage, { getToken: () => token(user) });
+  await until(() => told.states.includes("open"));
+  dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true }));
+  user = "u2";
+  dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }));
+  await until(() => told.errors.length === 1);
+  equal([told.errors[0].code, stage.gateway.asked.length], ["user-changed", 1]);
+});
+
 test("a page that is loaded again goes on where it was", async (stage) => {
   const storage = sessionStorage;
   const first = tab(stage, { storage });
