@@ -56,7 +56,7 @@ class Onward(Protocol):
         """From here on `heir` has what comes, and at once what has come."""
 
     def judge(self, failure: UpstreamFailed | None = None) -> None:
-        """Say how the service does in that protocol: this, and not its 101, counts for its URL. Only the first call."""
+        """Say how the service does in that protocol, which counts for where others go. Only the first call does."""
 
     def hear(self, judged: Callable[[UpstreamFailed | None], None]) -> None:
         """`judged` is called with the judgement, if there ever is one."""

@@ -63,12 +63,16 @@ class Bridge:
         self._place, self._notes, self._telemetry, self._clock = place, notes, telemetry, clock
         self._stall = Stall(STALL_S)
         self._beat: IDelayedCall | None = None
+        """The next pings, or the look whether they were answered."""
         self._looking: IDelayedCall | None = None
+        """The next look at a service that takes nothing, and whether its client is still there."""
         self._onward: Onward | None = None
         """Until it is told how the service does."""
         self._trial: IDelayedCall | None = None
         self._drops: dict[Leg, IDelayedCall] = {}
-        self._left = 2
+        """When the connection of a side that is on its way out is ended, if it does not end by itself."""
+        self._connections = 2
+        """So many are not lost yet."""
 
     def begin(self, client: Any, onward: Onward) -> None:
         """Go on over these: the client's transport, by which the 101 has gone, and the service's connection."""
@@ -121,13 +125,13 @@ class Bridge:
 
     def lost(self, leg: Leg) -> None:
         """One side is gone, and the other is told if it does not know."""
-        self._left -= 1
+        self._connections -= 1
         self._forget_drop(leg)
         if leg is self._service and not (self._notes.messages_in or self._notes.messages_out):
             # With a message of the client's before, that may have been what brought it about.
             self._judge(UpstreamFailed("upstream-unreachable", "connection_terminated", "lost right behind its 101"))
         self._judge()
-        if self._left == 0:
+        if self._connections == 0:
             self._over()
         elif leg is self._client:
             self._note(None, "client", lost=True)

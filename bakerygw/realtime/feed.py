@@ -158,7 +158,7 @@ class Feed:
         if not self._round:
             self._round, self._at = list(self.readers), 0
             self._lowest = self._patient = self._stuck = ring.end
-        at, sent, end = self._at, 0, ring.end
+        at, sent, end, tick = self._at, 0, ring.end, self._hub.wheel.tick
         upto = self._at = min(at + number, len(self._round))
         lately = self._hub.clock.seconds() - MOMENT_S
         for reader in self._round[at:upto]:
@@ -167,7 +167,7 @@ class Feed:
             if reader.next < ring.first:
                 reader.behind()
             elif not reader.blocked:
-                sent += reader.give(ring)
+                sent += reader.give(ring, tick)
                 self._lowest = min(self._lowest, reader.next)
             else:
                 self._stuck = min(self._stuck, reader.next)

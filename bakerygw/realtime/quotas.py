@@ -12,6 +12,9 @@ from bakerygw.realtime.held import HeldKind
 RETRY_FROM_S: Final = 2
 RETRY_UNTIL_S: Final = 10
 """Those who were turned away come back at random between these, so that they do not come together again."""
+TENANT_SHARE: Final = 0.5
+"""Of the new ones in a second that one tenant may have: whoever opens and closes all the time keeps nobody else out."""
+ROUNDING_S: Final = 1e-6
 
 _NAMES: Final[Mapping[HeldKind, str]] = {"stream": "alert streams", "socket": "training sockets"}
 
@@ -41,17 +44,22 @@ class Quotas:
     ) -> None:
         """Of each kind as many new ones may come in a second, and so many at once after a quiet one.
 
-        `seconds` is a monotonic clock, `jitter` gives chance from 0 to 1.
+        Half of them may be one tenant's. `seconds` is a monotonic clock, `jitter` gives chance from 0 to 1.
         """
         self._quotas, self._rate = quotas, new_per_second
         self._seconds, self._jitter = seconds, jitter
         self._counts: dict[HeldKind, dict[str, int]] = {kind: {} for kind in quotas}
         self._open: dict[HeldKind, int] = dict.fromkeys(quotas, 0)
-        self._room: dict[HeldKind, tuple[float, float]] = dict.fromkeys(quotas, (float(new_per_second), seconds()))
+        self._turns: dict[HeldKind, dict[str, float]] = {kind: {} for kind in quotas}
+        """When what may come at once is whole again: of a tenant, and under no name in all. The latest last."""
 
     def count(self, kind: HeldKind) -> int:
         """How many of this kind are open."""
         return self._open[kind]
+
+    def remembered(self, kind: HeldKind) -> int:
+        """Of how many tenants it is kept that they have opened some of this kind just now."""
+        return len(self._turns[kind].keys() - {""})
 
     def take(self, kind: HeldKind, claims: Claims, tenant_id: str) -> None:
         """Count one more. Raises `Refused`: too-many-streams, service-unavailable."""
@@ -63,8 +71,8 @@ class Quotas:
             raise self._too_many("tenant", quota.per_tenant, f"{quota.per_tenant} {name} of this tenant are open")
         if self._open[kind] >= quota.in_all:
             raise self.not_now(f"This gateway holds as many {name} open as it may", "instance-full")
-        if not self._is_turn(kind):
-            raise self.not_now(f"Very many {name} are being opened at this moment", "too-many-new")
+        if (crowded := self._crowded(kind, tenant)) is not None:
+            raise self.not_now(f"Very many {name}{crowded} are being opened at this moment", "too-many-new")
         counts[user] = counts.get(user, 0) + 1
         counts[tenant] = counts.get(tenant, 0) + 1
         self._open[kind] += 1
@@ -96,13 +104,23 @@ class Quotas:
             )
         )
 
-    def _is_turn(self, kind: HeldKind) -> bool:
-        """Whether one more may come now: a bucket that is filled evenly, and holds what comes in one second."""
-        now, (room, at) = self._seconds(), self._room[kind]
-        room = min(float(self._rate), room + (now - at) * self._rate)
-        allowed = room >= 1
-        self._room[kind] = (room - 1 if allowed else room, now)
-        return allowed
+    def _crowded(self, kind: HeldKind, tenant: str) -> str | None:
+        """Whose new ones are too many in this second, in words; `None` if one more may come, which is counted.
+
+        Buckets that are filled evenly, and hold what comes in one second.
+        """
+        now, turns = self._seconds(), self._turns[kind]
+        in_all = max(turns.get("", now), now) + 1 / self._rate
+        its = max(turns.get(tenant, now), now) + 1 / max(1.0, self._rate * TENANT_SHARE)
+        most = now + 1 + ROUNDING_S
+        if its > most or in_all > most:
+            return " of this tenant" if its > most else ""
+        for name in ("", tenant):
+            turns.pop(name, None)
+        turns[""], turns[tenant] = in_all, its
+        while (oldest := next(iter(turns))) != tenant and turns[oldest] <= now:
+            del turns[oldest]
+        return None
 
     def _retry_s(self) -> int:
         return RETRY_FROM_S + min(

@@ -92,7 +92,7 @@ class Training:
             offered = without_bearer(handshake.protocols)
             chosen = chosen_protocol(response.headers, service.websocket_key, offered)
         except ValueError as error:
-            # What depends on the offer must not count: any client could take the service from the others.
+            # What depends on the offer must not count: any client could bring it about.
             onward.judge(None if isinstance(error, NotOffered) else _upgrade_failed(str(error)))
             onward.transport.abortConnection()
             raise _invalid(str(error), trace) from None

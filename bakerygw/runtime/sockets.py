@@ -63,20 +63,21 @@ class ServerSocket(_Plain, Server):
     dataBuffer: bytes
     _tempDataBuffer: list[bytes]
 
-    def push(self, data: bytes) -> None:
-        """As `write`, but tried at once where nothing waits before it.
+    def push(self, data: bytes) -> bool:
+        """As `write`, but tried at once where nothing waits before it; whether nothing waits behind it either.
 
         That is one call of the kernel; `write` costs a list, a join and a round of the poller besides, 2 µs in all.
         """
         if self.dataBuffer or self._tempDataBuffer or not self.connected or self.disconnecting:
             self.write(data)
-            return
+            return False
         try:
             sent = self.socket.send(data)
         except OSError:
             sent = 0  # whatever is the matter, the next attempt is the poller's, and it says so
         if sent < len(data):
             self.write(data[sent:])
+        return bool(sent == len(data))
 
     def last(self) -> None:
         """What is sent from here on is little and may go on for hours: bound what the kernel keeps, and how long."""

@@ -111,10 +111,9 @@ class UpstreamClient:
             breaker.abandon(mark)
             raise
         else:
-            if response.onward is None:
-                targets.answered(target, mark)
-            else:
-                targets.went_on(target, mark, response.onward)
+            targets.answered(target, mark)
+            if response.onward is not None:
+                targets.went_on(target, response.onward)
             return response
         return await _repeat(targets, again, request)
 
@@ -199,8 +198,7 @@ async def _repeat(targets: Targets, target: Target, request: UpstreamRequest) ->
     except BaseException:  # cancelled
         target.breaker.abandon(mark)
         raise
-    if response.onward is None:
-        targets.answered(target, mark)
-    else:
-        targets.went_on(target, mark, response.onward)
+    targets.answered(target, mark)
+    if response.onward is not None:
+        targets.went_on(target, response.onward)
     return response

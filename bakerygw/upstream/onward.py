@@ -24,7 +24,7 @@ class Onward:
         self._judged = judged
 
     def judge(self, failure: UpstreamFailed | None = None) -> None:
-        """How the service does in the other protocol: the first call is the judgement."""
+        """Say how the service does in the other protocol; the first call is the judgement."""
         judged, self._judged = self._judged, None
         if judged is not None:
             judged(failure)

@@ -100,7 +100,8 @@ class TrainingService:
         self.connections.append(connection)
         request = connection.request
         try:
-            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # what is on its way is elsewhere
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # what is on its way is elsewhere
+                connection.socket.setsockopt(socket.SOL_SOCKET, option, 65536)
             if _asked(request, "deaf"):
                 self.hear.wait(10)
             for _ in range(int(_asked(request, "send") or 0)):
@@ -123,7 +124,6 @@ class FalseService:
 
     def __init__(self, *fields: bytes, wrong: bool = False) -> None:
         self._fields, self._wrong = fields, wrong
-        self.handshakes = 0
 
     @property
     def url(self) -> str:
@@ -158,7 +158,6 @@ class FalseService:
         if not key:
             connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
             return
-        self.handshakes += 1
         accept = accept_of(bytes(24) if self._wrong else key[0])
         lines = (b"HTTP/1.1 101 Go", b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Accept: " + accept)
         connection.sendall(b"\r\n".join((*lines, *self._fields, b"", b"")))

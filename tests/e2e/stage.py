@@ -1,12 +1,12 @@
 """A gateway with recording services behind it, shared by the tests of a module, and answers as they came."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import redis
 
+from tests.e2e.calling import until
 from tests.e2e.harness import Environment, Gateway, Recorded, RecordingUpstream
 from tests.e2e.wire import field_values, head_end, unchunked
 from tests.minting import Issuer
@@ -138,14 +138,6 @@ def paired(
         with redis.Redis(store.host, store.port) as client:
             until(lambda: dict(client.pubsub_numsub(SIGNALS))[SIGNALS] == 2)
         yield one, two
-
-
-def until(condition: Callable[[], object], timeout_s: float = 3.0) -> None:
-    """Wait for a condition of the outside world. AssertionError if it does not come about."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come about"
-        time.sleep(0.005)
 
 
 def _end_of_head(raw: bytes, start: int) -> int:

@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from bakerygw.core.alerts import Alert, Position, parse_position
 from bakerygw.core.outcome import Trace
 from bakerygw.core.tenancy import TenantFlags
+from bakerygw.edge.line import Send
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import Page, Placed, Stored
 from bakerygw.realtime.held import Held
@@ -173,13 +174,19 @@ class FakeExchange:
         self.chunked = chunked
         self.channel = FakeChannel()
         self.written: list[bytes] = []
-        self.carried = 0
+        self.carried = self.pushes = 0
+        self.send: Send | None = None
+        """What does the same as `push`, once it was called."""
 
     def write(self, data: bytes) -> None:
         self.written.append(data)
 
-    def push(self, data: bytes, size: int) -> None:
+    def push(self, data: bytes) -> Send | None:
         self.written.append(data)
+        self.pushes += 1
+        return self.send
+
+    def pushed(self, size: int) -> None:
         self.carried += size
 
 
@@ -218,7 +225,7 @@ class Reading:
         self.stream = Stream(
             hub,
             feed,
-            self.exchange,  # type: ignore[arg-type]
+            self.exchange,
             place=self.place,
             trace=self.trace,
             resume=resume,

@@ -63,6 +63,7 @@ def test_a_client_of_http_1_1_gets_the_chunks_that_were_framed_once() -> None:
     (first,), (second,) = one.exchange.written, two.exchange.written
     assert first is second
     assert first == b"%x\r\nevent: alert\nid: 7-1\ndata: {}\n\n\r\n" % 31
+    one.leave()
     assert one.exchange.carried == 31
 
 

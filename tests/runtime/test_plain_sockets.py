@@ -86,7 +86,7 @@ def connected(takes: int | OSError) -> Any:
 def test_what_is_pushed_leaves_at_once() -> None:
     transport = connected(100)
 
-    transport.push(b"abc")
+    assert transport.push(b"abc")
 
     assert transport.socket.sent == b"abc"
     assert (transport.reactor.writers, transport._tempDataBuffer) == ([], [])
@@ -98,7 +98,7 @@ def test_what_is_pushed_leaves_at_once() -> None:
 def test_what_the_kernel_does_not_take_waits_for_its_turn(takes: int | OSError, left: bytes) -> None:
     transport = connected(takes)
 
-    transport.push(b"abc")
+    assert not transport.push(b"abc")
 
     assert b"".join(transport._tempDataBuffer) == left
     assert transport.reactor.writers == [transport]
@@ -108,7 +108,7 @@ def test_what_is_pushed_stays_behind_what_waits() -> None:
     transport = connected(100)
     transport.write(b"first")
 
-    transport.push(b"second")
+    assert not transport.push(b"second")
 
     assert transport.socket.sent == b""
     assert transport._tempDataBuffer == [b"first", b"second"]
@@ -117,9 +117,9 @@ def test_what_is_pushed_stays_behind_what_waits() -> None:
 def test_nothing_is_pushed_into_a_connection_that_ends() -> None:
     transport = connected(100)
     transport.disconnecting = True
-    transport.push(b"one")
+    assert not transport.push(b"one")
     transport.connected = False
-    transport.push(b"two")
+    assert not transport.push(b"two")
 
     assert transport.socket.sent == b""
 

@@ -876,55 +876,87 @@ def dead() -> UpstreamFailed:
     return UpstreamFailed("upstream-unreachable", "connection_terminated", "died of it")
 
 
-def test_connections_that_come_to_nothing_behind_their_101_open_the_breaker() -> None:
-    house = House()
-    for number in range(5):
-        assert house.states() == ["closed"]
+def sockets_to(house: House, count: int) -> list[str]:
+    """Where so many sockets went; each goes well."""
+    asked = []
+    for _ in range(count):
         taken = went_on(house)
-        taken.judge(dead())
+        asked.append(house.net.attempts[-1][-1])
         taken.judge()
-        assert house.client.stats()["sales"][0].failures == number + 1
-    assert house.states() == ["open"]
-    assert house.spared().cause == "breaker open: connection_terminated"
+    return asked
 
 
-def test_each_is_judged_once_and_those_that_go_well_speak_for_the_url() -> None:
-    house = House()
-    for _ in range(50):
+def fail_sockets(house: House, url: str, times: int = 3) -> None:
+    while times:
         taken = went_on(house)
-        taken.judge()
-        taken.judge(dead())
-    assert house.states() == ["closed"]
-    assert house.client.stats()["sales"][0].failures == 0
+        if house.net.attempts[-1].endswith(url[-2:]):
+            taken.judge(dead())
+            taken.judge()
+            times -= 1
+        else:
+            taken.judge()
+        house.net.reactor.advance(1)
 
 
-def test_a_probe_that_goes_on_closes_the_breaker_once_it_has_gone_well() -> None:
-    house = House()
-    house.open()
-    house.net.reactor.advance(5)
+def test_a_url_whose_sockets_come_to_nothing_is_passed_over_by_sockets_alone(told: list[LogEvent]) -> None:
+    house = House(ONE, TWO)
+    fail_sockets(house, ONE)
+    assert set(sockets_to(house, 20)) == {"2"}
+    assert [url.failures for url in house.client.stats()["sales"]] == [3, 0]
+    assert house.states() == ["closed", "closed"]
+    assert asked(house) == {"1", "2"}
+    (line,) = [it for it in told if it["log_format"] == "upstream.sockets"]
+    assert (line["url"], line["state"], line["cause"]) == (ONE, "failing", "died of it")
+
+
+def test_after_a_while_one_socket_tries_it_again(told: list[LogEvent]) -> None:
+    house = House(ONE, TWO)
+    fail_sockets(house, ONE)
+    house.net.reactor.advance(10)
     taken = went_on(house)
-    assert house.states() == ["half-open"]
-    taken.judge()
-    assert house.states() == ["closed"]
+    assert house.net.attempts[-1].endswith(":1")
+    assert set(sockets_to(house, 20)) == {"2"}
+    taken.judge(dead())
+    assert set(sockets_to(house, 20)) == {"2"}
+    house.net.reactor.advance(10)
+    assert set(sockets_to(house, 60)) == {"1", "2"}
+    assert [it["state"] for it in told if it["log_format"] == "upstream.sockets"] == ["failing", "serving"]
 
 
-def test_a_probe_that_dies_behind_its_101_opens_it_again() -> None:
-    house = House()
-    house.open()
-    house.net.reactor.advance(5)
-    went_on(house).judge(dead())
-    assert house.states() == ["open"]
-    house.spared()
+def test_a_few_sockets_among_many_that_go_well_are_no_reason() -> None:
+    house = House(ONE, TWO)
+    for _ in range(3):
+        sockets_to(house, 40)
+        fail_sockets(house, ONE, 1)
+    assert set(sockets_to(house, 20)) == {"1", "2"}
+
+
+@pytest.mark.parametrize("urls", [(ONE,), (ONE, TWO)])
+def test_where_no_url_serves_sockets_they_are_refused_nowhere_and_one_that_goes_well_will_do(
+    urls: tuple[str, ...], told: list[LogEvent]
+) -> None:
+    house = House(*urls)
+    for _ in range(12):
+        went_on(house).judge(dead())
+    assert len([it for it in told if it["log_format"] == "upstream.sockets"]) == len(urls)
+    sockets_to(house, 1)
+    assert told[-1]["state"] == "serving"
 
 
 def test_a_second_try_is_judged_like_a_first() -> None:
     house = House()
-    for _ in range(5):
-        answer = house.send("GET", upgrade=b"websocket")
-        house.net.accept().close()
-        house.net.accept().answer(ACCEPTED)
-        onward(success_of(answer)).judge(dead())
-    assert house.states() == ["open"]
+    answer = house.send("GET", upgrade=b"websocket")
+    house.net.accept().close()
+    house.net.accept().answer(ACCEPTED)
+    onward(success_of(answer)).judge(dead())
+    assert house.client.stats()["sales"][0].failures == 2
+
+
+def test_which_urls_serve_sockets_outlives_a_reload() -> None:
+    house, after = House(ONE, TWO), House(ONE, TWO)
+    fail_sockets(house, ONE)
+    after.client.take_over(house.client)
+    assert set(sockets_to(after, 20)) == {"2"}
 
 
 def test_open_sockets_are_shared_evenly_and_are_no_load_to_requests() -> None:
