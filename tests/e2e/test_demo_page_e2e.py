@@ -156,6 +156,23 @@ def test_alerts_are_a_list_for_those_who_hear_the_page(gateway: Gateway, admin: 
     assert {roles[its] for its, parent in parents.items() if parent == alerts} == {"listitem"}
 
 
+def test_a_renewal_that_finds_no_network_is_no_problem_yet(page: Page) -> None:
+    page.evaluate(
+        """(() => {
+            const real = fetch, said = 'event: hello\\nid: 1-0\\ndata: {}\\n\\nevent: token-expiring\\ndata: {}\\n\\n';
+            const init = { headers: { 'Content-Type': 'text/event-stream' } };
+            window.fetch = async (url, options) => {
+                if (String(url).includes('/auth/refresh')) throw new TypeError(window.asked = 'no network');
+                return String(url).includes('/alerts/stream') ? new Response(said, init) : real(url, options);
+            };
+        })()"""
+    )
+    page.click("button[data-email='claire@martin.example']")
+    page.wait_for("window.asked", 8)
+    page.wait_for("document.getElementById('state').dataset.state === 'waiting'")
+    assert page.evaluate("document.getElementById('problem').hidden") is True
+
+
 def test_a_line_that_the_browser_does_not_copy_is_selected(page: Page) -> None:
     sign_in(page, "luis@espiga.example")
     page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new DOMException('no', 'NotAllowedError')); 1")
