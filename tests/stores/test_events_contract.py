@@ -301,6 +301,17 @@ async def test_as_many_ids_are_remembered_as_alerts_are_kept(make):
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_ids_of_each_tenant_are_counted_by_themselves(make):
+    logs = make(history_events=2)
+    for number in "123":
+        for tenant_id in "tu":
+            await logs.one.publish(alert(tenant_id, number, alert_id=number))
+    for tenant_id in "tu":
+        known = [await logs.one.publish(alert(tenant_id, "again" + number, alert_id=number)) for number in "231"]
+        assert [its.fresh for its in known] == [False, False, True]
+
+
+@pytest_twisted.ensureDeferred
 async def test_ids_are_forgotten_with_the_history(make):
     logs = make(history_s=0.3, seen_s=0.05)
     await logs.one.publish(alert(message="a", alert_id="a"))
