@@ -93,6 +93,17 @@ async def test_what_was_put_is_taken_as_it_is_and_by_one_alone(box):
 
 
 @pytest_twisted.ensureDeferred
+async def test_each_is_of_the_tenant_that_its_name_tells(box):
+    tenants = ["t", "T", "t.1", "-t", "t" * 64]
+    for tenant_id in tenants:
+        box.put(f"{tenant_id}:1-1", b"{}")
+        box.put(f"{tenant_id}:1-1", b"{}")  # the same, which is there
+    haul = await box.outbox.take(9, lease_s=60)
+    assert {it.name: it.tenant_id for it in haul.taken} == {f"{tenant_id}:1-1": tenant_id for tenant_id in tenants}
+    assert (len(haul.taken), haul.waiting) == (5, 5)
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_oldest_are_taken_first_and_no_more_than_asked_for(box):
     for name in (ONE, TWO, THREE):
         box.put(name, b"{}")
