@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
@@ -10,7 +11,7 @@ from bakerygw.core.claims import TenantAccess
 from bakerygw.core.hierarchy import with_child
 from bakerygw.core.problem import Refused
 from bakerygw.core.tenancy import ReadOnly
-from bakerygw.ports import Changed
+from bakerygw.ports import AdmissionState, Changed
 from bakerygw.realtime.held import Ending
 from bakerygw.stores.memory import MemoryStore
 from tests.realtime.guard_fakes import BORN, USER, Reader, Stage, grant_of
@@ -146,3 +147,23 @@ def test_operators_disconnect_the_tenant_that_it_is_for_whoever_opened_it() -> N
     assert (abroad.ended, stage.guard.cut("t-other")) == (None, 1)
     assert abroad.ended == "disconnected"
     assert [it.ended for it in near] == [None, None]
+
+
+@ensureDeferred
+async def test_a_look_that_breaks_is_reported_and_those_after_it_see(logged_failures: list[Any]) -> None:
+    stage = Stage()
+    reader = stage.open()
+    admit = stage.state.admit
+
+    async def broken(_: object) -> AdmissionState:
+        raise ValueError("broken")
+
+    stage.state.admit = broken  # type: ignore[method-assign]
+    await stage.state.store.revoke("digest-1", BORN + 900)
+    passes(stage, told=True)
+    assert (reader.ended, len(logged_failures)) == (None, 1)
+    logged_failures.clear()
+    stage.state.admit = admit  # type: ignore[method-assign]
+    passes(stage, told=False)
+
+    assert reader.ended == "token-revoked"

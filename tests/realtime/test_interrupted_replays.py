@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from twisted.internet.task import Clock
 
 from bakerygw.realtime.fanout import SLICE_S, Fanout
@@ -99,19 +100,23 @@ def test_what_is_trimmed_during_a_replay_is_told() -> None:
     assert alerts(reading) == [f"7-{number}" for number in [*range(1, 11), *range(26, 31)]]
 
 
-def test_a_new_epoch_during_a_replay_is_told_and_nothing_of_the_old_one_follows() -> None:
+@pytest.mark.parametrize("read_before", [True, False])
+def test_a_new_epoch_during_a_replay_is_told_and_nothing_of_the_old_one_follows(read_before: bool) -> None:
     here = with_history(30, page=10)
     reading = in_replay(here)
+    if read_before:
+        here.log.asked[0].look()
     here.history.begin_era()
-    here.log.slow = False
-    here.publish()
+    for _ in range(15):
+        here.publish()
     here.turn()
+    here.log.slow = False
     for asked in list(here.log.asked):
         asked.answer()
     here.turn(1)
 
     assert [reason for reason, _ in gaps(reading)] == ["epoch"]
-    assert alerts(reading) == [*(f"7-{number}" for number in range(1, 11)), "8-1"]
+    assert alerts(reading) == [*(f"7-{n}" for n in range(1, 11)), *(f"8-{n}" for n in range(1, 16))]
 
 
 def test_a_history_that_loses_its_end_while_somebody_comes_back_is_a_gap() -> None:
