@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from bakerygw.config.settings import Settings
 from bakerygw.core.outcome import Outcome
 from bakerygw.ports import AuditStore
-from bakerygw.state import SharedState, Uncounted, redis_endpoint
+from bakerygw.state import SharedState, Uncounted, redis_access
 from bakerygw.stores.audit_file import FileAudit
 from bakerygw.stores.audit_stream import RedisAudit
 from bakerygw.stores.redis_link import RedisLink
@@ -68,16 +68,8 @@ def kept_trail(
         files = FileAudit(audit_path(settings, environ), days=settings.audit_days, clock=reactor, erased=erased)
 
         return KeptTrail(store=files, open=lambda: maybeDeferred(files.open), close=lambda: maybeDeferred(files.close))
-    link = RedisLink(
-        reactor,
-        redis_endpoint(settings, reactor),
-        username=settings.redis_username,
-        password=settings.redis_password.get_secret_value() if settings.redis_password else None,
-        db=settings.redis_db,
-        timeout_s=timeout_s,
-        telemetry=Uncounted(),
-        event="audit.link",
-    )
+    access = redis_access(settings, reactor)
+    link = RedisLink(access, timeout_s=timeout_s, telemetry=Uncounted(), event="audit.link")
     if doubted is not None:
         link.watch(lambda connection: doubted() if connection is not None else None)
     store = RedisAudit(link, RedisSignals(link), days=settings.audit_days)

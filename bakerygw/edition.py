@@ -1,7 +1,7 @@
 """The composition root's part for what is built anew when the configuration is read again."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from bakerygw.config.routes import build_router
 from bakerygw.config.settings import Settings
 from bakerygw.core.cors import CorsPolicy
 from bakerygw.core.limits import TENANT_RULE, LimitRule
-from bakerygw.core.routing import Action
+from bakerygw.core.routing import Action, Route
 from bakerygw.core.stacks import stacks_of
 from bakerygw.edge.apidocs import ApiDocs, Asset
 from bakerygw.edge.browser_module import load_browser_module
@@ -46,6 +46,10 @@ class Edition:
     pages: Mapping[str, LocalPage]
     handlers: Mapping[Action, Handler]
 
+    def __post_init__(self) -> None:
+        """Raises `ValueError` if nothing would answer one of the routes."""
+        check_answered(self.policies.router.routes, self.pages, self.handlers)
+
     def retire(self) -> None:
         """Stop probing and keep no connection to services; requests under way go on."""
         self.health.stop()
@@ -74,7 +78,10 @@ def make_edition(
     audit: Audit,
     older: Edition | None = None,
 ) -> Edition:
-    """The edition that the settings ask for, after `older`; nothing is opened."""
+    """The edition that the settings ask for, after `older`; nothing is opened.
+
+    Raises `ValueError` if a route of it would be answered by nobody.
+    """
     signing = make_signing(
         settings, reactor, state=state, names=names, telemetry=telemetry, older=older.signing if older else None
     )
@@ -121,6 +128,14 @@ def make_edition(
         pages={**_pages(health_pages, settings, assets), **pages},
         handlers={**handlers, **sessions.handlers},
     )
+
+
+def check_answered(routes: Iterable[Route], pages: Container[str], handlers: Container[Action]) -> None:
+    """Raises `ValueError` that names each route which neither a service, nor a page, nor a handler would answer."""
+    own = [route for route in routes if route.kind != "proxy" and route.prefix not in pages]
+    forgotten = [route.prefix for route in own if route.action is None or route.action not in handlers]
+    if forgotten:
+        raise ValueError(f"nothing answers {', '.join(forgotten)}")
 
 
 def make_policies(settings: Settings, upstreams: UpstreamClient, credentials: Mapping[Scheme, Credentials]) -> Policies:

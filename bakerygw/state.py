@@ -42,6 +42,7 @@ from bakerygw.stores.mirror import Mirror
 from bakerygw.stores.outbox import MemoryOutbox, RedisOutbox
 from bakerygw.stores.records import MemoryRecords, RedisRecords
 from bakerygw.stores.redis import RedisStore
+from bakerygw.stores.redis_line import RedisAccess
 from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.resilient import ResilientAdmission
 from bakerygw.stores.signals import LocalSignals, RedisSignals
@@ -139,13 +140,13 @@ def make_state(settings: Settings, reactor: Any, telemetry: StoreTelemetry, aler
 def _in_redis(
     settings: Settings, reactor: Any, telemetry: StoreTelemetry, local: MemoryStore, alerts: AlertTelemetry
 ) -> SharedState:
-    endpoint = redis_endpoint(settings, reactor)
+    access = redis_access(settings, reactor)
     mirror = Mirror()
-    link = _link(settings, reactor, endpoint, 0.0, telemetry=telemetry, event="store.link")
+    link = _link(settings, access, 0.0, telemetry=telemetry, event="store.link")
     # A connection for alerts alone: pages of a history are large, and no request's limit may wait behind them.
-    history = _link(settings, reactor, endpoint, HISTORY_TIMEOUT_S, telemetry=Uncounted(), event="alerts.link")
+    history = _link(settings, access, HISTORY_TIMEOUT_S, telemetry=Uncounted(), event="alerts.link")
     signals = RedisSignals(link)
-    invalidations = _invalidations(settings, reactor, endpoint, link=link, mirror=mirror, signals=signals)
+    invalidations = Invalidations(access, link, mirror, name=secrets.token_hex(8), signals=signals.heard)
     store = RedisStore(link, mirror, reactor, time.time)
     admission = ResilientAdmission(
         store,
@@ -176,7 +177,7 @@ def _in_redis(
         records=records,
         keys=StoredKeys(records, time.time),
         events=events,
-        alerts=_channel(settings, reactor, endpoint, link=history, events=events, telemetry=alerts),
+        alerts=RedisAlertChannel(access, history, events, alerts),
         publisher=RedisAlertPublisher(history),
         outbox=RedisOutbox(history, token=lambda: secrets.token_hex(8)),
         signals=signals,
@@ -190,66 +191,10 @@ def _in_redis(
 
 
 def _link(
-    settings: Settings,
-    reactor: Any,
-    endpoint: IStreamClientEndpoint,
-    least_s: float,
-    *,
-    telemetry: StoreTelemetry,
-    event: str,
+    settings: Settings, access: RedisAccess, least_s: float, *, telemetry: StoreTelemetry, event: str
 ) -> RedisLink:
-    username, password = _user(settings)
-    return RedisLink(
-        reactor,
-        endpoint,
-        username=username,
-        password=password,
-        db=settings.redis_db,
-        timeout_s=max(least_s, settings.redis_timeout_ms / 1000),
-        telemetry=telemetry,
-        event=event,
-    )
-
-
-def _user(settings: Settings) -> tuple[str | None, str | None]:
-    """The name and the password to sign in to Redis with."""
-    password = settings.redis_password
-    return settings.redis_username, password.get_secret_value() if password is not None else None
-
-
-def _invalidations(
-    settings: Settings,
-    reactor: Any,
-    endpoint: IStreamClientEndpoint,
-    *,
-    link: RedisLink,
-    mirror: Mirror,
-    signals: RedisSignals,
-) -> Invalidations:
-    username, password = _user(settings)
-    return Invalidations(
-        reactor,
-        endpoint,
-        link,
-        mirror,
-        username=username,
-        password=password,
-        name=secrets.token_hex(8),
-        signals=signals.heard,
-    )
-
-
-def _channel(
-    settings: Settings,
-    reactor: Any,
-    endpoint: IStreamClientEndpoint,
-    *,
-    link: RedisLink,
-    events: EventLog,
-    telemetry: AlertTelemetry,
-) -> RedisAlertChannel:
-    username, password = _user(settings)
-    return RedisAlertChannel(reactor, endpoint, link, events, telemetry, username=username, password=password)
+    timeout_s = max(least_s, settings.redis_timeout_ms / 1000)
+    return RedisLink(access, timeout_s=timeout_s, telemetry=telemetry, event=event)
 
 
 def _events(settings: Settings, reactor: Any, link: RedisLink) -> RedisEventLog:
@@ -257,8 +202,19 @@ def _events(settings: Settings, reactor: Any, link: RedisLink) -> RedisEventLog:
     return RedisEventLog(link, clock=reactor, history_events=kept, history_s=kept_s)
 
 
-def redis_endpoint(settings: Settings, reactor: Any) -> IStreamClientEndpoint:
-    """The way to Redis, through TLS where the settings ask for it."""
+def redis_access(settings: Settings, reactor: Any) -> RedisAccess:
+    """The way to Redis that the settings name, through TLS where they ask for it."""
+    password = settings.redis_password
+    return RedisAccess(
+        reactor=reactor,
+        endpoint=_endpoint(settings, reactor),
+        username=settings.redis_username,
+        password=password.get_secret_value() if password is not None else None,
+        db=settings.redis_db,
+    )
+
+
+def _endpoint(settings: Settings, reactor: Any) -> IStreamClientEndpoint:
     host = settings.redis_host or ""
     # Names of its own: hanging names of services must not make it wait for its turn.
     endpoint = NameEndpoint(reactor, Names(reactor), host, settings.redis_port, timeout_s=2)

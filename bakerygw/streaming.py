@@ -16,15 +16,15 @@ from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.tickets import Tickets
 from bakerygw.ports import AlertSource, EventLog, Upstreams
 from bakerygw.realtime.alerts import AlertStreams
-from bakerygw.realtime.bounds import Bounds, Most
 from bakerygw.realtime.guard import StreamGuard
 from bakerygw.realtime.held import Guard
 from bakerygw.realtime.hub import Hub
 from bakerygw.realtime.intake import Intake
 from bakerygw.realtime.notifications import Notifications
 from bakerygw.realtime.notifier import Notifier
+from bakerygw.realtime.quotas import Quota, Quotas
 from bakerygw.realtime.training import Training
-from bakerygw.realtime.waking import WakingLog
+from bakerygw.realtime.waking_log import WakingLog
 from bakerygw.state import SharedState
 from bakerygw.telemetry.metrics import Metrics
 from bakerygw.tokens.session_seal import TICKETS, SessionSeal
@@ -123,14 +123,14 @@ def make_hub(settings: Settings, reactor: Any, state: SharedState, metrics: Metr
 def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
     """The guard that the settings ask for."""
     random = Random()  # noqa: S311  spreads, and keeps nothing secret
-    bounds = Bounds(
+    quotas = Quotas(
         {
-            "stream": Most(
+            "stream": Quota(
                 per_user=settings.sse_max_per_user,
                 per_tenant=settings.sse_max_per_tenant,
                 in_all=settings.sse_max_streams,
             ),
-            "socket": Most(
+            "socket": Quota(
                 per_user=settings.ws_max_per_user,
                 per_tenant=settings.ws_max_per_tenant,
                 in_all=settings.ws_max_sockets,
@@ -141,7 +141,7 @@ def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
         jitter=random.random,
     )
     return StreamGuard(
-        bounds,
+        quotas,
         store=state.admission,
         hierarchy=state.hierarchy,
         watch=state.watch,

@@ -105,8 +105,10 @@ def import_violation(module: str, name: str, at_import: bool) -> str | None:
         return f"core is pure and may not import {top}"
     if is_within(name, "twisted.internet.reactor") and module != "bakerygw.tap":
         return "only bakerygw.tap may import the global reactor"
-    if top == "txredisapi" and (module != "bakerygw.stores.redis_link" or at_import):
-        return "txredisapi brings the global reactor: only bakerygw.stores.redis_link may import it, inside a function"
+    if top == "txredisapi" and (module != "bakerygw.stores.redis_protocol" or at_import):
+        return (
+            "txredisapi brings the global reactor: only bakerygw.stores.redis_protocol may import it, inside a function"
+        )
     return None
 
 
@@ -197,9 +199,9 @@ def test_the_folder_of_plugins_is_no_package() -> None:
         ("bakerygw.service", "from bakerygw.tap import Options", "service may not import tap"),
         ("bakerygw.service", "from twisted.internet import reactor", "global reactor"),
         ("bakerygw.edge.site", "def f():\n    import twisted.internet.reactor", "global reactor"),
-        ("bakerygw.stores.redis", "def f():\n    import txredisapi", "only bakerygw.stores.redis_link"),
-        ("bakerygw.stores.redis_link", "import txredisapi", "inside a function"),
-        ("bakerygw.stores.redis_link", "class Link:\n    from txredisapi import RedisFactory", "inside a function"),
+        ("bakerygw.stores.redis", "def f():\n    import txredisapi", "only bakerygw.stores.redis_protocol"),
+        ("bakerygw.stores.redis_protocol", "import txredisapi", "inside a function"),
+        ("bakerygw.stores.redis_protocol", "class Link:\n    from txredisapi import RedisFactory", "inside a function"),
         ("bakerygw.edge.site", "from bakerygw.state import make_state", "edge may not import state"),
         ("bakerygw.state", "from bakerygw.edge import site", "state may not import edge"),
         ("bakerygw.edge.site", "class Site:\n    _log = Logger()", "ClassVar"),
@@ -221,8 +223,8 @@ def test_a_broken_rule_is_found(module: str, source: str, why: str) -> None:
         ("bakerygw.core.limits", "import json\nfrom bakerygw.core.http import Pairs\nfrom .http import Reply"),
         ("bakerygw.ports", "from bakerygw.core.claims import Claims"),
         ("bakerygw.stores.redis", "from bakerygw.ports import AdmissionStore\nfrom twisted.internet import defer"),
-        ("bakerygw.stores.redis_link", "def f():\n    import txredisapi"),
-        ("bakerygw.stores.redis_link", "if TYPE_CHECKING:\n    import txredisapi"),
+        ("bakerygw.stores.redis_protocol", "def f():\n    import txredisapi"),
+        ("bakerygw.stores.redis_protocol", "if TYPE_CHECKING:\n    import txredisapi"),
         ("bakerygw.edge.apidocs", "from bakerygw import __version__"),
         ("bakerygw.admin.site", "from bakerygw.edge.deliver import deliver"),
         ("bakerygw.service", "from bakerygw.demo import services\nfrom bakerygw.upstream.pool import Pool"),

@@ -38,10 +38,6 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 NOT_VARIABLES = {"services", "demo_services", "routes", "limit_policies", "demo"}
 """Fields that are made from others."""
 VARIABLES = sorted(name for name in Settings.model_fields if name not in NOT_VARIABLES)
-NOT_ANSWERED = {
-    "upgrade-required",
-}  # fmt: skip
-"""Codes that no step of the public pipeline gives."""
 
 
 def page(name: str) -> str:
@@ -134,14 +130,11 @@ def test_every_problem_code_is_in_the_clients_table_with_its_status() -> None:
     assert documented == {code: str(status) for code, (status, _) in PROBLEMS.items()}
 
 
-def test_codes_that_are_never_answered_say_so_and_the_others_are_in_the_picture() -> None:
-    table = {cells[0]: cells[2] for cells in rows(page("docs/clients.md")) if len(cells) == 4}
-    unanswered = {code for code in PROBLEMS if "not answered by this version" in table[code]}
+def test_every_problem_code_is_in_the_picture_of_a_requests_way() -> None:
     picture = page("docs/img/request.svg")
     drawn = {code for code in PROBLEMS if re.search(rf"(?<![a-z-]){code}(?![a-z-])", picture)}
 
-    assert unanswered == NOT_ANSWERED
-    assert drawn == set(PROBLEMS) - NOT_ANSWERED
+    assert drawn == set(PROBLEMS)
 
 
 def test_every_metric_is_documented_and_no_other() -> None:

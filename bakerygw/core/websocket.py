@@ -25,6 +25,10 @@ _CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 """Those below 3000 that an endpoint may send (the registry of RFC 6455 section 11.7)."""
 
 
+class NotOffered(ValueError):
+    """A service has chosen a subprotocol that its client has not offered; `str()` says so."""
+
+
 @value
 class Handshake:
     """A client's offer."""
@@ -108,7 +112,7 @@ def without_secrets(head: RequestHead) -> bytes:
 def chosen_protocol(headers: Pairs, key: bytes, offered: Sequence[str]) -> str | None:
     """The subprotocol that a service has chosen in its 101 to the key that was sent (RFC 6455 section 4.2.2).
 
-    Raises `ValueError`, with why, for a 101 that is no sound answer.
+    Raises `ValueError`, with why, for a 101 that is no sound answer; `NotOffered` if the client has its part in that.
     """
     fields: dict[bytes, list[bytes]] = {}
     for name, its in headers:
@@ -124,7 +128,7 @@ def chosen_protocol(headers: Pairs, key: bytes, offered: Sequence[str]) -> str |
         return None
     choice = chosen[0].decode("latin-1")
     if len(chosen) > 1 or choice not in offered:
-        raise ValueError("a subprotocol that was not offered")
+        raise NotOffered("a subprotocol that was not offered")
     return choice
 
 

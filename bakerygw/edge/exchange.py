@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bakerygw.core.http import BodySink, BodySource, Pairs, Reply, RequestHead
 from bakerygw.edge.body import RequestBody
 from bakerygw.edge.framer import Framing
+from bakerygw.edge.line import Send
 
 if TYPE_CHECKING:
     from bakerygw.edge.channel import EdgeChannel
@@ -118,14 +119,16 @@ class ReplyWriter:
         else:
             self._channel.write(data)
 
-    def push(self, data: bytes, size: int) -> None:
+    def push(self, data: bytes) -> Send | None:
         """As `write`, of what was framed once for many clients, as `chunked` says; it leaves at once if it can.
 
-        `size`: the bytes of the body in it.
+        Returns what does the same for what comes next, as `Line.push`. Its bytes are counted by `pushed`.
         """
-        if not self.ended:
-            self.bytes_out += size
-            self._channel.push(data)
+        return None if self.ended else self._channel.push(data)
+
+    def pushed(self, size: int) -> None:
+        """So many bytes of the body left by `push`, or by what it returned."""
+        self.bytes_out += size
 
     def end(self) -> None:
         """The reply is complete."""

@@ -10,7 +10,7 @@ from bakerygw.core.heads import ALLOW
 from bakerygw.core.http import Pairs, Reply, RequestHead
 from bakerygw.core.limits import limit_headers
 from bakerygw.core.outcome import Trace
-from bakerygw.core.problem import Refused, refuse
+from bakerygw.core.problem import Refused
 from bakerygw.core.routing import Action, Match, Route
 from bakerygw.edge.admission import PUBLIC, Admission, Caller, Grant
 from bakerygw.edge.conversation import NO_REFERRER, Conversation, standing_headers
@@ -52,8 +52,8 @@ class Gateway(Conversation):
         lookups: Lookups,
         tickets: Tickets,
     ) -> None:
-        """`pages` answers the gateway's own public routes, by their prefix, and `handlers` the routes with an action;
-        `now` gives Unix seconds."""
+        """`pages` answers the gateway's own public routes, by their prefix, and `handlers` the routes with an action:
+        between them every route that is not proxied. `now` gives Unix seconds."""
         super().__init__(self.reply_to, standing=self._standing_for, ended=telemetry.ended, clock=clock)
         self.policies = policies
         """The policies in force; assign to swap them for requests to come."""
@@ -171,10 +171,7 @@ class Gateway(Conversation):
             return reply.with_headers(NO_REFERRER) if trace.private else reply
         if route.kind == "proxy":
             return await self._proxy.reply_to(exchange, route, grant, policies, trace)
-        page = self.pages.get(route.prefix)
-        if page is not None:
-            return page(exchange.head)
-        raise refuse("service-unavailable", "This version of the gateway has this not yet; see /docs.", reason="later")
+        return self.pages[route.prefix](exchange.head)
 
     def _standing_for(self, head: RequestHead, trace: Trace) -> Pairs:
         return (*standing_headers(trace), *self.policies.standing(head))

@@ -1,5 +1,6 @@
 """The socket of one client, whoever speaks on it: written, paused, and handed over."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 from typing import Protocol as Port
 
@@ -7,13 +8,17 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
 from bakerygw.edge.framer import Framer
-from bakerygw.runtime.sockets import ServerSocket
+from bakerygw.runtime.sockets import ServerSocket, bound_buffers
 
 if TYPE_CHECKING:
     from bakerygw.edge.exchange import Exchange
 
 READ_AHEAD_BYTES: Final = 16 * 1024
 """Pipelined bytes kept while a reply is under way; a client with more waits."""
+
+
+Send = Callable[[bytes], int]
+"""A socket's `send`: how many bytes the kernel took. OSError if it takes none, or the connection is lost."""
 
 
 class Successor(Port):
@@ -47,14 +52,20 @@ class Line(Protocol):
         if not self.gone:
             self.transport.write(data)
 
-    def push(self, data: bytes) -> None:
-        """As `write`, but at once, and not at the end of the turn, where nothing waits to leave before it."""
-        if not self.gone:
-            transport = self.transport
-            if type(transport) is ServerSocket:
-                transport.push(data)
-            else:
-                transport.write(data)
+    def push(self, data: bytes) -> Send | None:
+        """As `write`, but at once, and not at the end of the turn, where nothing waits to leave before it.
+
+        Returns the socket's `send` if nothing is left waiting. Until something is written here it does what this does,
+        without the checks.
+        """
+        if self.gone:
+            return None
+        transport = self.transport
+        if type(transport) is ServerSocket:
+            send: Send = transport.socket.send
+            return send if transport.push(data) else None
+        transport.write(data)
+        return None
 
     def pause_reading(self) -> None:
         """Stop reading the socket."""
@@ -87,5 +98,6 @@ class Line(Protocol):
         """
         self._last_read, self.successor = True, successor
         behind, self._unfed = self._unfed, b""
+        bound_buffers(self.transport)
         self.resume_reading()
         return behind

@@ -14,8 +14,8 @@ from bakerygw.core.sessions import private_headers
 from bakerygw.core.tenancy import owed_headers
 from bakerygw.edge.admission import Grant
 from bakerygw.edge.body import RequestBody, too_large
+from bakerygw.edge.body_sources import HeldBody
 from bakerygw.edge.exchange import Exchange
-from bakerygw.edge.held import HeldBody
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
 

@@ -15,8 +15,8 @@ from bakerygw.core.refresh_tokens import MAX_BODY_BYTES, RefreshToken, token_of_
 from bakerygw.core.routing import Route
 from bakerygw.edge.admission import RETRY_AFTER_STATE_S, Grant, state_unavailable
 from bakerygw.edge.body import collect
+from bakerygw.edge.body_sources import WatchedBody
 from bakerygw.edge.exchange import Exchange
-from bakerygw.edge.held import WatchedBody
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.spending import UNKNOWN_S, Spending, Standing, Use

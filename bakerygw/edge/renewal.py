@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from bakerygw.core.claims import Claims
 from bakerygw.core.problem import Problem, Refused
 from bakerygw.core.sessions import MAX_ANSWER_BYTES, Session, Tokens, ended, object_in, tokens_in
-from bakerygw.edge.held import HeldBody
+from bakerygw.edge.body_sources import HeldBody
 from bakerygw.edge.proxy import RETRY_AFTER_SERVICE_S, VIA
 from bakerygw.edge.spending import UNKNOWN_S, Spending, Use
 from bakerygw.ports import CredentialsUnavailable, StoreUnavailable, UpstreamFailed, UpstreamRequest, Upstreams

@@ -1,6 +1,6 @@
 """The services behind the gateway."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -54,6 +54,12 @@ class Onward(Protocol):
 
     def take(self, heir: Heir) -> None:
         """From here on `heir` has what comes, and at once what has come."""
+
+    def judge(self, failure: UpstreamFailed | None = None) -> None:
+        """Say how the service does in that protocol, which counts for where others go. Only the first call does."""
+
+    def hear(self, judged: Callable[[UpstreamFailed | None], None]) -> None:
+        """`judged` is called with the judgement, if there ever is one."""
 
 
 @value

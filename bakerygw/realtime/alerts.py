@@ -14,6 +14,7 @@ from bakerygw.edge.policies import Policies
 from bakerygw.ports import StoreUnavailable
 from bakerygw.realtime.held import Guard
 from bakerygw.realtime.hub import Hub
+from bakerygw.realtime.quotas import RETRY_FROM_S, RETRY_UNTIL_S
 from bakerygw.realtime.stream import Resume, Stream
 
 HEADERS: Final[Pairs] = (
@@ -21,8 +22,7 @@ HEADERS: Final[Pairs] = (
     (b"Cache-Control", b"no-store"),
     (b"X-Accel-Buffering", b"no"),
 )
-RETRY_AFTER_S: Final = (2, 10)
-"""Between these, at random, so that all who were turned away do not come back together."""
+RETRY_AFTER_S: Final = (RETRY_FROM_S, RETRY_UNTIL_S)
 MAX_POSITION: Final = 128
 
 

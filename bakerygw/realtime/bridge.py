@@ -8,7 +8,7 @@ from zope.interface import implementer
 from bakerygw.core.outcome import SocketNotes
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.kernel import Stall
-from bakerygw.ports import Onward, SocketTelemetry
+from bakerygw.ports import Onward, SocketTelemetry, UpstreamFailed
 from bakerygw.realtime.held import Ending, Place
 from bakerygw.realtime.legs import Leg
 from bakerygw.realtime.sides import MAX_MESSAGE_BYTES, ClientLeg, ServiceLeg
@@ -25,7 +25,10 @@ LINGER_S: Final = 1.0
 """For a peer that broke the rules to take its close frame, and to answer it if it still can."""
 STALL_S: Final = 60.0
 """How long a service may take nothing; a client is cut by the rule that holds for all connections of clients."""
-_STALL_LOOK_S: Final = 5.0
+TRIAL_S: Final = 2.0
+"""For a service that has accepted a socket and says nothing to show that it has not died of it."""
+STALL_LOOK_S: Final = 2.0
+"""How often a stalled service is looked at, and whether its client is still there."""
 
 ENDINGS: Final[dict[Ending, tuple[int, bytes]]] = {
     "token-expired": (1008, b"token expired"),
@@ -60,13 +63,21 @@ class Bridge:
         self._place, self._notes, self._telemetry, self._clock = place, notes, telemetry, clock
         self._stall = Stall(STALL_S)
         self._beat: IDelayedCall | None = None
+        """The next pings, or the look whether they were answered."""
         self._looking: IDelayedCall | None = None
+        """The next look at a service that takes nothing, and whether its client is still there."""
+        self._onward: Onward | None = None
+        """Until it is told how the service does."""
+        self._trial: IDelayedCall | None = None
         self._drops: dict[Leg, IDelayedCall] = {}
-        self._left = 2
+        """When the connection of a side that is on its way out is ended, if it does not end by itself."""
+        self._connections = 2
+        """So many are not lost yet."""
 
     def begin(self, client: Any, onward: Onward) -> None:
         """Go on over these: the client's transport, by which the 101 has gone, and the service's connection."""
         self._telemetry.opened()
+        self._onward, self._trial = onward, self._clock.callLater(TRIAL_S, self._judge)
         self._service.begin(onward.transport)
         client.registerProducer(_Pace(self._client, self), True)
         onward.transport.registerProducer(_Pace(self._service, self), True)
@@ -89,11 +100,13 @@ class Bridge:
 
     def closed(self, leg: Leg, code: int | None, reason: bytes) -> None:
         """One side has begun to close: so does the other, by the same code."""
+        self._judge()
         self._note(code, leg.name)
         self._close(self._other(leg), code, reason)
 
     def violated(self, leg: Leg, code: int) -> None:
         """One side broke the rules, and is on its way out."""
+        self._judge()
         self._note(code, "gateway")
         self._drop_in(LINGER_S, leg)
         if leg is self._client:
@@ -112,9 +125,13 @@ class Bridge:
 
     def lost(self, leg: Leg) -> None:
         """One side is gone, and the other is told if it does not know."""
-        self._left -= 1
+        self._connections -= 1
         self._forget_drop(leg)
-        if self._left == 0:
+        if leg is self._service and not (self._notes.messages_in or self._notes.messages_out):
+            # With a message of the client's before, that may have been what brought it about.
+            self._judge(UpstreamFailed("upstream-unreachable", "connection_terminated", "lost right behind its 101"))
+        self._judge()
+        if self._connections == 0:
             self._over()
         elif leg is self._client:
             self._note(None, "client", lost=True)
@@ -137,6 +154,7 @@ class Bridge:
     def end(self, why: Ending) -> None:
         """Close both sides, saying why to the client."""
         code, reason = ENDINGS[why]
+        self._judge()
         self._note(code, "gateway", why)
         self._close(self._client, code, reason)
         self._close(self._service, GOING_AWAY)
@@ -150,7 +168,7 @@ class Bridge:
         if leg is self._service:
             self._stall.begin(self._clock.seconds())
             if self._looking is None:
-                self._looking = self._clock.callLater(_STALL_LOOK_S, self._look)
+                self._looking = self._clock.callLater(STALL_LOOK_S, self._look)
 
     def resume(self, leg: Leg) -> None:
         """It does again."""
@@ -165,8 +183,12 @@ class Bridge:
         self._looking = None
         if self._stall.over(self._service.transport, self._clock.seconds()):
             self._fall_silent(self._service, "service-stalled")
-        else:
-            self._looking = self._clock.callLater(_STALL_LOOK_S, self._look)
+            return
+        self._looking = self._clock.callLater(STALL_LOOK_S, self._look)
+        client = self._client
+        if client.open and not client.blocked:
+            # One that has left may have its end behind what is not read; its system answers this by a reset.
+            client.sendPing()
 
     def _stop_looking(self) -> None:
         self._stall.end()
@@ -189,6 +211,15 @@ class Bridge:
         for leg in (self._client, self._service):
             if leg.open and not (leg.heard or leg.blocked or leg.pausing):
                 self._fall_silent(leg, f"{leg.name}-silent")
+
+    def _judge(self, failure: UpstreamFailed | None = None) -> None:
+        """Tell how the service does; once."""
+        onward, self._onward = self._onward, None
+        trial, self._trial = self._trial, None
+        if trial is not None and trial.active():
+            trial.cancel()
+        if onward is not None:
+            onward.judge(failure)
 
     def _fall_silent(self, leg: Leg, why: str) -> None:
         """Nothing can be said to this side any more."""

@@ -8,7 +8,7 @@ from twisted.logger import Logger
 
 SLICE_S: Final = 0.001
 READERS: Final = 16
-"""Served between two looks at the clock; a quarter of a slice."""
+"""Served between two looks at the clock; a tenth of a slice, of ordinary alerts."""
 
 
 class Advancing(Protocol):

@@ -31,7 +31,10 @@ MAX_EARLY: Final = 100
 
 
 class Feed:
-    """Numbers by which frames are known here are the ring's; offsets are those of the tenant's history."""
+    """Puts what is heard in order, fills holes from the history or tells of them, and gives all of it to the readers.
+
+    Offsets are those of the tenant's history; the numbers of frames are the ring's. Only `read` raises.
+    """
 
     _log: ClassVar[Logger] = Logger()
 
@@ -53,11 +56,18 @@ class Feed:
         """Its streams were told so, and not yet that all is well."""
         self._hub = hub
         self._early: dict[int, bytes] = {}
+        """Alerts ahead of a hole, by their offsets."""
         self._comparing: Deferred[None] | None = None
+        """Fires when the comparison with the history that is under way has ended."""
         self._again = False
+        """Something has come that this comparison may not have seen: it has to go on."""
         self._grace: IDelayedCall | None = None
+        """When what is missing is asked for, should it not come by itself."""
         self._round: list[Reader] = []
+        """The readers as the round of fanning out that is under way began; those before `_at` have been served."""
         self._at = self._lowest = self._patient = self._stuck = 0
+        """Then the lowest numbers that are still needed, as far as the round has come: by readers that take frames, by
+        those that have been blocked for a moment, and by all that are blocked."""
 
     @property
     def head(self) -> Position:
@@ -148,7 +158,7 @@ class Feed:
         if not self._round:
             self._round, self._at = list(self.readers), 0
             self._lowest = self._patient = self._stuck = ring.end
-        at, sent, end = self._at, 0, ring.end
+        at, sent, end, tick = self._at, 0, ring.end, self._hub.wheel.tick
         upto = self._at = min(at + number, len(self._round))
         lately = self._hub.clock.seconds() - MOMENT_S
         for reader in self._round[at:upto]:
@@ -157,7 +167,7 @@ class Feed:
             if reader.next < ring.first:
                 reader.behind()
             elif not reader.blocked:
-                sent += reader.give(ring)
+                sent += reader.give(ring, tick)
                 self._lowest = min(self._lowest, reader.next)
             else:
                 self._stuck = min(self._stuck, reader.next)

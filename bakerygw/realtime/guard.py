@@ -1,4 +1,4 @@
-"""Lets in, watches and ends all that is held open: by its bounds, its credentials, and the state of its tenants."""
+"""Lets in, watches and ends all that is held open: by its quotas, its credentials, and the state of its tenants."""
 
 from collections.abc import Callable
 from random import Random
@@ -9,11 +9,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from bakerygw.core.problem import refuse
 from bakerygw.edge.admission import Grant
 from bakerygw.ports import AdmissionStore, Changed, Hierarchy, Watch
-from bakerygw.realtime.bounds import Bounds
 from bakerygw.realtime.deadlines import Deadlines
 from bakerygw.realtime.held import HeldKind, Place
-from bakerygw.realtime.looks import Looks
 from bakerygw.realtime.place import HeldPlace
+from bakerygw.realtime.quotas import Quotas
+from bakerygw.realtime.rechecks import Rechecks
 
 DRAIN_TICK_S: Final = 0.05
 DRAIN_EACH_S: Final = 0.5
@@ -28,7 +28,7 @@ class StreamGuard:
 
     def __init__(
         self,
-        bounds: Bounds,
+        quotas: Quotas,
         *,
         store: AdmissionStore,
         hierarchy: Hierarchy,
@@ -38,13 +38,13 @@ class StreamGuard:
         now: Callable[[], float],
         random: Random,
     ) -> None:
-        self._bounds, self._clock, self._now, self._random = bounds, clock, now, random
+        self._quotas, self._clock, self._now, self._random = quotas, clock, now, random
         self._places: dict[HeldPlace, None] = {}
         self._by_tenant: dict[str, dict[HeldPlace, None]] = {}
         self._by_digest: dict[str, dict[HeldPlace, None]] = {}
         self._inherited: dict[HeldPlace, None] = {}
         self._deadlines: Deadlines[HeldPlace] = Deadlines(clock, now, due=self._due, gone=lambda place: place.left)
-        self._looks = Looks(clock, store, hierarchy, trusted=trusted, places=lambda: self._places)
+        self._rechecks = Rechecks(clock, store, hierarchy, trusted=trusted, places=lambda: self._places)
         self._draining = False
         self._leaving: list[HeldPlace] = []
         self._drained: list[Callable[[], None]] = []
@@ -63,10 +63,10 @@ class StreamGuard:
         if claims is None or view is None:
             raise refuse("internal-error", "This route needs a token and a tenant; report the request_id.")
         if self._draining:
-            raise self._bounds.not_now("This gateway is about to stop", "draining")
+            raise self._quotas.not_now("This gateway is about to stop", "draining")
         if claims.exp <= self._now():
             raise refuse("token-expired", "The access token has expired; refresh it or sign in again.", reason="leeway")
-        self._bounds.take(kind, claims, view.tenant_id)
+        self._quotas.take(kind, claims, view.tenant_id)
         place = HeldPlace(self, kind, claims, view.tenant_id)
         self._places[place] = None
         for tenant_id in {claims.tenant_id, view.tenant_id}:
@@ -123,12 +123,12 @@ class StreamGuard:
             self._clock.callLater(0, self._end_late, place)
             return
         self._deadlines.add(place.next_moment(), place)
-        self._looks.at((place,))
-        self._looks.start()
+        self._rechecks.soon((place,))
+        self._rechecks.start()
 
     def left(self, place: HeldPlace) -> None:
         """The place is free."""
-        self._bounds.give(place.kind, place.claims, place.tenant_id)
+        self._quotas.give(place.kind, place.claims, place.tenant_id)
         del self._places[place]
         for tenant_id in {place.claims.tenant_id, place.tenant_id}:
             _drop(self._by_tenant, tenant_id, place)
@@ -152,16 +152,16 @@ class StreamGuard:
 
     def _changed(self, changed: Changed | None) -> None:
         if changed is None:
-            self._looks.at_all()
+            self._rechecks.all_soon()
             return
         for tenant_id in changed.tenants:
             if tenant_id in self._by_tenant:
-                self._looks.at(self._by_tenant[tenant_id])
+                self._rechecks.soon(self._by_tenant[tenant_id])
         for digest in changed.digests:
             if digest in self._by_digest:
-                self._looks.at(self._by_digest[digest])
+                self._rechecks.soon(self._by_digest[digest])
         if changed.parents and self._inherited:
-            self._looks.at(self._inherited)
+            self._rechecks.soon(self._inherited)
 
 
 def _drop(index: dict[str, dict[HeldPlace, None]], name: str, place: HeldPlace) -> None:

@@ -18,7 +18,7 @@ class Held(Protocol):
         """Its credential ends in so many seconds."""
 
     def tenant_state(self, flags: TenantFlags) -> None:
-        """The flags of its tenant are different from what it was told last."""
+        """The flags of its tenant are different from what it was told last, or may be."""
 
     def end(self, why: Ending) -> None:
         """Say so as its protocol does, and close. It calls `leave` of its place when that is done."""
@@ -27,15 +27,18 @@ class Held(Protocol):
 class Place(Protocol):
     """One place among those held open, taken until `leave`."""
 
-    def hold(self, held: Held) -> None:
-        """From here on `held` is told."""
+    def hold(self, held: Held, *, returning: bool = False) -> None:
+        """From here on `held` is told.
+
+        At first it is told its tenant's flags if that is on hold; who is `returning` and may know older ones, always.
+        """
 
     def leave(self) -> None:
         """It has ended, however that came about; harmless if it has left."""
 
 
 class Guard(Protocol):
-    """Lets in, watches and ends all that is held open, by its bounds, its credentials and its tenants."""
+    """Lets in, watches and ends all that is held open, by its quotas, its credentials and its tenants."""
 
     def enter(self, kind: HeldKind, grant: Grant) -> Place:
         """Take a place before anything is sent.

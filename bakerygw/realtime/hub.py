@@ -47,6 +47,7 @@ class Hub:
         """Streams whose clients may have stopped reading, and when that is certain; the soonest first."""
         self._streams = 0
         self._hopeful: list[Deferred[None]] = []
+        """Requests that wait until all is heard again."""
 
     # from whoever listens to what is published
 

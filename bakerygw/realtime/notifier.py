@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from bakerygw.core.http import Pairs
 from bakerygw.core.notifications import SERVICE, TARGET, Verdict, idempotency_key, retry_after_s, verdict_on
 from bakerygw.core.values import value
-from bakerygw.edge.held import HeldBody
+from bakerygw.edge.body_sources import HeldBody
 from bakerygw.ports import Notification, UpstreamFailed, UpstreamRequest, Upstreams
 
 ATTEMPT_S: Final = 10.0

@@ -9,6 +9,8 @@ from bakerygw.realtime.held import Ending, Held, HeldKind
 
 NOTICE_S: Final = 60.0
 """So long before its end it is said of a credential that it ends."""
+SOMETHING_ELSE: Final[tuple[ReadOnly | None, float | None]] = (None, -1.0)
+"""What no tenant's flags are like."""
 
 
 class Keeper(Protocol):
@@ -38,10 +40,12 @@ class HeldPlace:
         self._told: tuple[ReadOnly | None, float | None] | None = None
         """Read-only, and when the subscription changed, as it was known last."""
 
-    def hold(self, held: Held) -> None:
-        """From here on `held` is told."""
+    def hold(self, held: Held, *, returning: bool = False) -> None:
+        """From here on `held` is told. Who is `returning` is told first how it stands, for that may have changed."""
         if self.left or self.held is not None:
             return
+        if returning:
+            self._told = SOMETHING_ELSE
         self.held = held
         self._keeper.held(self)
 

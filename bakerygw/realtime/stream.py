@@ -13,20 +13,18 @@ from bakerygw.core.http import BodySink
 from bakerygw.core.outcome import Trace
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.core.values import value
-from bakerygw.edge.exchange import Exchange
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import Page
 from bakerygw.realtime.controls import GapReason, gap_event, standing_event, state_event
 from bakerygw.realtime.feed import MAX_RETRY_S, RETRY_S, Feed, forget
 from bakerygw.realtime.held import Ending, Place
+from bakerygw.realtime.reading import Reader, Way
 from bakerygw.realtime.ring import Ring
 
 if TYPE_CHECKING:
     from bakerygw.realtime.hub import Hub
 
 NO_RUN: Final = -2
-PIECE_BYTES: Final = 64 * 1024
-"""Written at once to a client that is behind."""
 RETRY_MS: Final = (1000, 5000)
 """Between these, at random, so that those cut together do not come back together."""
 FOR_GOOD: Final = frozenset({"token-revoked", "forbidden"})
@@ -43,32 +41,28 @@ class Resume:
     """What the history has behind it, where that had to be asked."""
 
 
-class Stream:
+class Stream(Reader):
     """Both the source of a reply's body and what is `Held`. It is a reader of its feed from `start` to its end."""
 
     __slots__ = (
-        "_chunked", "_exchange", "_feed", "_fell", "_flags", "_hub", "_left", "_offset", "_place", "_resume", "_sink",
-        "_started", "_trace", "_waits", "blocked", "blocked_since", "live", "next", "run", "slot", "spoke",
+        "_feed", "_fell", "_flags", "_hub", "_left", "_place", "_resume", "_sink", "_started", "_trace", "_waits",
+        "run", "slot",
     )  # fmt: skip
     length = None
     _log: ClassVar[Logger] = Logger()
 
     def __init__(
-        self, hub: "Hub", feed: Feed, exchange: Exchange, *, place: Place, trace: Trace, resume: Resume | None
+        self, hub: "Hub", feed: Feed, exchange: Way, *, place: Place, trace: Trace, resume: Resume | None
     ) -> None:
         """`feed` as `Hub.open` gave it, and still counted as opening."""
-        self._hub, self._feed, self._exchange, self._place, self._trace = hub, feed, exchange, place, trace
+        super().__init__(exchange)
+        self._hub, self._feed, self._place, self._trace = hub, feed, place, trace
         self._resume = resume
         self._sink: BodySink | None = None
         self._flags: TenantFlags | None = None
-        self._chunked = self._started = self._left = self._waits = self._fell = False
-        self._offset = 0
-        """Of the last alert that it was given."""
-        self.next = self.run = 0
-        self.live = self.blocked = False
-        self.blocked_since = 0.0
-        self.slot = self.spoke = 0
-        """Its place on the wheel, and the wheel's tick when it last had something to say."""
+        self._started = self._left = self._waits = self._fell = False
+        self.run = self.slot = 0
+        """The run of offsets that it is in, by the number of its first frame; and its place on the wheel."""
 
     # BodySource
 
@@ -89,7 +83,7 @@ class Stream:
         hub.wheel.add(self)
         hub.began(feed)
         sink.write(greeting)
-        self._place.hold(self)
+        self._place.hold(self, returning=resume is not None)
         if self._sink is not None and not self.live:
             page = None if resume is None else resume.page
             Deferred.fromCoroutine(self._replay(page)).addErrback(self._failed)
@@ -143,23 +137,6 @@ class Stream:
         sink.done()
 
     # reader of the feed
-
-    def give(self, ring: Ring) -> int:
-        """What it lacks of the ring, or a part of it, in one write; how many frames that is."""
-        number = self.next
-        if number == ring.end - 1:
-            frame = ring.frame(number)
-            self.next, self._offset = ring.end, frame.offset
-            self._exchange.push(frame.chunk if self._chunked else frame.plain, len(frame.plain))
-            given = 1
-        else:
-            frames = ring.some(number, PIECE_BYTES)
-            given = len(frames)
-            self.next, self._offset = number + given, frames[-1].offset
-            data = b"".join([it.chunk for it in frames] if self._chunked else [it.plain for it in frames])
-            self._exchange.push(data, sum([len(it.plain) for it in frames]))
-        self.spoke = self._hub.wheel.tick
-        return given
 
     def behind(self) -> None:
         """Go on with the history, which waits for its client; who takes nothing for a while is `slow`."""
@@ -317,15 +294,17 @@ class Stream:
     def _write(self, data: bytes) -> None:
         if self._sink is not None:
             self.spoke = self._hub.wheel.tick
+            self._send = None  # nothing may overtake this
             self._exchange.write(data)
 
     def _leave(self) -> None:
         """Give back all that it holds; once."""
-        self._sink = None
+        self._sink = self._send = None
         self.live = False
         if self._left:
             return
         self._left = True
+        self._exchange.pushed(self._carried)
         feed, hub = self._feed, self._hub
         if self._started:
             hub.trust(self)

@@ -15,6 +15,7 @@ from bakerygw.core.tenancy import owed_headers
 from bakerygw.core.websocket import (
     VERSION,
     Handshake,
+    NotOffered,
     answered_protocol,
     chosen_protocol,
     handshake_of,
@@ -91,6 +92,8 @@ class Training:
             offered = without_bearer(handshake.protocols)
             chosen = chosen_protocol(response.headers, service.websocket_key, offered)
         except ValueError as error:
+            # What depends on the offer must not count: any client could bring it about.
+            onward.judge(None if isinstance(error, NotOffered) else _upgrade_failed(str(error)))
             onward.transport.abortConnection()
             raise _invalid(str(error), trace) from None
         client = self._legs.client()
@@ -153,7 +156,11 @@ def _refusal(response: UpstreamResponse, grant: Grant, policies: Policies, trace
 
 
 def _invalid(cause: str, trace: Trace) -> Refused:
-    return refusal_of(UpstreamFailed("upstream-invalid", "http_upgrade_failed", cause), trace)
+    return refusal_of(_upgrade_failed(cause), trace)
+
+
+def _upgrade_failed(cause: str) -> UpstreamFailed:
+    return UpstreamFailed("upstream-invalid", "http_upgrade_failed", cause)
 
 
 def _of_service(headers: Pairs, policies: Policies) -> Pairs:

@@ -6,21 +6,19 @@ that something may be missing. Instances speak of that on a channel of their own
 the order of publication, so that whoever hears a question has heard all alerts before it.
 """
 
-import random
 import secrets
 from collections.abc import Callable
 from typing import ClassVar, Final
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from bakerygw.core.alerts import CHANNEL_PREFIX
 from bakerygw.core.claims import is_id
 from bakerygw.ports import AlertTelemetry, EventLog, Listener, StoreUnavailable
-from bakerygw.stores.redis_line import RedisLine
-from bakerygw.stores.redis_link import RedisLink, greeting, protocol_class
+from bakerygw.stores.redis_line import RedisAccess, RedisLine
+from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.redis_wire import Connection, GoneError, LateError, ReplyError, ask
 from bakerygw.stores.vouching import LISTENING, Vouching
 
@@ -89,30 +87,18 @@ class RedisAlertChannel:
 
     def __init__(
         self,
-        reactor: IReactorTime,
-        endpoint: IStreamClientEndpoint,
+        access: RedisAccess,
         link: RedisLink,
         log: EventLog,
         telemetry: AlertTelemetry,
         *,
-        username: str | None,
-        password: str | None,
-        jitter: Callable[[], float] = random.random,
         nonce: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
-        """`endpoint` leads to the Redis that `link` talks to, and `log` writes through."""
-        self._clock, self._history, self._telemetry = reactor, log, telemetry
-        self._line = RedisLine(
-            reactor,
-            endpoint,
-            protocol=protocol_class,
-            greeting=greeting(username, password, 0),
-            attend=self._attend,
-            report=self._line_told,
-            jitter=jitter,
-        )
+        """`access` leads to the Redis that `link` talks to, and `log` writes through."""
+        self._clock, self._history, self._telemetry = access.reactor, log, telemetry
+        self._line = RedisLine(access, attend=self._attend, report=self._line_told)
         self._vouching = Vouching(
-            reactor, link, nonce=nonce, sure=lambda: self._listening is True, settled=self._settled
+            access.reactor, link, nonce=nonce, sure=lambda: self._listening is True, settled=self._settled
         )
         self._listener: Listener | None = None
         self._session: _Session | None = None
@@ -121,7 +107,9 @@ class RedisAlertChannel:
         self._reason = ""
         """Why it is not, as it was logged last."""
         self._data_since: float | None = None
+        """Since when there is this connection for calls; `None`: there is none."""
         self._data_is_new = False
+        """It is not known yet whether it leads to the server of the session's."""
         self._stopping = False
         link.watch(self._data_changed)
 

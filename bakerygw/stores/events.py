@@ -13,12 +13,11 @@ from bakerygw.core.alerts import CHANNEL_PREFIX, Alert, Position
 from bakerygw.core.claims import is_id
 from bakerygw.core.recent import Recent, Seldom
 from bakerygw.ports import Page, Placed, Stored, StoreUnavailable
+from bakerygw.stores.outbox import BODY, DUE
 from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.redis_wire import Argument, Script
 
 PREFIX: Final = "bakerygw:alerts:"
-OUTBOX: Final = ("bakerygw:notify:due", "bakerygw:notify:body")
-"""When a notification's next attempt is due (a sorted set of Unix milliseconds), and what it says (a hash)."""
 SEEN_S: Final = 60
 """For so long an alert that is heard again, by another instance or this one, is known to be the same."""
 HEAD_S: Final = 7 * 86_400
@@ -106,7 +105,7 @@ class RedisEventLog:
     def _placing(self, alerts: Sequence[Alert]) -> tuple[list[str], list[Argument]]:
         """The keys and arguments of events.lua for alerts to be placed."""
         numbers = {tenant_id: number for number, tenant_id in enumerate({alert.tenant_id: None for alert in alerts}, 1)}
-        keys = list(OUTBOX)
+        keys = [DUE, BODY]
         arguments: list[Argument] = [self._seen_ms, len(numbers)]
         for tenant_id in numbers:
             keys += (_head(tenant_id), _stream(tenant_id))

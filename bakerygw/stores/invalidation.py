@@ -5,19 +5,17 @@ Redis' "server-assisted client-side caching" in its form for RESP2: a subscriber
 holds as long as both connections do; both are asked again and again whether they live.
 """
 
-import random
 from collections.abc import Callable
 from typing import ClassVar, Final, cast
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from bakerygw.stores.mirror import PREFIXES, REVOKED_PREFIX, Mirror
 from bakerygw.stores.mirror_table import TRUST_S, Epoch
-from bakerygw.stores.redis_line import RedisLine
-from bakerygw.stores.redis_link import RedisLink, greeting, protocol_class
+from bakerygw.stores.redis_line import RedisAccess, RedisLine
+from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.redis_wire import Argument, Connection, GoneError, LateError, ReplyError, ask
 from bakerygw.stores.signals import SIGNALS
 
@@ -43,33 +41,21 @@ class Invalidations:
 
     def __init__(
         self,
-        reactor: IReactorTime,
-        endpoint: IStreamClientEndpoint,
+        access: RedisAccess,
         link: RedisLink,
         mirror: Mirror,
         *,
-        username: str | None,
-        password: str | None,
         name: str,
-        jitter: Callable[[], float] = random.random,
         signals: Callable[[object], None] | None = None,
     ) -> None:
-        """`endpoint` leads to the Redis that `link` talks to; no other instance has this `name`, a plain word.
+        """`access` leads to the Redis that `link` talks to; no other instance has this `name`, a plain word.
 
         `signals` is told the payload of each message on the channel `SIGNALS`, which comes by the same connection.
         """
         self._signals = signals
-        self._clock, self._mirror = reactor, mirror
+        self._clock, self._mirror = access.reactor, mirror
         self._canary = f"{REVOKED_PREFIX}canary-{name}"
-        self._line = RedisLine(
-            reactor,
-            endpoint,
-            protocol=protocol_class,
-            greeting=greeting(username, password, 0),
-            attend=self._attend,
-            report=self._line_told,
-            jitter=jitter,
-        )
+        self._line = RedisLine(access, attend=self._attend, report=self._line_told)
         self._data: Connection | None = None
         self._number: object = None
         """What Redis calls the subscriber connection; `None` before it has subscribed."""

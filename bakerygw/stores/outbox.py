@@ -14,9 +14,13 @@ from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.redis_wire import Argument, Script
 
 DUE: Final = "bakerygw:notify:due"
+"""When the next attempt of each is due: a sorted set of Unix milliseconds."""
 BODY: Final = "bakerygw:notify:body"
+"""What each says: a hash."""
 HOLDER: Final = "bakerygw:notify:holder"
+"""Whose each is, and after how many failures: a hash."""
 SINCE: Final = "bakerygw:notify:since"
+"""Since when those wait that were taken before, of which the due time no longer says it: as `DUE`."""
 
 DOUBT_S: Final = 2.0
 """How long after its end a lease's holder can still say that its notification was accepted."""

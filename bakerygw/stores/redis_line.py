@@ -1,7 +1,12 @@
-"""One connection to Redis at a time, made anew whenever it ends, for ever."""
+"""The way to Redis, and one connection at a time along it, made anew whenever it ends, for ever.
+
+txredisapi brings the protocol, but not its factory: that gives up for good after one failed AUTH or SELECT, and lets
+commands wait for ever while there is no connection.
+"""
 
 import random
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -10,6 +15,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from bakerygw.stores.redis_protocol import protocol_class
 from bakerygw.stores.redis_wire import Argument, Connection, ask
 
 CONNECT_TIMEOUT_S = 1.0
@@ -21,6 +27,31 @@ LASTING_S = 2.0
 """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisAccess:
+    """Where Redis is, and as whom to speak with it: the same for every connection of a gateway."""
+
+    reactor: IReactorTime
+    endpoint: IStreamClientEndpoint
+    """Leads to Redis, through TLS where wanted."""
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    db: int = 0
+    jitter: Callable[[], float] = random.random
+    """From 0 to 1: spreads the attempts of many instances to connect again."""
+
+    @property
+    def greeting(self) -> tuple[tuple[Argument, ...], ...]:
+        """The commands that make a connection usable; any error among the answers ends that connection alone."""
+        commands: list[tuple[Argument, ...]] = []
+        if self.password is not None:
+            by_name = () if self.username is None else (self.username,)
+            commands.append(("AUTH", *by_name, self.password))
+        if self.db:
+            commands.append(("SELECT", self.db))
+        return (*commands, ("PING",))
+
+
 class RedisLine:
     """Connects, greets, hands the connection over until it is gone, waits, and begins again."""
 
@@ -28,23 +59,17 @@ class RedisLine:
 
     def __init__(
         self,
-        reactor: IReactorTime,
-        endpoint: IStreamClientEndpoint,
+        access: RedisAccess,
         *,
-        protocol: Callable[[], type],
-        greeting: tuple[tuple[Argument, ...], ...],
         attend: Callable[[Connection], Coroutine[Any, Any, None]],
         report: Callable[[str, str], None],
-        jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`protocol` is asked for the class of connections when the first one is made.
+        """`attend` is awaited with each connection that has passed the greeting, and ends when that connection is gone.
 
-        `greeting` are the commands that make a connection usable; any error among the answers ends that connection.
-        `attend` is awaited with each connection that has passed it, and ends when that connection is gone. `report`
-        is told (state, reason): connected, lost, or unreachable.
+        `report` is told (state, reason): connected, lost, or unreachable.
         """
-        self._clock, self._endpoint, self._protocol, self._greeting = reactor, endpoint, protocol, greeting
-        self._attend, self._report, self._jitter = attend, report, jitter
+        self._access, self._clock = access, access.reactor
+        self._attend, self._report = attend, report
         self._current: Connection | None = None
         self._stopping = False
         self._running: Deferred[None] | None = None
@@ -75,7 +100,7 @@ class RedisLine:
 
     async def _run(self) -> None:
         """Ends only when stopping."""
-        factory = Factory.forProtocol(self._protocol())
+        factory = Factory.forProtocol(protocol_class())
         factory.noisy = False
         attempts = 0
         while not self._stopping:
@@ -102,12 +127,12 @@ class RedisLine:
 
     async def _connect(self, factory: Factory) -> Connection:
         """A connection that has passed the greeting; any other is ended."""
-        connecting = self._endpoint.connect(factory).addTimeout(CONNECT_TIMEOUT_S, self._clock)
+        connecting = self._access.endpoint.connect(factory).addTimeout(CONNECT_TIMEOUT_S, self._clock)
         connection = self._current = cast("Connection", await connecting)
         if ITCPTransport.providedBy(connection.transport):
             connection.transport.setTcpNoDelay(True)
         try:
-            for command in self._greeting:
+            for command in self._access.greeting:
                 await ask(self._clock, connection, command, HANDSHAKE_TIMEOUT_S)
         except BaseException:
             connection.transport.abortConnection()
@@ -129,7 +154,7 @@ class RedisLine:
 
     def _delay_s(self, attempts: int) -> float:
         longest = min(RETRY_MAX_S, RETRY_MIN_S * 2.0 ** min(attempts - 1, 10))
-        return max(RETRY_MIN_S, longest * (0.5 + 0.5 * self._jitter()))
+        return max(RETRY_MIN_S, longest * (0.5 + 0.5 * self._access.jitter()))
 
     def _tried(self) -> None:
         if not self._first_try.called:

@@ -1,23 +1,19 @@
 """One connection to Redis that is found again by itself: every call has a deadline and a typed failure.
 
-txredisapi brings the protocol; connecting is done by `RedisLine`, because its factory gives up for good after one
-failed AUTH or SELECT and lets commands wait for ever while there is no connection.
+Connecting is done by `RedisLine`.
 """
 
-import random
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
-import hiredis
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from bakerygw.core.breaker import Breaker
 from bakerygw.ports import StoreTelemetry, StoreUnavailable
-from bakerygw.stores.redis_line import RedisLine
+from bakerygw.stores.redis_line import RedisAccess, RedisLine
 from bakerygw.stores.redis_wire import Argument, Connection, GoneError, LateError, ReplyError, Script, ask
 
 HEARTBEAT_S = 1.0
@@ -48,34 +44,18 @@ class RedisLink:
 
     def __init__(
         self,
-        reactor: IReactorTime,
-        endpoint: IStreamClientEndpoint,
+        access: RedisAccess,
         *,
-        username: str | None,
-        password: str | None,
-        db: int,
         timeout_s: float,
         telemetry: StoreTelemetry,
         breaker: Breaker | None = None,
-        jitter: Callable[[], float] = random.random,
         event: str = "store.link",
     ) -> None:
-        """`endpoint` leads to Redis, through TLS where wanted; `timeout_s` is the budget of each call.
-
-        `event` is what the log calls a change of its state.
-        """
+        """`timeout_s` is the budget of each call, `event` what the log calls a change of the link's state."""
         self._event = event
-        self._clock, self._telemetry, self._timeout_s = reactor, telemetry, timeout_s
+        self._clock, self._telemetry, self._timeout_s = access.reactor, telemetry, timeout_s
         self._breaker = breaker if breaker is not None else Breaker(failures=5, within_s=10.0, open_s=1.0)
-        self._line = RedisLine(
-            reactor,
-            endpoint,
-            protocol=protocol_class,
-            greeting=greeting(username, password, db),
-            attend=self._attend,
-            report=self._report,
-            jitter=jitter,
-        )
+        self._line = RedisLine(access, attend=self._attend, report=self._report)
         self._current: Connection | None = None
         self._watchers: list[Callable[[Connection | None], None]] = []
         self._told: tuple[str, str] | None = None
@@ -245,65 +225,6 @@ class RedisLink:
             tell(self._event, state=state, reason=reason)
 
 
-def greeting(username: str | None, password: str | None, db: int) -> tuple[tuple[Argument, ...], ...]:
-    """The commands that make a connection usable; any error among the answers ends that connection alone."""
-    commands: list[tuple[Argument, ...]] = []
-    if password is not None:
-        commands.append(("AUTH", password) if username is None else ("AUTH", username, password))
-    if db:
-        commands.append(("SELECT", db))
-    return (*commands, ("PING",))
-
-
 def _is_unfit(error: ReplyError) -> bool:
     """Whether the reply means that this server is the wrong one, and not that the command is."""
     return _UNFIT.search(str(error)) is not None
-
-
-def _is_message(reply: object) -> bool:
-    """Whether this was published on a channel, and is no reply; the channel and the payload are its last two parts."""
-    if not isinstance(reply, list):
-        return False
-    return (len(reply) == 3 and reply[0] == b"message") or (len(reply) == 4 and reply[0] == b"pmessage")
-
-
-def protocol_class() -> type:
-    """txredisapi's protocol, in bytes. Imported late: txredisapi imports the global reactor by itself."""
-    import txredisapi  # noqa: PLC0415
-
-    class LinkProtocol(txredisapi.HiredisProtocol):  # type: ignore[misc]
-        """Bytes in, bytes out; a peer that breaks the protocol is dropped instead of believed."""
-
-        def __init__(self) -> None:
-            super().__init__(charset=None, convertNumbers=False)
-            self._reader = hiredis.Reader(protocolError=txredisapi.InvalidData, replyError=ReplyError)
-            self.gone: Deferred[None] = Deferred()
-            self.heard: Callable[[object, object], None] | None = None
-
-        def send(self, command: tuple[Argument, ...]) -> "Deferred[object]":
-            """Write at once, packed by hiredis: 250 arguments in 19 µs, where txredisapi takes 131 µs."""
-            if not self.connected:
-                return succeed(GoneError("not connected"))
-            self.transport.write(hiredis.pack_command(cast("Any", command)))
-            return cast("Deferred[object]", self.replyQueue.get())
-
-        def dataReceived(self, data: bytes, unpause: bool = False) -> None:
-            """Replies go to those who wait, in order; what nobody asked for would put all later ones out of step."""
-            try:
-                self._reader.feed(data)
-                while (reply := self._reader.gets()) is not False:
-                    if self.heard is not None and _is_message(reply):
-                        self.heard(reply[-2], reply[-1])
-                        continue
-                    if not self.replyQueue.waiting:
-                        raise txredisapi.InvalidData("reply without a command")
-                    self.replyQueue.put(reply)
-            except txredisapi.InvalidData:
-                self.transport.abortConnection()
-
-        def connectionLost(self, why: object) -> None:
-            """Everyone who waits is told, as an answer."""
-            super().connectionLost(why)
-            self.gone.callback(None)
-
-    return LinkProtocol

@@ -34,6 +34,8 @@ class UrlStats:
     """Connections with an exchange under way."""
     in_flight: int
     """Requests without a complete response, those waiting for a connection included."""
+    sockets: int
+    """Connections that go on in another protocol; they are none of the above."""
     requests: int
     """Exchanges begun since the start."""
     failures: int
@@ -96,7 +98,7 @@ class UpstreamClient:
         if targets is None:
             raise UpstreamFailed("service-unavailable", "destination_not_found", f"no URL for {service}")
         # While all is well the breaker costs this check, the mark's way in and out, and one addition in `answered`.
-        target = targets.less_busy(targets.ready) if targets.calm else targets.choose(request)
+        target = targets.less_busy(targets.ready, request.upgrade) if targets.calm else targets.choose(request)
         breaker = target.breaker
         mark = breaker.mark
         try:
@@ -110,6 +112,8 @@ class UpstreamClient:
             raise
         else:
             targets.answered(target, mark)
+            if response.onward is not None:
+                targets.went_on(target, response.onward)
             return response
         return await _repeat(targets, again, request)
 
@@ -142,6 +146,7 @@ class UpstreamClient:
                     idle=target.pool.idle,
                     in_use=target.pool.in_use,
                     in_flight=target.pool.outstanding,
+                    sockets=target.pool.sockets,
                     requests=target.pool.requests,
                     failures=target.failures,
                 )
@@ -194,4 +199,6 @@ async def _repeat(targets: Targets, target: Target, request: UpstreamRequest) ->
         target.breaker.abandon(mark)
         raise
     targets.answered(target, mark)
+    if response.onward is not None:
+        targets.went_on(target, response.onward)
     return response

@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from bakerygw.core.http import BodySource
 from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
+from bakerygw.runtime.sockets import bound_buffers
 from bakerygw.runtime.task import Pending
 from bakerygw.upstream.body import RequestBodyPump, ResponseBody
 from bakerygw.upstream.deadline import Deadline, Deadlines
@@ -270,6 +271,7 @@ class UpstreamConnection(TwistedProtocol):
         self._owner.gone(self)
         self._owner.switched(1)
         self.transport.pauseProducing()
+        bound_buffers(self.transport)
         body = ResponseBody(None, 0, [])
         return UpstreamResponse(status=101, headers=reader.headers, body=body, authority=self._authority, onward=onward)
 

@@ -1,10 +1,11 @@
 """A connection to a service that has answered 101, and goes on in another protocol (RFC 9110 section 7.8)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.python.failure import Failure
 
-from bakerygw.ports import Heir
+from bakerygw.ports import Heir, UpstreamFailed
 
 
 class Onward:
@@ -16,6 +17,17 @@ class Onward:
         self._behind = behind
         self._heir: Heir | None = None
         self._lost: Failure | None = None
+        self._judged: Callable[[UpstreamFailed | None], None] | None = None
+
+    def hear(self, judged: Callable[[UpstreamFailed | None], None]) -> None:
+        """`judged` is called with the judgement, if there ever is one."""
+        self._judged = judged
+
+    def judge(self, failure: UpstreamFailed | None = None) -> None:
+        """Say how the service does in the other protocol; the first call is the judgement."""
+        judged, self._judged = self._judged, None
+        if judged is not None:
+            judged(failure)
 
     def take(self, heir: Heir) -> None:
         """From here on `heir` has what comes, and at once what has come."""

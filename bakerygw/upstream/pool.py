@@ -63,14 +63,15 @@ class Pool:
         self._sweep: IDelayedCall | None = None
         self._closed = False
         self._retired = False
-        self._switched = 0
+        self.sockets = 0
+        """Connections that go on in another protocol."""
         self.requests = 0
         """Exchanges begun."""
 
     @property
     def outstanding(self) -> int:
-        """Requests given to this pool whose response is not complete, those that go on in another protocol included."""
-        return len(self._busy) + self._opening + len(self._queue) + self._switched
+        """Requests given to this pool whose response is not complete."""
+        return len(self._busy) + self._opening + len(self._queue)
 
     @property
     def in_use(self) -> int:
@@ -142,8 +143,8 @@ class Pool:
             self._idle.remove(connection)
 
     def switched(self, by: int) -> None:
-        """So many connections more, or less, are of another protocol: they are load, but not among those bounded."""
-        self._switched += by
+        """So many connections more, or less, are of another protocol. They are not among those bounded."""
+        self.sockets += by
 
     # Getting a connection.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from math import ceil
 from random import Random
 from typing import ClassVar, Final
@@ -11,7 +12,7 @@ from twisted.logger import Logger
 
 from bakerygw.core.breaker import Breaker, BreakerState
 from bakerygw.core.retries import RetryBudget
-from bakerygw.ports import UpstreamFailed, UpstreamRequest
+from bakerygw.ports import Onward, UpstreamFailed, UpstreamRequest
 from bakerygw.upstream.connection import Blameless
 from bakerygw.upstream.pool import Pool
 
@@ -21,6 +22,11 @@ OPEN_S: Final = 5.0
 SHARE: Final = 0.1
 """A breaker opens by five failures in ten seconds, if they are a tenth of what was asked meanwhile: a few requests that
 are too slow among thousands of good ones must not take the service from everybody."""
+
+SOCKET_FAILURES: Final = 3
+SOCKETS_WITHIN_S: Final = 60.0
+SOCKETS_OPEN_S: Final = 10.0
+"""Three sockets in a minute that come to nothing, if they are a tenth of all, send others elsewhere for ten seconds."""
 
 LONG_OPEN_S: Final = 30.0
 """After so long without a probe that failed any request may be one: neither a health page that is wrong nor a service
@@ -33,11 +39,13 @@ ILL_LOOKS: Final = 2
 class Target:
     """One URL and what is known of it."""
 
-    __slots__ = ("ailing", "breaker", "cleared", "error", "failures", "ill_looks", "pool", "told", "watched")
+    __slots__ = ("ailing", "breaker", "cleared", "error", "failures", "ill_looks", "pool", "sockets", "told", "watched")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.breaker = Breaker(failures=FAILURES, within_s=WITHIN_S, open_s=OPEN_S, share=SHARE)
+        self.sockets = Breaker(failures=SOCKET_FAILURES, within_s=SOCKETS_WITHIN_S, open_s=SOCKETS_OPEN_S, share=SHARE)
+        """Of those that were accepted. It refuses nothing: while it is open, sockets go to others, if there are any."""
         self.failures = 0
         """Tries without a usable response."""
         self.error = ""
@@ -54,7 +62,7 @@ class Target:
 
     def become(self, other: "Target") -> None:
         """Know what the same URL's target of an older configuration knows."""
-        self.breaker = deepcopy(other.breaker)
+        self.breaker, self.sockets = deepcopy(other.breaker), deepcopy(other.sockets)
         self.error, self.told = other.error, other.told
         self.watched, self.cleared = other.watched, other.cleared
         self.ill_looks, self.ailing = other.ill_looks, other.ailing
@@ -79,15 +87,21 @@ class Targets:
         self.ready = self.all
         """Those to choose from while all is well; their breakers are closed."""
         self.calm = True
-        """Every breaker is closed, so that `less_busy(ready)` will do instead of `choose`."""
+        """Every breaker is closed, so that `less_busy(ready, …)` will do instead of `choose`."""
         self._budget = RetryBudget(clock.seconds())
 
     # Choosing.
 
-    def less_busy(self, targets: Sequence[Target]) -> Target:
-        """The less busy of two taken at random: nearly as even as asking all, without herding to the least busy."""
+    def less_busy(self, targets: Sequence[Target], upgrade: bytes | None) -> Target:
+        """The less busy of two taken at random: nearly as even as asking all, without herding to the least busy.
+
+        What offers an `upgrade` may stay for hours: it looks at who else has stayed. To a request these are no load, or
+        a URL that has been away and has none would get all requests until it has as many as the others.
+        """
         if len(targets) == 1:
             return targets[0]
+        if upgrade is not None:
+            return self._for_socket(targets)
         one, other = self._random.sample(targets, 2)
         return one if one.pool.outstanding <= other.pool.outstanding else other
 
@@ -98,10 +112,20 @@ class Targets:
             if self._is_due(target, now, firm):
                 self._tell(target, "half-open")
                 return target
-        found = self._find(now, firm)
+        found = self._find(now, request)
         if found is None:
             raise self._spared(now)
         return found
+
+    def _for_socket(self, targets: Sequence[Target]) -> Target:
+        """As `less_busy`, among those that serve what they accept; now and then one that did not, to see."""
+        now = self._clock.seconds()
+        for target in targets:
+            if not target.sockets.closed and target.sockets.allow(now):
+                return target
+        serving = [target for target in targets if target.sockets.closed] or targets
+        some = self._random.sample(serving, min(2, len(serving)))
+        return min(some, key=_load_of)
 
     def for_second_try(self, failed: Target, request: UpstreamRequest, *, same: bool) -> Target | None:
         """The URL for this request's second try, counted in the budget then: another one, else, if `same` will do,
@@ -112,7 +136,7 @@ class Targets:
         now = self._clock.seconds()
         if not self._budget.spend(now, sum(target.pool.requests for target in self.all)):
             return None
-        return self._find(now, _is_firm(request), failed) or (failed if same else None)
+        return self._find(now, request, failed) or (failed if same else None)
 
     # What became of a request. `mark`: the breaker's, read just before the request.
 
@@ -137,6 +161,29 @@ class Targets:
             self._sort()
             self._tell(target, "open")
             target.pool.turn_away()
+
+    def went_on(self, target: Target, onward: Onward) -> None:
+        """A 101 came: whether it is worth anything is told by who goes on."""
+        sockets = target.sockets
+        if not sockets.closed:
+            sockets.allow(self._clock.seconds(), early=True)  # whatever led here, it will do as the probe
+        onward.hear(partial(self._judged, target, sockets.mark))
+
+    def _judged(self, target: Target, mark: int, failure: UpstreamFailed | None) -> None:
+        """It says nothing of other requests, which the URL may well serve: for them it must not be spared."""
+        sockets = target.sockets
+        served = sockets.closed
+        if failure is not None:
+            target.failures += 1
+            sockets.failure(self._clock.seconds(), mark)
+        elif served:
+            sockets.mark += 1
+        else:
+            sockets.success(mark)
+        if sockets.closed != served:
+            state, tell = ("serving", self._log.info) if failure is None else ("failing", self._log.warn)
+            cause = "" if failure is None else failure.cause
+            tell("upstream.sockets", service=self._service, url=target.pool.url, state=state, cause=cause)
 
     def looked(self, url: str, ill: bool) -> None:
         """Take in how a look at `/health` found this URL."""
@@ -184,13 +231,14 @@ class Targets:
             return False
         return _may_probe(target, now, firm)
 
-    def _find(self, now: float, firm: bool, other_than: Target | None = None) -> Target | None:
+    def _find(self, now: float, request: UpstreamRequest, other_than: Target | None = None) -> Target | None:
         ready = [target for target in self.ready if target is not other_than]
         ready = ready or [target for target in self.all if target.breaker.closed and target is not other_than]
         if ready:
-            return self.less_busy(ready)
+            return self.less_busy(ready, request.upgrade)
         if self.ready or len(self.all) == 1:
             return None
+        firm = _is_firm(request)
         for target in self._random.sample(self.all, len(self.all)):
             if target is not other_than and _may_probe(target, now, firm, early=True):
                 return target
@@ -210,6 +258,11 @@ class Targets:
         tell = self._log.warn if state == "open" else self._log.info
         url = target.pool.url
         tell("upstream.breaker", service=self._service, url=url, state=state, cause=target.error)
+
+
+def _load_of(target: Target) -> int:
+    """Requests under way, and connections that go on in another protocol."""
+    return target.pool.outstanding + target.pool.sockets
 
 
 def _is_firm(request: UpstreamRequest) -> bool:

@@ -24,7 +24,7 @@ from time import monotonic
 from typing import Any
 
 from tests.chaos.publishing import Published, Publisher
-from tests.chaos.reading import Ledger, Position, Reader, unannounced
+from tests.chaos.reading import Ledger, Position, Reader, in_turn, unannounced
 from tests.e2e.harness import Gateway
 from tests.minting import Issuer
 from tests.redis_server import RedisServer
@@ -286,12 +286,13 @@ class Storm:
         report.lost += len(certain)
         if certain and not self.scenario.loses and not self.scenario.gaps:
             report.wrong.append(f"{ledger.tenant}: lost, though somebody listened: {certain[:20]}")
+        seen = {reader.name: in_turn(reader.seen, published.stored) for reader in readers}
         report.wrong += [
-            f"{reader.name}: {number} is missing, and no gap says so"
+            f"{name}: {number} is missing, and no gap says so"
             for number in lost
             if number not in published.unknown
-            for reader in readers
-            if unannounced(number, reader.seen, SLACK)
+            for name, its in seen.items()
+            if unannounced(number, its, SLACK)
         ]
 
 

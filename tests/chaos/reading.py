@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Self
@@ -184,6 +184,11 @@ class Reader:
             writing.transport.abort()
             with contextlib.suppress(OSError):
                 await writing.wait_closed()
+
+
+def in_turn(seen: list[int], posted: Collection[int]) -> list[int]:
+    """What a reader has seen without what was posted: that is tried until it is stored, maybe long after its turn."""
+    return [number for number in seen if number not in posted]
 
 
 def unannounced(lost: int, seen: list[int], slack: int) -> bool:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.chaos.reading import GAP, EventParser, Ledger, Position, Reader, unannounced
+from tests.chaos.reading import GAP, EventParser, Ledger, Position, Reader, in_turn, unannounced
 
 
 def alert(position, number, tenant="t"):
@@ -95,6 +95,13 @@ def test_two_readers_that_disagree_are_found():
 )
 def test_a_lost_alert_needs_a_gap_where_it_was(seen, found):
     assert unannounced(3, seen, slack=0) is found
+
+
+def test_an_alert_that_was_posted_for_long_is_no_sign_of_the_place_where_others_were_lost():
+    seen = [1, 2, GAP, 3, 8, 9]  # 4 to 7 were lost, and 3 was posted until it was stored
+
+    assert unannounced(5, seen, slack=1)
+    assert not unannounced(5, in_turn(seen, {3}), slack=1)
 
 
 def test_events_are_read_however_they_are_cut_into_pieces():

@@ -8,6 +8,7 @@ import pytest
 from bakerygw.core.http import RequestHead
 from bakerygw.core.problem import Refused
 from bakerygw.core.websocket import (
+    NotOffered,
     accept_of,
     answered_protocol,
     chosen_protocol,
@@ -140,8 +141,9 @@ def test_a_service_may_choose_what_was_offered_or_nothing() -> None:
     ],
 )
 def test_an_unsound_101_is_none(headers: tuple[tuple[bytes, bytes], ...], why: str) -> None:
-    with pytest.raises(ValueError, match=why):
+    with pytest.raises(ValueError, match=why) as raised:
         chosen_protocol(headers, KEY, ("a", "b"))
+    assert isinstance(raised.value, NotOffered) == (why == "not offered")
 
 
 @pytest.mark.parametrize("code", [None, 1000, 1001, 1003, 1007, 1011, 1012, 1013, 1014, 3000, 4999])

@@ -253,8 +253,11 @@ class Page:
         text: str = self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText")
         return text
 
-    def click(self, selector: str) -> None:
-        """Press the mouse in the middle of an element, brought into view first. PageError if there is none."""
+    def click(self, selector: str, *, times: int = 1) -> None:
+        """Press the mouse in the middle of an element, brought into view first. PageError if there is none.
+
+        More than one time in quick succession is a double click.
+        """
         at = self.evaluate(
             f"""(() => {{
                 const it = document.querySelector({json.dumps(selector)});
@@ -263,8 +266,9 @@ class Page:
                 return {{ x: box.x + box.width / 2, y: box.y + box.height / 2 }};
             }})()"""
         )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.command("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
+        for count in range(1, times + 1):
+            for kind in ("mousePressed", "mouseReleased"):
+                self.command("Input.dispatchMouseEvent", type=kind, button="left", clickCount=count, **at)
 
     def type(self, selector: str, text: str) -> None:
         """Put the focus there and write, in place of what was written there. PageError if there is no such element."""

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
+from bakerygw.core.websocket import accept_of
 from tests.e2e.calling import until
 from tests.frames import CLOSE, frame
 
@@ -99,6 +100,8 @@ class TrainingService:
         self.connections.append(connection)
         request = connection.request
         try:
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # what is on its way is elsewhere
+                connection.socket.setsockopt(socket.SOL_SOCKET, option, 65536)
             if _asked(request, "deaf"):
                 self.hear.wait(10)
             for _ in range(int(_asked(request, "send") or 0)):
@@ -114,6 +117,50 @@ class TrainingService:
             pass
         connection.close()
         self.closes.append((connection.close_code, connection.close_reason))
+
+
+class FalseService:
+    """Accepts every handshake, and hangs up: under a wrong key, or else with `fields` in its 101. It looks healthy."""
+
+    def __init__(self, *fields: bytes, wrong: bool = False) -> None:
+        self._fields, self._wrong = fields, wrong
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with connection, suppress(OSError):
+                    connection.settimeout(5)
+                    self._answer(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            if not (data := connection.recv(65536)):
+                return
+            head += data
+        key = [line[19:] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key: ")]
+        if not key:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            return
+        accept = accept_of(bytes(24) if self._wrong else key[0])
+        lines = (b"HTTP/1.1 101 Go", b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Accept: " + accept)
+        connection.sendall(b"\r\n".join((*lines, *self._fields, b"", b"")))
 
 
 def _asked(request: Request | None, name: str) -> str | None:

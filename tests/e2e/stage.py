@@ -1,14 +1,19 @@
 """A gateway with recording services behind it, shared by the tests of a module, and answers as they came."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import redis
+
+from tests.e2e.calling import until
 from tests.e2e.harness import Environment, Gateway, Recorded, RecordingUpstream
 from tests.e2e.wire import field_values, head_end, unchunked
 from tests.minting import Issuer
+from tests.redis_server import RedisServer
 
+SIGNALS = b"bakerygw:signals"
+"""The channel by which instances hear each other."""
 Pairs = Iterable[tuple[bytes, bytes]]
 
 NO_LIMITS = {
@@ -123,12 +128,16 @@ def staged(
         yield Stage(running.enter_context(Gateway(settings)), recorders, issuer)
 
 
-def until(condition: Callable[[], object], timeout_s: float = 3.0) -> None:
-    """Wait for a condition of the outside world. AssertionError if it does not come about."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come about"
-        time.sleep(0.005)
+@contextmanager
+def paired(
+    issuer: Issuer, store: RedisServer, env: Environment, *, second: Environment | None = None
+) -> Iterator[tuple[Gateway, Gateway]]:
+    """Two instances over one Redis, each of which hears the other; `second` is for the second alone."""
+    settings = {"JWT_PUBLIC_KEY": issuer.public_pem, "REDIS_HOST": store.host, "REDIS_PORT": str(store.port), **env}
+    with Gateway(settings) as one, Gateway({**settings, **(second or {})}) as two:
+        with redis.Redis(store.host, store.port) as client:
+            until(lambda: dict(client.pubsub_numsub(SIGNALS))[SIGNALS] == 2)
+        yield one, two
 
 
 def _end_of_head(raw: bytes, start: int) -> int:

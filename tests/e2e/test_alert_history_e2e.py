@@ -13,6 +13,7 @@ import redis
 
 from tests.e2e.calling import code_of
 from tests.e2e.harness import Gateway, free_ports, run_twistd
+from tests.e2e.stage import paired
 from tests.minting import TENANT_ID, Issuer
 from tests.redis_server import RedisServer
 
@@ -30,15 +31,8 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def pair(server: RedisServer, issuer: Issuer) -> Iterator[tuple[Gateway, Gateway]]:
-    settings = {
-        "JWT_PUBLIC_KEY": issuer.public_pem,
-        "REDIS_HOST": server.host,
-        "REDIS_PORT": str(server.port),
-        "PUBLISH_TOKEN": TOKEN,
-        "SSE_HISTORY_EVENTS": "500",
-    }
-    with Gateway(settings) as one, Gateway(settings) as other:
-        yield one, other
+    with paired(issuer, server, {"PUBLISH_TOKEN": TOKEN, "SSE_HISTORY_EVENTS": "500"}) as gateways:
+        yield gateways
 
 
 @pytest.fixture

@@ -99,14 +99,8 @@ def instances(count: int, server: RedisServer, issuer: Issuer, service: Recordin
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def both(server: RedisServer, issuer: Issuer, service: RecordingUpstream) -> Iterator[list[Instance]]:
-    with instances(2, server, issuer, service) as found:
+def both(module_redis: RedisServer, issuer: Issuer, service: RecordingUpstream) -> Iterator[list[Instance]]:
+    with instances(2, module_redis, issuer, service) as found:
         yield found
 
 
@@ -121,9 +115,9 @@ def there(both: list[Instance]) -> Instance:
 
 
 @pytest.fixture
-def other(server: RedisServer) -> Iterator[redis.Redis]:
+def other(module_redis: RedisServer) -> Iterator[redis.Redis]:
     """Any other program's way to Redis."""
-    with redis.Redis(host=server.host, port=server.port) as client:
+    with redis.Redis(host=module_redis.host, port=module_redis.port) as client:
         yield client
 
 

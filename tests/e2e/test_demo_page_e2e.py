@@ -127,6 +127,43 @@ def test_it_fits_a_phone_and_goes_by_keyboard(gateway: Gateway, page: Page) -> N
     assert page.evaluate("document.activeElement.id") == "main"
 
 
+def test_the_keyboard_stays_where_it_was_and_a_double_click_is_one(page: Page) -> None:
+    sign_in(page, "claire@martin.example")
+    page.wait_for("document.getElementById('train').disabled === false", 8)
+    page.evaluate("document.querySelector('.spend').focus()")
+    for _ in range(2):
+        page.press("Enter")
+        page.wait_for("document.querySelector('.spend').disabled || document.getElementById('sent').textContent")
+        page.wait_for("document.activeElement.className === 'spend' && !document.activeElement.disabled", 8)
+    page.click("#train", times=2)
+    page.wait_for("document.getElementById('run').textContent === 'training sales-forecast'")
+    page.wait_for("parseInt(document.getElementById('epoch').textContent) > 2")
+    assert page.text("#train") == "Stop the run"
+    page.click("#train")
+    page.wait_for("document.getElementById('run').textContent.startsWith('stopped at')")
+
+
+def test_alerts_are_a_list_for_those_who_hear_the_page(gateway: Gateway, admin: httpx.Client, page: Page) -> None:
+    sign_in(page, "claire@martin.example")
+    publish(admin, bakery_of(gateway, "claire@martin.example"), "Oven 2 is cold")
+    page.wait_for("document.querySelector('#alerts li') !== null")
+    nodes = page.command("Accessibility.getFullAXTree")["nodes"]
+    roles = {node["nodeId"]: node["role"]["value"] for node in nodes if "role" in node}
+    parents = {node["nodeId"]: node.get("parentId") for node in nodes}
+    (alerts,) = (its["nodeId"] for its in nodes if its.get("name", {}).get("value") == "Alerts, newest first")
+
+    assert (roles[alerts], roles[parents[alerts]]) == ("list", "log")
+    assert {roles[its] for its, parent in parents.items() if parent == alerts} == {"listitem"}
+
+
+def test_a_line_that_the_browser_does_not_copy_is_selected(page: Page) -> None:
+    sign_in(page, "luis@espiga.example")
+    page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new DOMException('no', 'NotAllowedError')); 1")
+    page.click("#how summary")
+    page.click(".copy")
+    page.wait_for("getSelection().toString().startsWith('curl -X PUT')")
+
+
 def test_a_subscription_that_has_ended_is_told_as_what_it_is(page: Page) -> None:
     page.click("button[data-email='otto@vogel.example']")
     page.wait_for("document.getElementById('problem').textContent.includes('402 subscription-expired')")

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.e2e.calling import until
 from tests.e2e.harness import Answer, answer
-from tests.e2e.stage import Received, Stage, staged, until
+from tests.e2e.stage import Received, Stage, staged
 from tests.minting import Issuer
 
 MAX_BODY = 1 << 20

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.stage import until
+from tests.e2e.calling import until
 from tests.fuzz import memory, service_memory
 from tests.fuzz.process import fuzzed
 from tests.minting import Issuer

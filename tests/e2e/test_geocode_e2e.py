@@ -11,7 +11,7 @@ from tests.e2e import nominatim
 from tests.e2e.calling import at_once, code_of, until
 from tests.e2e.harness import Gateway
 from tests.e2e.nominatim import NominatimServer
-from tests.e2e.stage import NO_LIMITS
+from tests.e2e.stage import NO_LIMITS, paired
 from tests.minting import Issuer
 from tests.redis_server import RedisServer
 
@@ -26,24 +26,15 @@ def osm() -> Iterator[NominatimServer]:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[RedisServer]:
-    with RedisServer() as redis:
-        yield redis
-
-
-@pytest.fixture(scope="module")
-def pair(osm: NominatimServer, shared: RedisServer, issuer: Issuer) -> Iterator[list[Gateway]]:
+def pair(osm: NominatimServer, module_redis: RedisServer, issuer: Issuer) -> Iterator[list[Gateway]]:
     """Two instances over one Redis."""
     env = {
-        "JWT_PUBLIC_KEY": issuer.public_pem,
-        "REDIS_HOST": shared.host,
-        "REDIS_PORT": str(shared.port),
         "NOMINATIM_URL": osm.url,
         "NOMINATIM_USER_AGENT": AGENT,
         **NO_LIMITS,
     }
-    with ExitStack() as running:
-        yield [running.enter_context(Gateway(env)) for _ in range(2)]
+    with paired(issuer, module_redis, env) as gateways:
+        yield list(gateways)
 
 
 @pytest.fixture
@@ -60,7 +51,7 @@ def ask(client: httpx.Client, query: str, **members: Any) -> httpx.Response:
 
 
 def test_an_address_becomes_coordinates_once_for_all_instances(
-    pair: list[Gateway], clients: list[httpx.Client], osm: NominatimServer, shared: RedisServer
+    pair: list[Gateway], clients: list[httpx.Client], osm: NominatimServer, module_redis: RedisServer
 ) -> None:
     first = ask(clients[0], "Forn  Gràcia & Fills", country="ES", language="ca", limit=3)
     again = ask(clients[0], "forn gràcia & fills", country=["es"], language="CA", limit=3)
@@ -90,7 +81,9 @@ def test_an_address_becomes_coordinates_once_for_all_instances(
     assert {name: asked.params[name] for name in ("q", "countrycodes", "limit", "format", "addressdetails")} == {
         "q": "Forn Gràcia & Fills", "countrycodes": "es", "limit": "3", "format": "jsonv2", "addressdetails": "1",
     }  # fmt: skip
-    keys = shared.command("EVAL", "return table.concat(redis.call('KEYS', 'bakerygw:geocode:*'), ' ')", "0").decode()
+    keys = module_redis.command(
+        "EVAL", "return table.concat(redis.call('KEYS', 'bakerygw:geocode:*'), ' ')", "0"
+    ).decode()
     assert keys.startswith("bakerygw:geocode:")
     assert "forn" not in keys.lower()
     assert not [gateway for gateway in pair if "gràcia" in gateway.output.lower() or "gr%c3" in gateway.output.lower()]
@@ -108,10 +101,10 @@ def test_never_more_than_one_question_a_second_from_all_instances_and_equal_ones
 
 
 def test_who_leaves_the_line_is_not_asked_for(
-    pair: list[Gateway], clients: list[httpx.Client], osm: NominatimServer, shared: RedisServer
+    pair: list[Gateway], clients: list[httpx.Client], osm: NominatimServer, module_redis: RedisServer
 ) -> None:
-    until(lambda: shared.command("EXISTS", "bakerygw:geocode:slot") == b":0")
-    shared.command("SET", "bakerygw:geocode:slot", "held elsewhere", "PX", "700")
+    until(lambda: module_redis.command("EXISTS", "bakerygw:geocode:slot") == b":0")
+    module_redis.command("SET", "bakerygw:geocode:slot", "held elsewhere", "PX", "700")
     with pytest.raises(httpx.ReadTimeout):
         clients[0].post(GEOCODE, json={"query": "Left behind"}, timeout=0.2)
     pair[0].wait_for_event("request.done", lambda event: event.get("status") == 499)
@@ -162,15 +155,15 @@ def test_an_ill_map_service_is_spared_by_all_instances(clients: list[httpx.Clien
 
 
 def test_without_redis_what_is_known_here_is_answered_and_nothing_is_asked(
-    clients: list[httpx.Client], osm: NominatimServer, shared: RedisServer
+    clients: list[httpx.Client], osm: NominatimServer, module_redis: RedisServer
 ) -> None:
     assert code_of(ask(clients[0], " "))[0] == 400  # so that the instance knows this token and its tenant
-    shared.kill()
+    module_redis.kill()
     try:
         known = ask(clients[0], "Forn Gràcia & Fills", country="es", language="ca", limit=3)
         unknown = ask(clients[0], "Not known here")
     finally:
-        shared.start()
+        module_redis.start()
 
     assert known.status_code == 200
     assert known.json()["cached"] is True

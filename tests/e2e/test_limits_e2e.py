@@ -12,6 +12,7 @@ import redis
 
 from tests.e2e.calling import SALES, at_once, code_of, from_address
 from tests.e2e.harness import Gateway, RecordingUpstream, free_ports
+from tests.e2e.stage import paired
 from tests.minting import OTHER_TENANT_ID, Issuer
 from tests.redis_server import RedisServer
 
@@ -22,19 +23,16 @@ LIMIT_HEADERS = ("ratelimit-policy", "ratelimit", "x-ratelimit-limit", "x-rateli
 @pytest.fixture(scope="module")
 def pair(issuer: Issuer, service: RecordingUpstream, shared_redis: RedisServer) -> Iterator[tuple[Gateway, Gateway]]:
     """Two instances that share one Redis."""
-    settings = {
-        "JWT_PUBLIC_KEY": issuer.public_pem,
+    env = {
         "SALES_SERVICE_URL": service.url,
         "AUTH_SERVICE_URL": service.url,
         "ORDERS_SERVICE_URL": f"http://127.0.0.1:{free_ports(1)[0]}",
         "CORS_ORIGINS": "https://app.example",
         "RATE_LIMIT_REQUESTS": str(LIMIT),
-        "REDIS_HOST": shared_redis.host,
-        "REDIS_PORT": str(shared_redis.port),
         "REDIS_TIMEOUT_MS": "250",
     }
-    with Gateway(settings) as one, Gateway(settings) as two:
-        yield one, two
+    with paired(issuer, shared_redis, env) as gateways:
+        yield gateways
 
 
 @pytest.fixture

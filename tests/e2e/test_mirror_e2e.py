@@ -84,26 +84,20 @@ def callers(count: int, port: int, token: str, issuer: Issuer, service: Recordin
 
 
 @pytest.fixture(scope="module")
-def own_server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def token(issuer: Issuer) -> str:
     return issuer.token()
 
 
 @pytest.fixture(scope="module")
-def both(own_server: RedisServer, token: str, issuer: Issuer, service: RecordingUpstream) -> Iterator[list[Caller]]:
-    with callers(2, own_server.port, token, issuer, service) as found:
+def both(module_redis: RedisServer, token: str, issuer: Issuer, service: RecordingUpstream) -> Iterator[list[Caller]]:
+    with callers(2, module_redis.port, token, issuer, service) as found:
         yield found
 
 
 @pytest.fixture
-def pair(both: list[Caller], own_server: RedisServer) -> list[Caller]:
+def pair(both: list[Caller], module_redis: RedisServer) -> list[Caller]:
     """Two gateways with their mirrors trusted, and a Redis without flags."""
-    own_server.command("FLUSHALL")
+    module_redis.command("FLUSHALL")
     for caller in both:
         until(lambda caller=caller: caller.trusted)
         caller.sees(OK)
@@ -118,8 +112,8 @@ def program(server: RedisServer) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def other(own_server: RedisServer) -> Iterator[redis.Redis]:
-    with program(own_server) as client:
+def other(module_redis: RedisServer) -> Iterator[redis.Redis]:
+    with program(module_redis) as client:
         yield client
 
 
@@ -238,7 +232,7 @@ class TestTrouble:
             assert {"distrusted", "trusted"} <= {event["state"] for event in told}
 
     def test_a_hung_redis_is_noticed_last_values_stand_in_and_changes_count_as_soon_as_it_goes_on(
-        self, pair: list[Caller], other: redis.Redis, own_server: RedisServer
+        self, pair: list[Caller], other: redis.Redis, module_redis: RedisServer
     ) -> None:
         other.set(READ_ONLY, "held")
         pair[1].sees(HELD)
@@ -247,12 +241,12 @@ class TestTrouble:
         other.set(CHANGED_AT, "5")
         for caller in pair:
             caller.sees(OK)
-        own_server.suspend()
+        module_redis.suspend()
         try:
             until(lambda: not any(caller.trusted for caller in pair), 1.0)
             assert [caller.write() for caller in pair] == [OK, OK]
         finally:
-            own_server.resume()
+            module_redis.resume()
         other.set(READ_ONLY, "held")
         for caller in pair:
             caller.sees(HELD, within_s=3.0)
@@ -274,13 +268,13 @@ class TestTrouble:
             assert [caller.write() for _ in range(3)] == [OK] * 3
 
     def test_a_restarted_redis_leaves_nothing_of_before(
-        self, pair: list[Caller], other: redis.Redis, own_server: RedisServer
+        self, pair: list[Caller], other: redis.Redis, module_redis: RedisServer
     ) -> None:
         other.set(READ_ONLY, "held")
         for caller in pair:
             caller.sees(HELD)
         with Load(client=pair[0].client) as load:
-            own_server.restart()
+            module_redis.restart()
             for caller in pair[1:]:
                 caller.sees(OK, within_s=5.0)
                 until(lambda caller=caller: caller.trusted)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.calling import until
 from tests.e2e.harness import Answer, answer
-from tests.e2e.stage import Received, Stage, staged, until
+from tests.e2e.stage import Received, Stage, staged
 from tests.minting import Issuer
 
 SIZE = 50 << 20

@@ -3,14 +3,13 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from hashlib import sha256
 
 import pytest
 
 from tests.e2e.calling import SALES, at_once, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream, answer
-from tests.e2e.stage import NO_LIMITS
+from tests.e2e.stage import NO_LIMITS, paired
 from tests.minting import USER_ID, Issuer
 from tests.redis_server import RedisServer
 
@@ -19,26 +18,17 @@ TOKENS = json.dumps({"access_token": "new", "refresh_token": "next"}).encode()
 
 
 @pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def pair(issuer: Issuer, service: RecordingUpstream, redis: RedisServer) -> Iterator[tuple[Gateway, Gateway]]:
+def pair(issuer: Issuer, service: RecordingUpstream, module_redis: RedisServer) -> Iterator[tuple[Gateway, Gateway]]:
     """Two instances over one Redis, with one service for all."""
-    settings = {
-        "JWT_PUBLIC_KEY": issuer.public_pem,
+    env = {
         "AUTH_SERVICE_URL": service.url,
         "SALES_SERVICE_URL": service.url,
-        "REDIS_HOST": redis.host,
-        "REDIS_PORT": str(redis.port),
         "REDIS_TIMEOUT_MS": "2000",  # of interest is who wins, not how fast a busy machine is
         "UPSTREAM_FIRST_BYTE_TIMEOUT": "0.3",
         **NO_LIMITS,
     }
-    with ExitStack() as running:
-        yield running.enter_context(Gateway(settings)), running.enter_context(Gateway(settings))
+    with paired(issuer, module_redis, env) as gateways:
+        yield gateways
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +58,7 @@ def test_of_many_uses_at_once_on_two_instances_one_works(
 
 
 def test_a_used_token_works_on_neither_and_reuse_names_its_user(
-    pair: tuple[Gateway, Gateway], service: RecordingUpstream, redis: RedisServer, issuer: Issuer
+    pair: tuple[Gateway, Gateway], service: RecordingUpstream, module_redis: RedisServer, issuer: Issuer
 ) -> None:
     token = issuer.token(type="refresh", exp=int(time.time()) + 600)
     service.always(answer(200, TOKENS))
@@ -76,13 +66,13 @@ def test_a_used_token_works_on_neither_and_reuse_names_its_user(
     event = pair[1].wait_for_event("refresh.reused", lambda event: event["state"] == "spent" and event["user_id"])
     assert event["user_id"] == USER_ID
     digest = sha256(token.rpartition(".")[0].encode()).hexdigest()
-    assert redis.command("GET", f"bakerygw:refresh:{digest}") == b"spent"
-    left_s = int(redis.command("TTL", f"bakerygw:refresh:{digest}")[1:])
+    assert module_redis.command("GET", f"bakerygw:refresh:{digest}") == b"spent"
+    left_s = int(module_redis.command("TTL", f"bakerygw:refresh:{digest}")[1:])
     assert 590 <= left_s <= 611  # to its end, and the leeway of ten seconds
 
 
 def test_after_a_refusal_it_works_at_once_and_after_a_timeout_in_ten_seconds(
-    pair: tuple[Gateway, Gateway], service: RecordingUpstream, redis: RedisServer
+    pair: tuple[Gateway, Gateway], service: RecordingUpstream, module_redis: RedisServer
 ) -> None:
     service.next(answer(422, b"{}"), answer(200, TOKENS))
     assert [refresh(gateway, "refused") for gateway in pair] == [(422, ""), (200, "")]
@@ -91,9 +81,9 @@ def test_after_a_refusal_it_works_at_once_and_after_a_timeout_in_ten_seconds(
     assert refresh(pair[0], "late") == (504, "upstream-timeout")
     assert refresh(pair[1], "late") == (401, "token-revoked")
     key = "bakerygw:refresh:" + sha256(b"late").hexdigest()
-    assert redis.command("GET", key) == b"unknown"
-    assert 5_000 < int(redis.command("PTTL", key)[1:]) <= 10_000
-    redis.command("DEL", key)  # as if the ten seconds were over
+    assert module_redis.command("GET", key) == b"unknown"
+    assert 5_000 < int(module_redis.command("PTTL", key)[1:]) <= 10_000
+    module_redis.command("DEL", key)  # as if the ten seconds were over
     assert refresh(pair[1], "late") == (200, "")
 
 
@@ -154,15 +144,15 @@ def test_signing_out_on_one_instance_is_in_force_on_the_other_within_a_second(
 
 
 def test_without_redis_nothing_is_refreshed_and_tokens_work_again_afterwards(
-    pair: tuple[Gateway, Gateway], service: RecordingUpstream, redis: RedisServer
+    pair: tuple[Gateway, Gateway], service: RecordingUpstream, module_redis: RedisServer
 ) -> None:
     service.always(answer(200, TOKENS))
-    redis.kill()
+    module_redis.kill()
     with pair[0].client() as client:
         response = client.post(REFRESH, json={"refresh_token": "patient"})
     assert code_of(response) == (503, "state-unavailable")
     assert response.headers["retry-after"] == "2"
     assert service.requests == []
-    redis.start()
+    module_redis.start()
     until(lambda: refresh(pair[0], "patient") == (200, ""), 5.0, 0.1)
     assert refresh(pair[1], "patient")[0] in (401, 503)

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.e2e.calling import SALES
+from tests.e2e.calling import SALES, until
 from tests.e2e.conftest import StartGateway
 from tests.e2e.harness import Answer, Gateway, RecordingUpstream, answer
-from tests.e2e.stage import NO_LIMITS, until
+from tests.e2e.stage import NO_LIMITS
 from tests.minting import Issuer
 
 SETTLED_S = 10.0

@@ -5,7 +5,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -14,7 +13,7 @@ import pytest
 
 from tests.e2e.calling import SALES, at_once, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
-from tests.e2e.stage import NO_LIMITS
+from tests.e2e.stage import NO_LIMITS, paired
 from tests.minting import TENANT_ID, USER_ID, Issuer
 from tests.redis_server import RedisServer
 
@@ -87,31 +86,20 @@ def sign_in(gateway: Gateway, **headers: str) -> tuple[Browser, httpx.Response]:
 
 
 @pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def pair(issuer: Issuer, service: RecordingUpstream, redis: RedisServer) -> Iterator[tuple[Gateway, Gateway]]:
+def pair(issuer: Issuer, service: RecordingUpstream, module_redis: RedisServer) -> Iterator[tuple[Gateway, Gateway]]:
     """Two instances over one Redis, the second in the middle of a change of the secret."""
-    settings = {
-        "JWT_PUBLIC_KEY": issuer.public_pem,
+    env = {
+        "SESSION_SECRET": f"{OLD},{NEW}",
         "AUTH_SERVICE_URL": service.url,
         "SALES_SERVICE_URL": service.url,
-        "REDIS_HOST": redis.host,
-        "REDIS_PORT": str(redis.port),
         "REDIS_TIMEOUT_MS": "2000",
         "SESSION_COOKIES": "true",
         "JWT_LEEWAY_SECONDS": "0",
         "CORS_ORIGINS": "https://app.example",
         **NO_LIMITS,
     }
-    with ExitStack() as running:
-        yield (
-            running.enter_context(Gateway({**settings, "SESSION_SECRET": f"{OLD},{NEW}"})),
-            running.enter_context(Gateway({**settings, "SESSION_SECRET": f"{NEW},{OLD}"})),
-        )
+    with paired(issuer, module_redis, env, second={"SESSION_SECRET": f"{NEW},{OLD}"}) as gateways:
+        yield gateways
 
 
 @pytest.fixture
@@ -123,7 +111,7 @@ def auth(service: RecordingUpstream, issuer: Issuer) -> AuthService:
 
 
 def test_a_session_begun_on_one_instance_is_good_on_both(
-    pair: tuple[Gateway, Gateway], auth: AuthService, service: RecordingUpstream, redis: RedisServer
+    pair: tuple[Gateway, Gateway], auth: AuthService, service: RecordingUpstream, module_redis: RedisServer
 ) -> None:
     for here, there in (pair, pair[::-1]):
         browser, response = sign_in(here)
@@ -140,10 +128,10 @@ def test_a_session_begun_on_one_instance_is_good_on_both(
             assert first.value("X-User-Id") == USER_ID.encode()
             assert (first.value("Authorization") or b"").startswith(b"Bearer eyJ")
     key = "bakerygw:session:" + sha256(browser.cookie.partition("=")[2].encode()).hexdigest()
-    kept = redis.command("GET", key)
+    kept = module_redis.command("GET", key)
     assert b"eyJ" not in kept
     assert f"r-{auth.number}-".encode() not in kept
-    assert 0 < int(redis.command("TTL", key)[1:]) <= 7 * 86_400
+    assert 0 < int(module_redis.command("TTL", key)[1:]) <= 7 * 86_400
     assert all(browser.cookie.partition("=")[2] not in gateway.output for gateway in pair)
     assert all(browser.csrf not in gateway.output for gateway in pair)
 
@@ -172,7 +160,7 @@ def test_only_pages_of_the_same_site_write(
 
 
 def test_after_a_change_of_subscription_one_renewal_is_enough_for_both_instances(
-    pair: tuple[Gateway, Gateway], auth: AuthService, redis: RedisServer
+    pair: tuple[Gateway, Gateway], auth: AuthService, module_redis: RedisServer
 ) -> None:
     here, there = pair
     browser, _ = sign_in(here)
@@ -188,7 +176,7 @@ def test_after_a_change_of_subscription_one_renewal_is_enough_for_both_instances
         assert [browser.ask(gateway).status_code for gateway in (there, here)] == [200, 200]
         assert auth.renewals == 1
     finally:
-        redis.command("DEL", f"tenant:{TENANT_ID}:subscription_changed_at")
+        module_redis.command("DEL", f"tenant:{TENANT_ID}:subscription_changed_at")
         until(lambda: [browser.ask(gateway).status_code for gateway in pair] == [200, 200])
 
 
@@ -215,13 +203,13 @@ def test_many_requests_on_both_instances_renew_an_ended_token_once(
 
 
 def test_a_session_that_one_instance_has_renewed_is_not_stale_on_the_other(
-    pair: tuple[Gateway, Gateway], auth: AuthService, redis: RedisServer
+    pair: tuple[Gateway, Gateway], auth: AuthService, module_redis: RedisServer
 ) -> None:
     browser, _ = sign_in(pair[0])
     assert [browser.ask(gateway).status_code for gateway in pair] == [200, 200]
     auth.age_s = 0
     key = f"tenant:{TENANT_ID}:subscription_changed_at"
-    redis.command("SET", key, str(int(time.time()) - 30))
+    module_redis.command("SET", key, str(int(time.time()) - 30))
     try:
         for gateway in pair:
             until(lambda gateway=gateway: code_of(browser.ask(gateway)) == (401, "token-stale"), 1.0)
@@ -229,11 +217,11 @@ def test_a_session_that_one_instance_has_renewed_is_not_stale_on_the_other(
         assert [code_of(browser.ask(gateway)) for gateway in pair] == [(200, ""), (200, "")]
         assert auth.renewals == 1
     finally:
-        redis.command("DEL", key)
+        module_redis.command("DEL", key)
 
 
 def test_a_failing_auth_service_ends_no_session_and_a_refusal_does(
-    pair: tuple[Gateway, Gateway], auth: AuthService, redis: RedisServer
+    pair: tuple[Gateway, Gateway], auth: AuthService, module_redis: RedisServer
 ) -> None:
     auth.lifetime_s, auth.status = 0.7, 500
     browser, _ = sign_in(pair[0])
@@ -242,7 +230,7 @@ def test_a_failing_auth_service_ends_no_session_and_a_refusal_does(
     assert code_of(failed) == (503, "service-unavailable")
     assert "retry-after" in failed.headers
     assert "set-cookie" not in failed.headers
-    redis.command("DEL", "bakerygw:refresh:" + sha256(f"r-{auth.number}-{id(auth)}".encode()).hexdigest())
+    module_redis.command("DEL", "bakerygw:refresh:" + sha256(f"r-{auth.number}-{id(auth)}".encode()).hexdigest())
     auth.status = 401
     refused = browser.ask(pair[1])
     assert code_of(refused) == (401, "token-expired")
@@ -283,15 +271,15 @@ def test_who_closes_the_page_while_signing_out_is_signed_out_on_both(
 
 
 def test_without_redis_known_sessions_go_on_and_others_wait(
-    pair: tuple[Gateway, Gateway], auth: AuthService, redis: RedisServer
+    pair: tuple[Gateway, Gateway], auth: AuthService, module_redis: RedisServer
 ) -> None:
     browser, _ = sign_in(pair[0])
     assert browser.ask(pair[0]).status_code == 200
-    redis.kill()
+    module_redis.kill()
     assert browser.ask(pair[0]).status_code == 200
     unknown = browser.ask(pair[1])
     assert code_of(unknown) == (503, "state-unavailable")
     assert "retry-after" in unknown.headers
     assert code_of(sign_in(pair[1])[1]) == (503, "state-unavailable")
-    redis.start()
+    module_redis.start()
     until(lambda: sign_in(pair[1])[1].status_code == 200, 5.0, 0.1)

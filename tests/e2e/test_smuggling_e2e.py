@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.e2e.calling import until
 from tests.e2e.harness import raw_request
-from tests.e2e.stage import Received, Stage, staged, until
+from tests.e2e.stage import Received, Stage, staged
 from tests.minting import Issuer
 
 MAX_BODY = 100_000

@@ -1,12 +1,10 @@
 """Who may hold a stream open, and until when: from outside, on two instances that share a Redis."""
 
 import json
-import socket
-import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -17,94 +15,25 @@ from websockets.sync.client import connect
 
 from tests.e2e.calling import at_once, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream
+from tests.e2e.listening import STREAM, Reader
 from tests.e2e.sockets import TrainingService
-from tests.e2e.stage import NO_LIMITS
+from tests.e2e.stage import NO_LIMITS, paired
 from tests.minting import Issuer
 from tests.redis_server import RedisServer
 
-STREAM = "/api/v1/alerts/stream"
 TICKET = "/api/v1/alerts/ticket"
 SOON_S = 1.0
 """Within which a change is in force on every instance."""
 
 
-class Reading:
-    """One stream, read in the background."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-        self.events: list[tuple[str, Any]] = []
-        self.ended_at: float | None = None
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-        self.wait_for("hello")
-
-    def _read(self) -> None:
-        name = ""
-        try:
-            for line in self._response.iter_lines():
-                key, _, text = line.partition(": ")
-                if key == "event":
-                    name = text
-                elif key == "data":
-                    self.events.append((name, json.loads(text)))
-        except (httpx.HTTPError, httpx.StreamError):
-            pass
-        self.ended_at = time.monotonic()
-
-    def named(self, name: str) -> list[Any]:
-        """The data of all events of this name so far."""
-        return [data for its, data in self.events if its == name]
-
-    def wait_for(self, name: str) -> Any:
-        """The data of the first event of this name."""
-        return until(lambda: self.named(name))[0]
-
-    def bye(self, timeout_s: float = 5.0) -> str:
-        """Why it was ended, once it has been."""
-        until(lambda: self.ended_at, timeout_s)
-        return str(self.events[-1][1]["reason"])
-
-    def leave(self) -> None:
-        """Go, whatever is still to come."""
-        with suppress(OSError):
-            self._response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
-        self._response.close()
-
-
-@contextmanager
-def reading(gateway: Gateway, token: str | None = None, query: str = "", **headers: str) -> Iterator[Reading]:
+def reading(gateway: Gateway, token: str | None = None, query: str = "") -> Reader:
     """An open stream."""
-    with gateway.client(token) as client, client.stream("GET", STREAM + query, headers=headers) as response:
-        assert response.status_code == 200, response.read()
-        read = Reading(response)
-        try:
-            yield read
-        finally:
-            read.leave()
+    return Reader(gateway, token, path=STREAM + query)
 
 
 @pytest.fixture(scope="module")
-def issuer() -> Issuer:
-    return Issuer()
-
-
-@pytest.fixture(scope="module")
-def services() -> Iterator[RecordingUpstream]:
-    with RecordingUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as own:
-        yield own
-
-
-@pytest.fixture(scope="module")
-def office(server: RedisServer) -> Iterator["redis.Redis"]:
-    with redis.Redis(port=server.port) as client:
+def office(module_redis: RedisServer) -> Iterator["redis.Redis"]:
+    with redis.Redis(port=module_redis.port) as client:
         yield client
 
 
@@ -116,23 +45,18 @@ def training() -> Iterator[TrainingService]:
 
 @pytest.fixture(scope="module")
 def pair(
-    issuer: Issuer, services: RecordingUpstream, training: TrainingService, server: RedisServer, office: Any
+    issuer: Issuer, service: RecordingUpstream, training: TrainingService, module_redis: RedisServer
 ) -> Iterator[list[Gateway]]:
-    settings = {
-        "JWT_PUBLIC_KEY": issuer.public_pem,
-        "AUTH_SERVICE_URL": services.url,
-        "SALES_SERVICE_URL": services.url,
+    env = {
+        "AUTH_SERVICE_URL": service.url,
+        "SALES_SERVICE_URL": service.url,
         "TRAINING_SERVICE_URL": training.url,
-        "REDIS_HOST": server.host,
-        "REDIS_PORT": str(server.port),
         "SSE_MAX_PER_USER": "3",
         "LOG_LEVEL": "DEBUG",
         **NO_LIMITS,
     }
-    with ExitStack() as running:
-        gateways = [running.enter_context(Gateway(settings)) for _ in range(2)]
-        until(lambda: dict(office.pubsub_numsub("bakerygw:signals"))[b"bakerygw:signals"] == 2)
-        yield gateways
+    with paired(issuer, module_redis, env) as gateways:
+        yield list(gateways)
 
 
 class Someone:
@@ -178,7 +102,7 @@ def test_a_changed_subscription_is_told_and_then_the_stream_ends(pair: list[Gate
         assert read.bye() == "token-stale"
         assert read.ended_at is not None
         assert read.ended_at - began < SOON_S
-        assert [name for name, _ in read.events[-2:]] == ["tenant-state", "bye"]
+        assert read.kinds[-2:] == ["tenant-state", "bye"]
 
 
 def test_a_hold_is_told_when_it_is_set_and_lifted_and_when_the_stream_opens(
@@ -188,7 +112,7 @@ def test_a_hold_is_told_when_it_is_set_and_lifted_and_when_the_stream_opens(
         office.set(f"tenant:{someone.tenant}:read_only", '{"reason": "stock-taking"}')
         until(lambda: len(read.named("tenant-state")) == 1, SOON_S)
         with reading(pair[0], someone.token) as late:
-            assert late.wait_for("tenant-state") == read.named("tenant-state")[0]
+            assert late.first("tenant-state").json == read.named("tenant-state")[0]
             ticket_of(pair[0], someone.token)
             office.delete(f"tenant:{someone.tenant}:read_only")
             until(lambda: len(read.named("tenant-state")) == 2 == len(late.named("tenant-state")), SOON_S)
@@ -212,7 +136,7 @@ def test_it_ends_with_the_token_to_the_second(pair: list[Gateway], issuer: Issue
     end = int(time.time()) + 3
     someone = Someone(issuer, exp=end)
     with reading(pair[0], someone.token) as read:
-        read.wait_for("token-expiring")
+        read.first("token-expiring")
         assert read.bye() == "token-expired"
 
         assert 0 <= time.time() - end < 0.5
@@ -244,7 +168,7 @@ def test_a_ticket_opens_one_stream_on_whatever_instance(pair: list[Gateway], som
     ticket = ticket_of(pair[0], someone.token)
 
     with reading(pair[1], query=f"?ticket={ticket}") as read:
-        read.wait_for("hello")
+        read.first("hello")
     for gateway in pair:
         with gateway.client() as client:
             assert code_of(client.get(f"{STREAM}?ticket={ticket}")) == (401, "token-invalid")

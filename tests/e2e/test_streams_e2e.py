@@ -1,10 +1,7 @@
 """Streams of alerts from outside: two gateways over one Redis, and one with the store inside."""
 
-import contextlib
 import json
 import signal
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,70 +14,18 @@ import redis
 from bakerygw.realtime.intake import LAST_CHANCE_S
 from tests.e2e.calling import until
 from tests.e2e.harness import Gateway, RecordingUpstream
+from tests.e2e.listening import STREAM, Reader
+from tests.e2e.stage import paired
 from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer
-from tests.realtime.sse_client import Event, EventClient
 from tests.redis_server import RedisServer
 
-STREAM = "/api/v1/alerts/stream"
 SETTINGS = {"SSE_HEARTBEAT_SECONDS": "0.5", "SSE_MAX_PER_USER": "100", "PUBLISH_TOKEN": "published-by-tests-0123456789"}
-
-
-class Reader:
-    """A client with a stream, read by a thread of its own."""
-
-    def __init__(self, gateway: Gateway, token: str, last_id: str = "", **options: Any) -> None:
-        self._client = gateway.client(token)
-        self.events = EventClient(last_id)
-        self.chunks: list[float] = []
-        self.error: Exception | None = None
-        self.ended = threading.Event()
-        headers = {"Last-Event-ID": last_id} if last_id else {}
-        request = self._client.build_request("GET", STREAM, headers=headers, **options)
-        self.response = self._client.send(request, stream=True)
-        assert self.response.status_code == 200
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        try:
-            for piece in self.response.iter_raw():
-                self.chunks.append(time.monotonic())
-                self.events.feed(piece)
-        except Exception as error:
-            self.error = error
-        self.ended.set()
-
-    @property
-    def alerts(self) -> list[int]:
-        return [event.json["n"] for event in self.events.events if event.kind == "alert"]
-
-    @property
-    def kinds(self) -> list[str]:
-        return [event.kind for event in self.events.events]
-
-    def first(self, kind: str, within_s: float = 3.0) -> Event:
-        until(lambda: kind in self.kinds, within_s)
-        return next(event for event in self.events.events if event.kind == kind)
-
-    def has(self, *alerts: int, within_s: float = 3.0) -> None:
-        until(lambda: self.alerts == list(alerts), within_s)
-
-    def __enter__(self) -> "Reader":
-        self.first("hello")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # which it is if the gateway has closed it
-            self.response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
-        self.response.close()
-        self._client.close()
 
 
 class Stand:
     """Two gateways and a publisher."""
 
-    def __init__(self, gateways: list[Gateway], store: RedisServer, issuer: Issuer) -> None:
+    def __init__(self, gateways: tuple[Gateway, Gateway], store: RedisServer, issuer: Issuer) -> None:
         self.one, self.two = gateways
         self.redis = redis.Redis(store.host, store.port, decode_responses=True)
         self.issuer = issuer
@@ -98,22 +43,13 @@ class Stand:
 
 @contextmanager
 def standing(issuer: Issuer, service: RecordingUpstream, store: RedisServer, **env: str) -> Iterator[Stand]:
-    settings = {
-        "JWT_PUBLIC_KEY": issuer.public_pem,
-        "SALES_SERVICE_URL": service.url,
-        "REDIS_HOST": store.host,
-        "REDIS_PORT": str(store.port),
-        **SETTINGS,
-        **env,
-    }
-    with ExitStack() as running:
-        gateways = [running.enter_context(Gateway(settings)) for _ in range(2)]
+    with paired(issuer, store, {"SALES_SERVICE_URL": service.url, **SETTINGS, **env}) as gateways:
         yield Stand(gateways, store, issuer)
 
 
 @pytest.fixture(scope="module")
-def stand(issuer: Issuer, service: RecordingUpstream) -> Iterator[Stand]:
-    with RedisServer() as store, standing(issuer, service, store) as stand:
+def stand(issuer: Issuer, service: RecordingUpstream, module_redis: RedisServer) -> Iterator[Stand]:
+    with standing(issuer, service, module_redis) as stand:
         yield stand
 
 
@@ -216,6 +152,8 @@ def test_a_hold_is_told_on_the_stream(stand: Stand) -> None:
 
     assert told["read_only"]["reason"] == "unpaid"
     assert reader.events.events[-1].json["read_only"] is None
+    with Reader(stand.one, stand.token(tenant_id="on-hold"), reader.events.last_id) as returned:
+        assert returned.first("tenant-state").json["read_only"] is None
 
 
 def test_a_reader_that_stops_reading_is_dropped_and_others_notice_nothing(stand: Stand) -> None:

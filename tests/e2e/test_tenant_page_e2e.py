@@ -4,15 +4,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
 import httpx
 import pytest
-import redis
 
 from tests.e2e.calling import SALES, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream, answer
-from tests.e2e.stage import NO_LIMITS
+from tests.e2e.stage import NO_LIMITS, paired
 from tests.minting import OTHER_TENANT_ID, Issuer
 from tests.redis_server import RedisServer
 from tests.test_docs import page, rows
@@ -21,25 +19,9 @@ FLAGS = {"tenant_id", "read_only", "subscription_changed_at", "demo"}
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as own:
-        yield own
-
-
-@pytest.fixture(scope="module")
-def pair(issuer: Issuer, service: RecordingUpstream, server: RedisServer) -> Iterator[list[Gateway]]:
-    settings = {
-        "JWT_PUBLIC_KEY": issuer.public_pem,
-        "SALES_SERVICE_URL": service.url,
-        "REDIS_HOST": server.host,
-        "REDIS_PORT": str(server.port),
-        **NO_LIMITS,
-    }
-    with ExitStack() as running:
-        gateways = [running.enter_context(Gateway(settings)) for _ in range(2)]
-        other = running.enter_context(redis.Redis(port=server.port))
-        until(lambda: dict(other.pubsub_numsub("bakerygw:signals"))[b"bakerygw:signals"] == 2)
-        yield gateways
+def pair(issuer: Issuer, service: RecordingUpstream, module_redis: RedisServer) -> Iterator[list[Gateway]]:
+    with paired(issuer, module_redis, {"SALES_SERVICE_URL": service.url, **NO_LIMITS}) as gateways:
+        yield list(gateways)
 
 
 def documented_sections() -> set[str]:
@@ -112,8 +94,8 @@ def test_a_disconnect_ends_what_is_open_for_the_tenant_on_every_instance_and_not
     service.reset()
 
 
-def test_with_redis_away_the_page_and_a_disconnect_say_so(pair: list[Gateway], server: RedisServer) -> None:
-    server.suspend()
+def test_with_redis_away_the_page_and_a_disconnect_say_so(pair: list[Gateway], module_redis: RedisServer) -> None:
+    module_redis.suspend()
     try:
         with pair[0].admin() as admin:
             shown, ended = admin.get("/api/tenants/a"), admin.post("/api/tenants/a/disconnect")
@@ -124,4 +106,4 @@ def test_with_redis_away_the_page_and_a_disconnect_say_so(pair: list[Gateway], s
             assert shown.elapsed.total_seconds() < 2.0
             assert ended.elapsed.total_seconds() < 1.0
     finally:
-        server.resume()
+        module_redis.resume()

@@ -9,8 +9,9 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
+from tests.e2e.calling import until
 from tests.e2e.harness import Answer, RecordingUpstream, answer
-from tests.e2e.stage import NO_LIMITS, Received, Stage, staged, until
+from tests.e2e.stage import NO_LIMITS, Received, Stage, staged
 from tests.minting import Issuer
 
 FIRST_BYTE_S, IDLE_S, CONNECT_S = 0.4, 0.6, 0.4

@@ -368,6 +368,7 @@ class Stage:
         self.pages: Mapping[str, Any] = {
             "/health": lambda head: Reply(status=200, body=b"healthy"),
             "/docs": lambda head: Reply(status=200, body=b"docs"),
+            "/api/v1/geocode": lambda head: Reply(status=200, body=b"a place"),
         }
         defaults: dict[str, Any] = {
             "router": Router(ROUTES),

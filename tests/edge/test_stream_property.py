@@ -33,10 +33,10 @@ from twisted.internet.task import Clock
 
 from bakerygw.core.alerts import parse_alert
 from bakerygw.realtime.alerts import AlertStreams
-from bakerygw.realtime.bounds import Bounds, Most
 from bakerygw.realtime.guard import StreamGuard
 from bakerygw.realtime.hub import Hub
-from bakerygw.realtime.looks import ROUND_S
+from bakerygw.realtime.quotas import Quota, Quotas
+from bakerygw.realtime.rechecks import ROUND_S
 from bakerygw.stores.memory_events import MemoryEventLog
 from tests.minting import iso
 from tests.oracle import Asked, State, opened, verdict
@@ -44,7 +44,7 @@ from tests.realtime.stream_fakes import Told
 
 STREAM = b"/api/v1/alerts/stream"
 TICKET = b"/api/v1/alerts/ticket"
-MANY = Most(per_user=1000, per_tenant=1000, in_all=1000)
+MANY = Quota(per_user=1000, per_tenant=1000, in_all=1000)
 
 
 @dataclass(kw_only=True)
@@ -151,11 +151,11 @@ class Rig:
         self.log = MemoryEventLog(lambda: NOW, history_events=100, history_s=1000)
         self.hub = Hub(self.log, clock=self.clock, heartbeat_s=15.0, telemetry=Told(), random=Random(1))
         self.hub.restored()
-        bounds = Bounds(
+        quotas = Quotas(
             {"stream": MANY, "socket": MANY}, new_per_second=1000, seconds=self.clock.seconds, jitter=Random(1).random
         )
         guard = StreamGuard(
-            bounds,
+            quotas,
             store=self.store,
             hierarchy=self.pipeline.hierarchy,
             watch=self.store,

@@ -18,6 +18,7 @@ from bakerygw.core.alerts import CHANNEL_PREFIX, Position
 from bakerygw.ports import Placed, StoreUnavailable
 from bakerygw.realtime.intake import Intake
 from bakerygw.stores.alert_channel import RedisAlertChannel
+from bakerygw.stores.redis_line import RedisAccess
 
 TENANT = "t-1"
 
@@ -266,10 +267,8 @@ class Instance:
         self.silently_lost: list[bytes] = []
         self.gave_up_at = 0
         nonces = (f"{next(self.numbers):016x}" for _ in itertools.count())
-        self.channel = RedisAlertChannel(
-            self.clock, self, self.link, self.link, self.telemetry,
-            username=None, password=None, jitter=lambda: 1.0, nonce=lambda: next(nonces),
-        )  # fmt: skip
+        access = RedisAccess(reactor=self.clock, endpoint=self, jitter=lambda: 1.0)
+        self.channel = RedisAlertChannel(access, self.link, self.link, self.telemetry, nonce=lambda: next(nonces))
         self.intake = Intake(
             self.link, self.hub, self.clock, self.telemetry,
             missed=self._missed, jitter=lambda: 1.0, max_waiting=max_waiting,

@@ -1,5 +1,6 @@
 """A bridge between a client and a service in memory, both spoken for by the test, frame by frame."""
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
@@ -8,7 +9,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from bakerygw.core.outcome import SocketNotes
-from bakerygw.ports import Heir
+from bakerygw.ports import Heir, UpstreamFailed
 from bakerygw.realtime.bridge import Bridge
 from bakerygw.realtime.held import Held
 from bakerygw.realtime.legs import Leg
@@ -44,6 +45,13 @@ class FakeOnward:
         self.transport: Any = Wire()
         self.transport.pauseProducing()
         self._behind = behind
+        self.judgements: list[UpstreamFailed | None] = []
+
+    def judge(self, failure: UpstreamFailed | None = None) -> None:
+        self.judgements.append(failure)
+
+    def hear(self, judged: Callable[[UpstreamFailed | None], None]) -> None:
+        """Nobody counts here."""
 
     def take(self, heir: Heir) -> None:
         if self._behind:
@@ -64,7 +72,7 @@ class Telemetry:
 class Place:
     left = 0
 
-    def hold(self, held: Held) -> None:
+    def hold(self, held: Held, *, returning: bool = False) -> None:
         """Nothing to watch."""
 
     def leave(self) -> None:

@@ -10,9 +10,9 @@ from bakerygw.core.claims import Claims
 from bakerygw.core.tenancy import TenantFlags, TenantView
 from bakerygw.edge.admission import Grant
 from bakerygw.ports import AdmissionAsk, AdmissionState, Changed, StoreUnavailable
-from bakerygw.realtime.bounds import Bounds, Most
 from bakerygw.realtime.guard import StreamGuard
 from bakerygw.realtime.held import Ending, HeldKind, Place
+from bakerygw.realtime.quotas import Quota, Quotas
 from bakerygw.stores.hierarchy import MemoryHierarchy
 from bakerygw.stores.memory import MemoryStore
 
@@ -106,16 +106,16 @@ class Stage:
         """How far the wall clock was set forward."""
         self.state = State(self.clock, self.now)
         self.trusted = True
-        most = Most(per_user=per_user, per_tenant=per_tenant, in_all=in_all)
+        quota = Quota(per_user=per_user, per_tenant=per_tenant, in_all=in_all)
         random = Random(7)
-        self.bounds = Bounds(
-            {"stream": most, "socket": most},
+        self.quotas = Quotas(
+            {"stream": quota, "socket": quota},
             new_per_second=new_per_second,
             seconds=self.clock.seconds,
             jitter=random.random,
         )
         self.guard = StreamGuard(
-            self.bounds,
+            self.quotas,
             store=self.state,
             hierarchy=self.state,
             watch=self.state,
@@ -135,11 +135,12 @@ class Stage:
         *,
         kind: HeldKind = "stream",
         lingers: bool = False,
+        returning: bool = False,
     ) -> Reader:
         """Let somebody in who holds the place."""
         place = self.guard.enter(kind, grant_of(claims, tenant_id))
         reader = Reader(place, lingers=lingers)
-        place.hold(reader)
+        place.hold(reader, returning=returning)
         self.clock.advance(0)
         return reader
 

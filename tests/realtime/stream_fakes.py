@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from bakerygw.core.alerts import Alert, Position, parse_position
 from bakerygw.core.outcome import Trace
 from bakerygw.core.tenancy import TenantFlags
+from bakerygw.edge.line import Send
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import Page, Placed, Stored
 from bakerygw.realtime.held import Held
@@ -148,11 +149,12 @@ class Told:
 class FakePlace:
     def __init__(self, flags: TenantFlags | None = None) -> None:
         self.held: Held | None = None
+        self.returning = False
         self.left = 0
         self._flags = flags
 
-    def hold(self, held: Held) -> None:
-        self.held = held
+    def hold(self, held: Held, *, returning: bool = False) -> None:
+        self.held, self.returning = held, returning
         if self._flags is not None:
             held.tenant_state(self._flags)
 
@@ -172,13 +174,19 @@ class FakeExchange:
         self.chunked = chunked
         self.channel = FakeChannel()
         self.written: list[bytes] = []
-        self.carried = 0
+        self.carried = self.pushes = 0
+        self.send: Send | None = None
+        """What does the same as `push`, once it was called."""
 
     def write(self, data: bytes) -> None:
         self.written.append(data)
 
-    def push(self, data: bytes, size: int) -> None:
+    def push(self, data: bytes) -> Send | None:
         self.written.append(data)
+        self.pushes += 1
+        return self.send
+
+    def pushed(self, size: int) -> None:
         self.carried += size
 
 
@@ -217,7 +225,7 @@ class Reading:
         self.stream = Stream(
             hub,
             feed,
-            self.exchange,  # type: ignore[arg-type]
+            self.exchange,
             place=self.place,
             trace=self.trace,
             resume=resume,

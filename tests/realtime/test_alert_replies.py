@@ -237,6 +237,7 @@ def test_what_lasts_is_bounded_in_the_kernel_under_tls_too(over_tls: bool) -> No
     client = Client()
     transport: Any = ServerSocket.__new__(ServerSocket)
     with socket.socket() as transport.socket:
+        transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
         client.channel.transport = SimpleNamespace(transport=transport) if over_tls else transport
 
         client.channel.settle()
@@ -248,6 +249,22 @@ def test_an_event_leaves_by_the_socket_itself_at_once() -> None:
     client = Client()
     client.channel.transport = connected(100)
 
-    client.channel.push(b"event")
+    send = client.channel.push(b"event")
 
     assert client.channel.transport.socket.sent == b"event"
+    assert send == client.channel.transport.socket.send
+
+
+def test_past_what_waits_for_the_socket_nothing_is_sent() -> None:
+    client = Client()
+    client.channel.transport = connected(2)
+
+    assert client.channel.push(b"event") is None
+    assert client.channel.push(b"event") is None
+
+
+def test_what_is_no_socket_has_no_way_past_it() -> None:
+    client = Client()
+
+    assert client.channel.push(b"event") is None
+    assert client.wire.written.endswith(b"event")

@@ -1,11 +1,22 @@
 """What either side of a bridged WebSocket says reaches the other, until one of them, or the gateway, ends it."""
 
+from collections.abc import Callable
 from typing import get_args
 
 import pytest
 from bridge_fakes import BusyClock, Span
 
-from bakerygw.realtime.bridge import CLOSE_S, ENDINGS, LINGER_S, PING_S, PONG_S, SERVICE_CLOSE_S, STALL_S
+from bakerygw.realtime.bridge import (
+    CLOSE_S,
+    ENDINGS,
+    LINGER_S,
+    PING_S,
+    PONG_S,
+    SERVICE_CLOSE_S,
+    STALL_LOOK_S,
+    STALL_S,
+    TRIAL_S,
+)
 from bakerygw.realtime.held import Ending
 from bakerygw.realtime.sides import MAX_MESSAGE_BYTES
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, closing, frame
@@ -274,6 +285,27 @@ def test_a_service_that_takes_nothing_for_long_is_dropped() -> None:
     assert span.client.wire.reading
 
 
+def test_behind_a_stalled_service_a_client_is_asked_whether_it_is_there_and_need_not_answer() -> None:
+    span = Span()
+    span.service.stalls()
+    span.clock.pump([STALL_LOOK_S] * 3)
+    assert span.client.hears() == [(PING, b"")] * 3
+    span.clock.pump([1.0] * int(STALL_S - 3 * STALL_LOOK_S - 1))
+    assert not span.client.wire.aborted
+    span.service.takes()
+    span.client.hears()
+    span.clock.advance(STALL_LOOK_S)
+    assert span.client.hears() == []
+
+
+def test_a_client_that_takes_nothing_itself_is_not_asked() -> None:
+    span = Span()
+    span.service.stalls()
+    span.client.stalls()
+    span.clock.pump([STALL_LOOK_S] * 3)
+    assert span.client.hears() == []
+
+
 def test_one_that_takes_a_little_now_and_then_is_not() -> None:
     span = Span()
     for _ in range(5):
@@ -300,6 +332,53 @@ def test_pings_of_a_client_that_reads_nothing_pile_up_no_pongs() -> None:
     assert span.client.hears() == []
     span.client.takes()
     assert span.client.hears() == [(PONG, b"999")]
+
+
+# What counts for the service's URL.
+
+
+def verdicts(span: Span) -> list[str]:
+    return ["well" if failure is None else failure.error for failure in span.onward.judgements]
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        lambda span: span.service.says(say(TEXT, b"hello")) or span.service.is_lost(),
+        lambda span: span.service.says(said_closing(1011)),
+        lambda span: span.service.says(say(BINARY, bytes(MAX_MESSAGE_BYTES + 1))),
+        lambda span: span.service.says(frame(TEXT, b"masked")),
+        lambda span: span.client.says(closing(1000)),
+        lambda span: span.client.says(frame(TEXT, b"\xff")),
+        lambda span: span.client.is_lost(),
+        lambda span: span.client.says(frame(TEXT, b"die")) or span.service.is_lost(),
+        lambda span: span.bridge.end("draining"),
+        lambda span: span.clock.advance(TRIAL_S) or span.service.is_lost(),
+    ],
+    ids=["loss-after-word", "close", "too-big", "fault", "client-closed", "client-fault", "client-lost",
+         "client-spoke", "gateway", "lasted"],
+)  # fmt: skip
+def test_these_are_no_failure_of_a_service_that_has_accepted(ends: Callable[[Span], object]) -> None:
+    span = Span()
+    assert verdicts(span) == []
+    ends(span)
+    assert verdicts(span) == ["well"]
+    span.service.is_lost()
+    span.client.is_lost()
+    span.clock.advance(TRIAL_S)
+    assert verdicts(span) == ["well"]
+
+
+def test_a_service_that_accepts_and_is_gone_has_failed() -> None:
+    span = Span()
+    span.clock.advance(TRIAL_S - 0.1)
+    span.service.says(say(PING))
+    span.service.is_lost()
+    assert verdicts(span) == ["connection_terminated"]
+    span.client.says(closing(1011))
+    span.client.is_lost()
+    assert verdicts(span) == ["connection_terminated"]
+    assert span.clock.getDelayedCalls() == []
 
 
 # Signs of life.
@@ -332,7 +411,6 @@ def test_who_is_not_read_owes_no_sign_of_life() -> None:
     span = Span()
     span.service.stalls()
     span.clock.advance(PING_S)
-    assert span.client.hears() == []
     span.service.says(say(PONG))
     span.clock.advance(PONG_S)
     assert not span.client.wire.aborted

@@ -1,5 +1,6 @@
 """Who may hold a stream or a socket open, and until when: time by hand, the shared state in memory."""
 
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -68,7 +69,7 @@ class TestBounds:
     def test_new_ones_come_at_a_set_rate_and_the_others_are_sent_away_for_some_time_each(self) -> None:
         stage = Stage(new_per_second=100)
         for number in range(100):
-            stage.open(stage.someone(number))
+            stage.open(stage.someone(number), f"t-{number % 4}")
 
         refusals = [refusal(stage, 1000 + number) for number in range(50)]
 
@@ -77,11 +78,34 @@ class TestBounds:
         assert waits == set(range(2, 11))
         stage.clock.advance(0.1)
         for number in range(10):
-            stage.open(stage.someone(2000 + number))
+            stage.open(stage.someone(2000 + number), f"t-{number % 4}")
         assert refusal(stage, 3000).code == "service-unavailable"
 
+    def test_one_tenant_takes_no_more_than_half_of_the_new_ones_however_often_it_comes_and_goes(self) -> None:
+        stage = Stage(new_per_second=100)
+        let_in = 0
+        for _ in range(10):
+            with suppress(Refused):
+                while True:
+                    stage.open(stage.someone(1)).place.leave()
+                    let_in += 1
+            assert "of this tenant" in str(refusal(stage, 2).detail)
+            for number in range(5):
+                stage.open(stage.someone(number), "t-other")
+            stage.clock.advance(0.1)
+
+        assert 95 <= let_in <= 100  # 50 at once, and 50 in a second
+
+    def test_the_haste_of_tenants_that_come_no_more_is_forgotten(self) -> None:
+        stage = Stage(new_per_second=100)
+        for number in range(1000):
+            stage.open(stage.someone(number), f"t-{number}").place.leave()
+            stage.clock.advance(0.02)
+
+        assert stage.quotas.remembered("stream") <= 3
+
     def test_who_is_refused_takes_nobodys_place(self) -> None:
-        stage = Stage(per_user=1, new_per_second=2)
+        stage = Stage(per_user=1, new_per_second=4)
         stage.open()
         for _ in range(10):
             assert refusal(stage).code == "too-many-streams"
@@ -117,7 +141,7 @@ class TestEndOfTheToken:
             stage.guard.enter("stream", grant_of(replace(USER, exp=BORN - 1)))
 
         assert caught.value.problem.code == "token-expired"
-        assert stage.bounds.count("stream") == 0
+        assert stage.quotas.count("stream") == 0
 
     def test_a_wall_clock_that_is_set_forward_ends_it_within_half_a_minute(self) -> None:
         stage = Stage()
@@ -252,6 +276,16 @@ class TestChanges:
         await stage.state.store.set_read_only("t-own", ReadOnly())
 
         assert len(stage.open().states) == 1
+
+    @ensureDeferred
+    async def test_who_comes_back_after_the_hold_is_told_once_that_it_is_over(self) -> None:
+        stage = Stage()
+        fresh, returned = stage.open(), stage.open(stage.someone(2), returning=True)
+        stage.advance(120, step_s=1)
+
+        assert fresh.states == []
+        (state,) = returned.states
+        assert state.read_only is None
 
     @ensureDeferred
     async def test_what_was_revoked_between_admission_and_hold_ends(self) -> None:

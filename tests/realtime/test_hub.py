@@ -63,6 +63,7 @@ def test_a_client_of_http_1_1_gets_the_chunks_that_were_framed_once() -> None:
     (first,), (second,) = one.exchange.written, two.exchange.written
     assert first is second
     assert first == b"%x\r\nevent: alert\nid: 7-1\ndata: {}\n\n\r\n" % 31
+    one.leave()
     assert one.exchange.carried == 31
 
 
@@ -494,6 +495,11 @@ def test_a_tenant_on_hold_is_told_at_once_and_of_every_change() -> None:
         "subscription_changed_at": None,
     }
     assert lifted.json == {"read_only": None, "subscription_changed_at": 17.5}
+
+
+@pytest.mark.parametrize(("last_id", "returning"), [(None, False), ("7-0", True), ("nonsense", True)])
+def test_who_names_a_place_is_known_to_return(last_id: str | None, returning: bool) -> None:
+    assert Instance().open(last_id).place.returning is returning
 
 
 def test_a_blocked_client_is_told_of_the_last_state_only() -> None:

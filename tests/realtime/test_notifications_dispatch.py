@@ -13,7 +13,7 @@ from bakerygw.core.tenancy import TenantFlags
 from bakerygw.ports import Haul, Placed, StoreUnavailable
 from bakerygw.realtime.notifications import BEFORE_S, CLOSE_S, IDLE_S, LEASE_S, MAX_PAUSE_S, SLOTS, Notifications
 from bakerygw.realtime.notifier import ATTEMPT_S, Attempt
-from bakerygw.realtime.waking import WakingLog
+from bakerygw.realtime.waking_log import WakingLog
 from bakerygw.stores.outbox import MemoryOutbox
 from tests.deferreds import success_of
 

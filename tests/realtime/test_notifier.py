@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from bakerygw.ports import Notification, UpstreamFailed, UpstreamResponse
 from bakerygw.realtime.notifier import ATTEMPT_S, Notifier
 from tests.deferreds import success_of
+from tests.services import Services
 
 PAYLOAD = b'{"message":"\xc3\xa9"}\n'
 ALERT = Notification(name="t1:7-3", tenant_id="t1", payload=PAYLOAD, failed=0, lease="l")
@@ -28,25 +29,7 @@ class Body:
         self.stopped = True
 
 
-class Services:
-    def __init__(self, answer=None, names=("notification",)):
-        self._answer, self._names = answer, names
-        self.asked = []
-        self.cancelled = 0
-
-    def has(self, service):
-        return service in self._names
-
-    async def request(self, service, request):
-        self.asked.append((service, request))
-        if isinstance(self._answer, UpstreamFailed):
-            raise self._answer
-        if self._answer is not None:
-            return self._answer
-        return await Deferred(lambda _: self._gave_up())
-
-    def _gave_up(self):
-        self.cancelled += 1
+NAMES = ("notification",)
 
 
 def said(status, *headers, body=b""):
@@ -65,7 +48,7 @@ def send(services, *, demo=False, clock=None):
 
 
 def test_the_service_gets_the_alert_byte_for_byte_and_what_it_must_know():
-    services = Services(said(202))
+    services = Services(NAMES, said(202))
     attempt = success_of(send(services))
     ((service, request),) = services.asked
     fields = dict(request.headers)
@@ -82,7 +65,7 @@ def test_the_service_gets_the_alert_byte_for_byte_and_what_it_must_know():
 
 
 def test_the_key_is_the_same_at_each_attempt_and_the_request_is_not():
-    services = Services(said(503))
+    services = Services(NAMES, said(503))
     way = notifier(services)
     for _ in range(2):
         success_of(Deferred.fromCoroutine(way.send("notification", ALERT, demo=False)))
@@ -92,7 +75,7 @@ def test_the_key_is_the_same_at_each_attempt_and_the_request_is_not():
 
 
 def test_alerts_of_demo_tenants_say_so():
-    services = Services(said(202))
+    services = Services(NAMES, said(202))
     success_of(send(services, demo=True))
     assert dict(services.asked[0][1].headers)[b"X-Is-Demo"] == b"true"
 
@@ -111,15 +94,15 @@ def test_alerts_of_demo_tenants_say_so():
     ],
 )
 def test_a_status_says_what_became_of_it(status, verdict, away):
-    attempt = success_of(send(Services(said(status))))
+    attempt = success_of(send(Services(NAMES, said(status))))
     assert (attempt.verdict, attempt.away) == (verdict, away)
     assert (attempt.cause == "") == (verdict == "accepted")
 
 
 def test_a_wish_to_be_left_alone_is_told():
-    assert success_of(send(Services(said(429, (b"Retry-After", b"17"))))).asked_s == 17
+    assert success_of(send(Services(NAMES, said(429, (b"Retry-After", b"17"))))).asked_s == 17
     failed = UpstreamFailed("service-unavailable", "x", "breaker open: refused", retry_after_s=4)
-    attempt = success_of(send(Services(failed)))
+    attempt = success_of(send(Services(NAMES, failed)))
     assert (attempt.verdict, attempt.away, attempt.asked_s, attempt.cause) == (
         "later",
         True,
@@ -130,12 +113,12 @@ def test_a_wish_to_be_left_alone_is_told():
 
 def test_the_status_is_enough_and_a_body_that_is_still_to_come_is_not_waited_for():
     answer = said(200, body=None)
-    assert success_of(send(Services(answer))).verdict == "accepted"
+    assert success_of(send(Services(NAMES, answer))).verdict == "accepted"
     assert answer.body.stopped
 
 
 def test_no_answer_in_time_is_a_failure_and_ends_the_exchange():
-    services, clock = Services(), Clock()
+    services, clock = Services(NAMES), Clock()
     sending = send(services, clock=clock)
     clock.advance(ATTEMPT_S - 0.1)
     assert not sending.called
@@ -156,4 +139,4 @@ def test_no_answer_in_time_is_a_failure_and_ends_the_exchange():
     ],
 )
 def test_demo_alerts_go_to_the_demo_service_where_there_is_one(names, demo, service):
-    assert notifier(Services(names=names)).service_of(demo=demo) == service
+    assert notifier(Services(names)).service_of(demo=demo) == service

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from bakerygw.edge.line import Send
 from bakerygw.realtime.fanout import READERS
 from bakerygw.realtime.feed import MOMENT_S
 from bakerygw.realtime.hub import SLOW_S
@@ -32,9 +33,10 @@ def at_each_write(reading: Reading, act: Callable[[], None]) -> None:
     """Call `act` behind each write for all."""
     push = reading.exchange.push
 
-    def pushed(data: bytes, size: int) -> None:
-        push(data, size)
+    def pushed(data: bytes) -> Send | None:
+        send = push(data)
         act()
+        return send
 
     reading.exchange.push = pushed  # type: ignore[method-assign]
 

@@ -1,12 +1,21 @@
 """The short form of Twisted's transports keeps their contract."""
 
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
-from bakerygw.runtime.sockets import LASTING_BYTES, LASTING_TIMEOUT_MS, TCP_USER_TIMEOUT, ServerSocket
+from bakerygw.runtime.sockets import (
+    LASTING_BYTES,
+    LASTING_TIMEOUT_MS,
+    SWITCHED_BYTES,
+    TCP_USER_TIMEOUT,
+    ClientSocket,
+    ServerSocket,
+    bound_buffers,
+)
 
 
 class Kernel:
@@ -77,7 +86,7 @@ def connected(takes: int | OSError) -> Any:
 def test_what_is_pushed_leaves_at_once() -> None:
     transport = connected(100)
 
-    transport.push(b"abc")
+    assert transport.push(b"abc")
 
     assert transport.socket.sent == b"abc"
     assert (transport.reactor.writers, transport._tempDataBuffer) == ([], [])
@@ -89,7 +98,7 @@ def test_what_is_pushed_leaves_at_once() -> None:
 def test_what_the_kernel_does_not_take_waits_for_its_turn(takes: int | OSError, left: bytes) -> None:
     transport = connected(takes)
 
-    transport.push(b"abc")
+    assert not transport.push(b"abc")
 
     assert b"".join(transport._tempDataBuffer) == left
     assert transport.reactor.writers == [transport]
@@ -99,7 +108,7 @@ def test_what_is_pushed_stays_behind_what_waits() -> None:
     transport = connected(100)
     transport.write(b"first")
 
-    transport.push(b"second")
+    assert not transport.push(b"second")
 
     assert transport.socket.sent == b""
     assert transport._tempDataBuffer == [b"first", b"second"]
@@ -108,9 +117,9 @@ def test_what_is_pushed_stays_behind_what_waits() -> None:
 def test_nothing_is_pushed_into_a_connection_that_ends() -> None:
     transport = connected(100)
     transport.disconnecting = True
-    transport.push(b"one")
+    assert not transport.push(b"one")
     transport.connected = False
-    transport.push(b"two")
+    assert not transport.push(b"two")
 
     assert transport.socket.sent == b""
 
@@ -119,11 +128,28 @@ def test_a_reply_that_lasts_is_bounded_in_the_kernel() -> None:
     with socket.socket() as ours:
         transport: Any = ServerSocket.__new__(ServerSocket)
         transport.socket = ours
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
 
         transport.last()
 
         assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * LASTING_BYTES
         assert ours.getsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT) == LASTING_TIMEOUT_MS
+
+
+@pytest.mark.parametrize("kind", [ServerSocket, ClientSocket])
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_what_goes_on_in_another_protocol_is_bounded_both_ways(kind: type, over_tls: bool) -> None:
+    transport: Any = kind.__new__(kind)
+    with socket.socket() as ours:
+        transport.socket = ours
+        options = (socket.SO_SNDBUF, socket.SO_RCVBUF)
+        for option in options:
+            ours.setsockopt(socket.SOL_SOCKET, option, 200_000)
+
+        bound_buffers(SimpleNamespace(transport=transport) if over_tls else transport)
+
+        for option in options:
+            assert SWITCHED_BYTES <= ours.getsockopt(socket.SOL_SOCKET, option) <= 2 * SWITCHED_BYTES
 
 
 def test_where_the_kernel_knows_no_such_bound_a_reply_lasts_all_the_same() -> None:

@@ -1,6 +1,7 @@
 """What the store tests share: a telemetry that remembers, and links to a server."""
 
 import time
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
@@ -10,6 +11,7 @@ from bakerygw.core.breaker import Breaker
 from bakerygw.stores.invalidation import Invalidations
 from bakerygw.stores.mirror import Mirror
 from bakerygw.stores.redis import RedisStore
+from bakerygw.stores.redis_line import RedisAccess
 from bakerygw.stores.redis_link import RedisLink
 from tests.redis_server import RedisServer
 
@@ -32,30 +34,23 @@ class RecordingTelemetry:
         self.degradations.append(yes)
 
 
+def access_to(server: RedisServer, **about: Any) -> RedisAccess:
+    """The way to the server on the real reactor; `about` are further fields of it."""
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    return RedisAccess(reactor=reactor, endpoint=TCP4ClientEndpoint(reactor, server.host, server.port), **about)
+
+
 def link_to(
     server: RedisServer,
     telemetry: RecordingTelemetry,
     *,
-    username: str | None = None,
-    password: str | None = None,
-    db: int = 0,
     timeout_s: float = 0.5,
     breaker: Breaker | None = None,
+    **about: Any,
 ) -> RedisLink:
-    """A link on the real reactor, not started."""
-    from twisted.internet import reactor  # noqa: PLC0415
-
-    endpoint = TCP4ClientEndpoint(reactor, server.host, server.port)
-    return RedisLink(
-        reactor,
-        endpoint,
-        username=username,
-        password=password,
-        db=db,
-        timeout_s=timeout_s,
-        telemetry=telemetry,
-        breaker=breaker,
-    )
+    """A link on the real reactor, not started; `about` are fields of its `RedisAccess`."""
+    return RedisLink(access_to(server, **about), timeout_s=timeout_s, telemetry=telemetry, breaker=breaker)
 
 
 def store_over(link: RedisLink, mirror: Mirror | None = None) -> RedisStore:
@@ -65,13 +60,11 @@ def store_over(link: RedisLink, mirror: Mirror | None = None) -> RedisStore:
     return RedisStore(link, mirror or Mirror(), reactor, time.time)
 
 
-def invalidations_of(server: RedisServer, link: RedisLink, mirror: Mirror, **about: object) -> Invalidations:
-    """What keeps the mirror true, on the real reactor, not started."""
-    from twisted.internet import reactor  # noqa: PLC0415
-
-    endpoint = TCP4ClientEndpoint(reactor, server.host, server.port)
-    given = {"username": None, "password": None, **about}
-    return Invalidations(reactor, endpoint, link, mirror, name="test", **given)
+def invalidations_of(
+    server: RedisServer, link: RedisLink, mirror: Mirror, *, signals: Any = None, **about: Any
+) -> Invalidations:
+    """What keeps the mirror true, on the real reactor, not started; `about` are fields of its `RedisAccess`."""
+    return Invalidations(access_to(server, **about), link, mirror, name="test", signals=signals)
 
 
 async def trusted(mirror: Mirror, wanted: bool = True, within_s: float = 3.0) -> float:

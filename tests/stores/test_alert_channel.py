@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from store_fakes import RecordingTelemetry, link_to, pause
-from twisted.internet.endpoints import TCP4ClientEndpoint
+from store_fakes import RecordingTelemetry, access_to, link_to, pause
 
 from bakerygw.core.alerts import Position
 from bakerygw.ports import StoreUnavailable
@@ -29,10 +28,8 @@ class Listening:
         self.link = link_to(server, RecordingTelemetry(), username=username, password=password)
         self.log = RedisEventLog(self.link, clock=reactor, history_events=1000, history_s=3600)
         self.hub, self.telemetry = Hub(), Telemetry()
-        endpoint = TCP4ClientEndpoint(reactor, server.host, server.port)
-        self.channel = RedisAlertChannel(
-            reactor, endpoint, self.link, self.log, self.telemetry, username=username, password=password
-        )
+        access = access_to(server, username=username, password=password)
+        self.channel = RedisAlertChannel(access, self.link, self.log, self.telemetry)
         self.intake = Intake(self.log, self.hub, reactor, self.telemetry, missed=self.channel.missed)
         self.publisher = RedisAlertPublisher(self.link)
 

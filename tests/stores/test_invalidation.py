@@ -13,6 +13,7 @@ from bakerygw.core.tenancy import TenantFlags
 from bakerygw.stores.invalidation import PING_S, RETRY_SELDOM_S, RETRY_SOON_S, Invalidations
 from bakerygw.stores.mirror import Mirror
 from bakerygw.stores.mirror_table import TRUST_S, Found
+from bakerygw.stores.redis_line import RedisAccess
 from bakerygw.stores.redis_link import RedisLink
 
 HELD = TenantFlags(demo=True)
@@ -32,13 +33,12 @@ class Bench:
         self.redis.mute = mute
         self.redis.refuse = {name.replace("_", " ").encode(): error for name, error in refuse.items()}
         self.clock.advance(1000)
-        about = {"username": None, "password": None, "jitter": lambda: 1.0}
-        self.link = RedisLink(
-            self.clock, self.redis.data, db=0, timeout_s=0.05, telemetry=RecordingTelemetry(), **about
+        data, subscriber = (
+            RedisAccess(reactor=self.clock, endpoint=endpoint, jitter=lambda: 1.0)
+            for endpoint in (self.redis.data, self.redis.subscriber)
         )
-        self.invalidations = Invalidations(
-            self.clock, self.redis.subscriber, self.link, self.mirror, name="me", signals=signals, **about
-        )
+        self.link = RedisLink(data, timeout_s=0.05, telemetry=RecordingTelemetry())
+        self.invalidations = Invalidations(subscriber, self.link, self.mirror, name="me", signals=signals)
         self.link.start()
         self.invalidations.start()
         self.started.append(self)

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, globalLogPublisher
 
 from bakerygw.ports import StoreUnavailable
-from bakerygw.stores.redis_line import RETRY_MAX_S
+from bakerygw.stores.redis_line import RETRY_MAX_S, RedisAccess
 from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.redis_wire import Script
 
@@ -28,10 +28,8 @@ class Bench:
 
     def __init__(self, *, ready: bool = True, **credentials) -> None:
         self.clock, self.endpoint, self.telemetry = Clock(), Endpoint(), RecordingTelemetry()
-        given = {"username": None, "password": None, "db": 0, **credentials}
-        self.link = RedisLink(
-            self.clock, self.endpoint, timeout_s=0.05, telemetry=self.telemetry, jitter=lambda: 1.0, **given
-        )
+        access = RedisAccess(reactor=self.clock, endpoint=self.endpoint, jitter=lambda: 1.0, **credentials)
+        self.link = RedisLink(access, timeout_s=0.05, telemetry=self.telemetry)
         self.first_try = self.link.start()
         self.started.append(self)
         if ready:
@@ -499,3 +497,9 @@ def test_who_calls_without_a_connection_is_told_why_there_is_none(credentials, a
     else:
         bench.answer(answer)
     assert why in str(failure_of(bench.call("GET", "k"), StoreUnavailable))
+
+
+def test_the_way_to_redis_does_not_show_its_password():
+    access = RedisAccess(reactor=Clock(), endpoint=Endpoint(), username="gw", password="not-to-be-seen")
+    assert "gw" in repr(access)
+    assert "not-to-be-seen" not in repr(access)

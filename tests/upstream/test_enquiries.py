@@ -9,9 +9,10 @@ from twisted.internet.task import Clock
 
 from bakerygw.core.claims import Subscription
 from bakerygw.core.http import BodySink
-from bakerygw.ports import LookupFailed, UpstreamFailed, UpstreamRequest, UpstreamResponse
+from bakerygw.ports import LookupFailed, UpstreamFailed, UpstreamResponse
 from bakerygw.upstream.enquiries import MAX_ANSWER_BYTES, ServiceEnquiries
 from tests.deferreds import failure_of, success_of
+from tests.services import Services
 
 PRO = Subscription(tier="professional", status="active", valid_until=1_767_225_600.0)
 SAID = json.dumps({"tier": "professional", "status": "active", "valid_until": "2026-01-01T00:00:00Z"}).encode()
@@ -40,32 +41,6 @@ class Body:
 
     def stop(self) -> None:
         self.stopped += 1
-
-
-class Services:
-    """`Upstreams` that answer what the test says, or wait."""
-
-    def __init__(self, names: set[str], answer: UpstreamResponse | UpstreamFailed | None = None) -> None:
-        self._names, self._answer = names, answer
-        self.asked: list[tuple[str, UpstreamRequest]] = []
-        self.cancelled = 0
-
-    def has(self, service: str) -> bool:
-        return service in self._names
-
-    def all_authorities(self) -> tuple[str, ...]:
-        return ()
-
-    async def request(self, service: str, request: UpstreamRequest) -> UpstreamResponse:
-        self.asked.append((service, request))
-        if isinstance(self._answer, UpstreamFailed):
-            raise self._answer
-        if self._answer is not None:
-            return self._answer
-        return await Deferred(lambda _: self._gave_up())
-
-    def _gave_up(self) -> None:
-        self.cancelled += 1
 
 
 def said(body: Body, status: int = 200) -> UpstreamResponse:

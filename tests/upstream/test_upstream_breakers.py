@@ -12,18 +12,19 @@ from twisted.logger import LogEvent, capturedLogs
 from upstream_fakes import FakeSource, Net
 
 from bakerygw.core.http import RequestSource
-from bakerygw.ports import UpstreamFailed, UpstreamRequest, UpstreamResponse
+from bakerygw.ports import Onward, UpstreamFailed, UpstreamRequest, UpstreamResponse
 from bakerygw.upstream.client import UpstreamClient
 from bakerygw.upstream.pool import MAX_CONNECTIONS
 
 ONE, TWO, THREE = (f"http://127.0.0.1:{port}" for port in (1, 2, 3))
 LAST = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
 """An answer that leaves no connection, so that every request dials and the attempts tell who was asked."""
+ACCEPTED = b"HTTP/1.1 101 Go\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 ERROR_500 = LAST.replace(b"200 OK", b"500 No")
 
 
-def ask(method: str = "GET", body: RequestSource | None = None) -> UpstreamRequest:
-    return UpstreamRequest(method=method, target=b"/", headers=(), body=body)
+def ask(method: str = "GET", body: RequestSource | None = None, upgrade: bytes | None = None) -> UpstreamRequest:
+    return UpstreamRequest(method=method, target=b"/", headers=(), body=body, upgrade=upgrade)
 
 
 class House:
@@ -41,9 +42,11 @@ class House:
             random=Random(1),
         )
 
-    def send(self, method: str = "POST", body: RequestSource | None = None) -> Deferred[UpstreamResponse]:
+    def send(
+        self, method: str = "POST", body: RequestSource | None = None, upgrade: bytes | None = None
+    ) -> Deferred[UpstreamResponse]:
         """A request to the service; a POST, unless told otherwise, is not sent twice on its own account."""
-        return Deferred.fromCoroutine(self.client.request("sales", ask(method, body)))
+        return Deferred.fromCoroutine(self.client.request("sales", ask(method, body, upgrade)))
 
     def refuse(self) -> UpstreamFailed:
         """What a request fails with whose connections are all refused."""
@@ -853,3 +856,121 @@ def test_closing_the_client_opens_no_breaker(told: list[LogEvent]) -> None:
     assert all(peer.transport.disconnecting for peer in peers)
     assert house.states() == ["closed"]
     assert told == []
+
+
+# Connections that go on in another protocol.
+
+
+def onward(response: UpstreamResponse) -> Onward:
+    assert response.onward is not None
+    return response.onward
+
+
+def went_on(house: House) -> Onward:
+    answer = house.send("GET", upgrade=b"websocket")
+    house.net.accept().answer(ACCEPTED)
+    return onward(success_of(answer))
+
+
+def dead() -> UpstreamFailed:
+    return UpstreamFailed("upstream-unreachable", "connection_terminated", "died of it")
+
+
+def sockets_to(house: House, count: int) -> list[str]:
+    """Where so many sockets went; each goes well."""
+    asked = []
+    for _ in range(count):
+        taken = went_on(house)
+        asked.append(house.net.attempts[-1][-1])
+        taken.judge()
+    return asked
+
+
+def fail_sockets(house: House, url: str, times: int = 3) -> None:
+    while times:
+        taken = went_on(house)
+        if house.net.attempts[-1].endswith(url[-2:]):
+            taken.judge(dead())
+            taken.judge()
+            times -= 1
+        else:
+            taken.judge()
+        house.net.reactor.advance(1)
+
+
+def test_a_url_whose_sockets_come_to_nothing_is_passed_over_by_sockets_alone(told: list[LogEvent]) -> None:
+    house = House(ONE, TWO)
+    fail_sockets(house, ONE)
+    assert set(sockets_to(house, 20)) == {"2"}
+    assert [url.failures for url in house.client.stats()["sales"]] == [3, 0]
+    assert house.states() == ["closed", "closed"]
+    assert asked(house) == {"1", "2"}
+    (line,) = [it for it in told if it["log_format"] == "upstream.sockets"]
+    assert (line["url"], line["state"], line["cause"]) == (ONE, "failing", "died of it")
+
+
+def test_after_a_while_one_socket_tries_it_again(told: list[LogEvent]) -> None:
+    house = House(ONE, TWO)
+    fail_sockets(house, ONE)
+    house.net.reactor.advance(10)
+    taken = went_on(house)
+    assert house.net.attempts[-1].endswith(":1")
+    assert set(sockets_to(house, 20)) == {"2"}
+    taken.judge(dead())
+    assert set(sockets_to(house, 20)) == {"2"}
+    house.net.reactor.advance(10)
+    assert set(sockets_to(house, 60)) == {"1", "2"}
+    assert [it["state"] for it in told if it["log_format"] == "upstream.sockets"] == ["failing", "serving"]
+
+
+def test_a_few_sockets_among_many_that_go_well_are_no_reason() -> None:
+    house = House(ONE, TWO)
+    for _ in range(3):
+        sockets_to(house, 40)
+        fail_sockets(house, ONE, 1)
+    assert set(sockets_to(house, 20)) == {"1", "2"}
+
+
+@pytest.mark.parametrize("urls", [(ONE,), (ONE, TWO)])
+def test_where_no_url_serves_sockets_they_are_refused_nowhere_and_one_that_goes_well_will_do(
+    urls: tuple[str, ...], told: list[LogEvent]
+) -> None:
+    house = House(*urls)
+    for _ in range(12):
+        went_on(house).judge(dead())
+    assert len([it for it in told if it["log_format"] == "upstream.sockets"]) == len(urls)
+    sockets_to(house, 1)
+    assert told[-1]["state"] == "serving"
+
+
+def test_a_second_try_is_judged_like_a_first() -> None:
+    house = House()
+    answer = house.send("GET", upgrade=b"websocket")
+    house.net.accept().close()
+    house.net.accept().answer(ACCEPTED)
+    onward(success_of(answer)).judge(dead())
+    assert house.client.stats()["sales"][0].failures == 2
+
+
+def test_which_urls_serve_sockets_outlives_a_reload() -> None:
+    house, after = House(ONE, TWO), House(ONE, TWO)
+    fail_sockets(house, ONE)
+    after.client.take_over(house.client)
+    assert set(sockets_to(after, 20)) == {"2"}
+
+
+def test_open_sockets_are_shared_evenly_and_are_no_load_to_requests() -> None:
+    house, peers = House(ONE, TWO), []
+    for _ in range(20):
+        answer = house.send("GET", upgrade=b"websocket")
+        peers.append((house.net.attempts[-1], house.net.accept()))
+        peers[-1][1].answer(ACCEPTED)
+        onward(success_of(answer)).judge()
+    for url, peer in peers:
+        if url.endswith(":1"):
+            peer.close()
+
+    assert [(url.sockets, url.in_flight) for url in house.client.stats()["sales"]] == [(0, 0), (10, 0)]
+    assert all(5 < count < 35 for count in Counter(house.served() for _ in range(40)).values())
+    house.send("GET", upgrade=b"websocket")
+    assert house.net.attempts[-1].endswith(":1")

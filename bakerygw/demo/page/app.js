@@ -22,6 +22,17 @@ function made(name, text = "", kind = "") {
   return element;
 }
 
+/** The buttons that lost the focus since they could not be used, and have it again as soon as they can. */
+const unfocused = new WeakSet();
+
+/** @param {any} button @param {boolean} usable */
+function allow(button, usable) {
+  const focused = document.activeElement;
+  if (!usable && focused === button) unfocused.add(button);
+  button.disabled = !usable;
+  if (usable && unfocused.delete(button) && (focused === document.body || focused === button)) button.focus();
+}
+
 /** Who is signed in, and how that is shown to the gateway. */
 class Session {
   /** @param {any} account @param {string} password */
@@ -126,7 +137,7 @@ class Alerts {
         onError(error);
       },
     });
-    at("cut").disabled = false;
+    allow(at("cut"), true);
     at("cut").onclick = () => this.cut();
     this.#stream.open();
   }
@@ -148,14 +159,13 @@ class Alerts {
   cut() {
     this.#cut = true;
     this.#since = Date.now();
-    at("cut").disabled = true;
+    allow(at("cut"), false);
     this.#break("cut: nothing arrives");
     this.#stream.close();
     this.#timer = setTimeout(() => {
       this.#cut = false;
       this.#again = Date.now();
       this.#replayed = 0;
-      at("cut").disabled = false;
       this.#stream.open();
     }, CUT_MS);
   }
@@ -173,7 +183,7 @@ class Alerts {
       closed: this.#cut ? `cut for ${CUT_MS / 1000} s` : "not connected",
     });
     shown.textContent = words[state] ?? state;
-    at("cut").disabled = state !== "open" && state !== "degraded";
+    allow(at("cut"), state === "open" || state === "degraded");
     if (state === "open" && this.#again) setTimeout(() => this.#resumed(), 400);
   }
 
@@ -243,17 +253,19 @@ class Training {
       onMessage: (data) => this.#hear(JSON.parse(String(data))),
       onClose: ({ code, willRetry }) => {
         if (this.#closed) return;
-        at("train").disabled = true;
+        allow(at("train"), false);
         this.#say(willRetry ? `lost (${code}), connecting anew` : `closed (${code})`, willRetry ? "connecting" : "failed");
       },
       onError: (error) => {
-        at("train").disabled = true;
+        allow(at("train"), false);
         this.#say("not connected", "failed");
         onError(error);
       },
     });
     at("train").textContent = "Start a run";
-    at("train").onclick = () => {
+    at("train").onclick = (/** @type {MouseEvent} */ { detail }) => {
+      if (detail > 1) return; // a double click would take back what its first half has done
+      allow(at("train"), false); // until the service has answered
       const action = this.#running ? "stop" : "start";
       this.#socket.send(JSON.stringify({ action, ...(this.#running ? {} : { model: "sales-forecast", epochs: EPOCHS }) }));
     };
@@ -264,12 +276,12 @@ class Training {
   close() {
     this.#closed = true;
     this.#socket.close();
-    at("train").disabled = true;
+    allow(at("train"), false);
   }
 
   /** @param {any} message */
   #hear(message) {
-    at("train").disabled = false;
+    allow(at("train"), true);
     if (message.type === "idle") this.#rest("no run");
     else if (message.type === "started") this.#begin(message, []);
     else if (message.type === "running") this.#begin(message, message.curve);
@@ -397,7 +409,7 @@ class Budget {
 
   /** @param {HTMLButtonElement} button */
   async #spend(button) {
-    button.disabled = true;
+    allow(button, false);
     const count = Number(button.dataset.count);
     let refused = 0;
     let stopped = 0;
@@ -423,7 +435,7 @@ class Budget {
     } catch (error) {
       this.#tell(GatewayError.of(error).message);
     }
-    button.disabled = false;
+    allow(button, true);
   }
 
   /** @param {string} text */
@@ -466,7 +478,9 @@ class Page {
     for (const account of this.#about.accounts) at("accounts").append(this.#card(account));
     at("leave").onclick = () => this.#leave();
     at("bakery").onchange = () => this.#move(at("bakery").value);
-    at("write").onclick = () => this.#write();
+    at("write").onclick = (/** @type {MouseEvent} */ { detail }) => {
+      if (detail < 2) this.#write(); // a double click enters one sale
+    };
     for (const button of document.querySelectorAll(".copy")) {
       const its = /** @type {HTMLButtonElement} */ (button);
       its.onclick = () => copy(its);
@@ -604,7 +618,13 @@ class Page {
 
 /** @param {HTMLButtonElement} button */
 async function copy(button) {
-  await navigator.clipboard.writeText(at(button.dataset.from ?? "").textContent);
+  const line = at(button.dataset.from ?? "");
+  try {
+    await navigator.clipboard.writeText(line.textContent);
+  } catch {
+    getSelection()?.selectAllChildren(line); // the browser leaves the copying to the person
+    return;
+  }
   button.textContent = "Copied";
   setTimeout(() => {
     button.textContent = "Copy";

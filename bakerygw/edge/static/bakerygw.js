@@ -24,6 +24,8 @@ const MAX_RETRY_MS = 600_000;
 const WORKED_MS = 10_000;
 /** How long a tab that reads for the others may leave a question unanswered before another takes its place. */
 const PATIENCE_MS = 10_000;
+/** How long a token that was asked for to know its user is used for a connection, too. */
+const UNUSED_MS = 10_000;
 /** Characters of one event; the gateway's have less than a tenth of it. */
 const MAX_EVENT = 1 << 20;
 const MAX_BEHIND = 5_000;
@@ -93,9 +95,9 @@ export class GatewayError extends Error {
     this.retryAfterS = retryAfterS;
   }
 
-  /** Whether the same may work later without anybody doing anything. */
+  /** Whether the same may work later without anybody doing anything, as where a hotel's sign-in page answered. */
   get temporary() {
-    return TEMPORARY.has(this.status) || this.status >= 500;
+    return TEMPORARY.has(this.status) || this.status >= 500 || (this.status >= 200 && this.status < 300);
   }
 
   /** The gateway's number of the request, for reports. */
@@ -110,13 +112,13 @@ export class GatewayError extends Error {
   static async from(answer) {
     const problem = isProblem(answer) ? await answer.json().catch(() => null) : null;
     const header = Number(answer.headers.get("Retry-After") ?? NaN);
-    const wait = Number(problem?.retry_after ?? header);
+    const wait = Number(problem?.retry_after ?? header); // none, or 0, says nothing of when
     return new GatewayError({
       code: typeof problem?.code === "string" ? problem.code : `http-${answer.status}`,
       status: answer.status,
       detail: problem?.detail ?? problem?.title ?? "",
       problem,
-      retryAfterS: Number.isFinite(wait) && wait >= 0 ? Math.min(wait, 3600) : null,
+      retryAfterS: wait > 0 ? Math.min(wait, 3600) : null,
     });
   }
 
@@ -200,39 +202,26 @@ export class EventParser {
 
 /** Whom a page speaks for, and how it shows that to the gateway. */
 class Access {
-  /** @type {string | null} */ #user = null;
-  /** @type {string | null} */ #unused = null;
+  /** User and tenant for whom this began. @type {string | null} */ #whom = null;
+  /** What was asked for them and not used for a connection. @type {string | null} */ #unused = null;
+  #askedAt = 0;
 
   /** @param {AccessOptions} options */
   constructor({ token, getToken, tenantId, baseUrl = globalThis.location?.origin, useCookies = false }) {
     if (!useCookies && !token && !getToken) throw new TypeError("Give token, getToken or useCookies.");
-    if (!baseUrl) throw new TypeError("Give baseUrl: the gateway's origin.");
+    if (getToken && typeof getToken !== "function") throw new TypeError("getToken must be a function.");
+    if (!baseUrl || baseUrl === "null") throw new TypeError("Give baseUrl: the gateway's origin.");
     /** @type {TokenSource} */ this.source = getToken ?? (() => token ?? null);
-    this.canRenew = getToken !== undefined || useCookies;
+    this.canRenew = Boolean(getToken) || useCookies;
     this.tenantId = tenantId;
     this.base = new URL(baseUrl);
     this.useCookies = useCookies;
   }
 
-  /** @param {string} path */
-  url(path) {
-    return new URL(path, this.base);
-  }
-
-  /**
-   * A token, of the user that `identity` has found. That another one is needed stays true until one was given.
-   * @param {Attempts} attempts
-   */
-  async token(attempts) {
-    const { renew } = attempts;
-    const token = (renew ? null : this.#unused) ?? (await this.source({ renew }));
+  /** From here on it may be another user, or another tenant. */
+  begin() {
+    this.#whom = null;
     this.#unused = null;
-    attempts.renew = false;
-    if (!token) throw new GatewayError({ code: "token-missing", status: 401, detail: "Nobody is signed in." });
-    if (this.#user !== null && userOf(claimsOf(token)) !== this.#user) {
-      throw new GatewayError({ code: "user-changed", status: 401, detail: "Somebody else has signed in." });
-    }
-    return token;
   }
 
   /**
@@ -240,27 +229,13 @@ class Access {
    * @param {AbortSignal} signal @param {Attempts} attempts
    */
   async identity(signal, attempts) {
-    const claims = this.useCookies ? await this.#session(signal) : await this.#claims(attempts);
+    const given = this.useCookies ? await this.#session(signal) : await this.#token(attempts);
+    const claims = this.useCookies ? parsed(given) : claimsOf(given);
+    this.#unused = given;
+    this.#askedAt = Date.now();
     const user = userOf(claims);
     const tenant = this.tenantId ?? claims?.tenant_id;
     return user && tenant ? `${this.base.origin}:${user}:${tenant}` : null;
-  }
-
-  /** @param {Attempts} attempts */
-  async #claims(attempts) {
-    this.#user = null;
-    const token = await this.token(attempts);
-    const claims = claimsOf(token);
-    this.#unused = token;
-    this.#user = userOf(claims);
-    return claims;
-  }
-
-  /** @param {AbortSignal} signal */
-  async #session(signal) {
-    const answer = await ask(this.url(SESSION_PATH), { credentials: "include" }, signal);
-    if (answer.status !== 200) throw await GatewayError.from(answer);
-    return answer.json();
   }
 
   /**
@@ -268,18 +243,54 @@ class Access {
    * @param {string} path @param {AbortSignal} signal @param {Attempts} attempts
    */
   async entry(path, signal, attempts) {
-    const url = this.url(path);
+    const url = new URL(path, this.base);
+    const unused = Date.now() - this.#askedAt < UNUSED_MS ? this.#unused : null;
+    this.#unused = null;
     if (this.useCookies) {
+      if (unused === null) await this.#session(signal); // another tab may have signed somebody else in
       if (this.tenantId) url.searchParams.set("tenant_id", this.tenantId);
       return url;
     }
+    const token = attempts.renew || unused === null ? await this.#token(attempts) : unused;
     /** @type {Record<string, string>} */
-    const headers = { Authorization: `Bearer ${await this.token(attempts)}` };
+    const headers = { Authorization: `Bearer ${token}` };
     if (this.tenantId) headers["X-Tenant-ID"] = this.tenantId;
-    const answer = await ask(this.url(TICKET_PATH), { method: "POST", headers, credentials: "omit" }, signal);
+    const init = { method: "POST", headers, credentials: /** @type {const} */ ("omit") };
+    const answer = await ask(new URL(TICKET_PATH, this.base), init, signal);
     if (answer.status !== 201) throw await GatewayError.from(answer);
     url.searchParams.set("ticket", (await answer.json()).ticket);
     return url;
+  }
+
+  /**
+   * A token of the same user. That another one is needed stays true until one was given.
+   * @param {Attempts} attempts
+   */
+  async #token(attempts) {
+    const token = await this.source({ renew: attempts.renew });
+    attempts.renew = false;
+    if (!token) throw new GatewayError({ code: "token-missing", status: 401, detail: "Nobody is signed in." });
+    this.#check(claimsOf(token));
+    return token;
+  }
+
+  /** What the gateway tells of the cookie. @param {AbortSignal} signal */
+  async #session(signal) {
+    const answer = await ask(new URL(SESSION_PATH, this.base), { credentials: "include" }, signal);
+    if (answer.status !== 200) throw await GatewayError.from(answer);
+    const said = await answer.text();
+    this.#check(parsed(said));
+    return said;
+  }
+
+  /** @param {any} claims of those who are signed in at this moment */
+  #check(claims) {
+    const whom = JSON.stringify([userOf(claims), this.tenantId ?? claims?.tenant_id]);
+    if (this.#whom !== null && whom !== this.#whom) {
+      const detail = "Somebody else has signed in, or for another tenant.";
+      throw new GatewayError({ code: "user-changed", status: 401, detail });
+    }
+    this.#whom = whom;
   }
 }
 
@@ -315,7 +326,7 @@ class Attempts {
    */
   delay(wishedMs = null) {
     const failures = this.#failures++;
-    if (wishedMs !== null) return wishedMs * (1 + Math.random() / 2);
+    if (wishedMs !== null) return Math.max(MIN_DELAY_MS, wishedMs * (1 + Math.random() / 2));
     if (failures === 0) return Math.max(MIN_DELAY_MS, this.retryMs * (0.5 + Math.random()));
     const most = Math.max(this.retryMs, Math.min(MAX_DELAY_MS, this.retryMs * 2 ** failures));
     return Math.max(MIN_DELAY_MS, Math.random() * most);
@@ -374,6 +385,8 @@ export class AlertStream {
   /** @type {Storage | null} */ #storage;
   #storageKey = "";
   /** @type {AbortController | null} */ #life = null;
+  /** The page is left with it open, and may be come back to. */
+  #left = false;
   /** @type {AbortController | null} */ #connection = null;
   #heardAt = 0;
   #heartbeatMs;
@@ -383,11 +396,12 @@ export class AlertStream {
 
   /** @param {AccessOptions & StreamOptions} options */
   constructor(options) {
-    this.#options = options;
+    this.#options = checked(options, ["onAlert", "onGap", "onState", "onTenantState", "onTokenExpiring", "onError"]);
     this.#access = new Access(options);
-    this.#last = options.lastEventId ?? null;
+    this.#last = options.lastEventId || null;
     this.#storage = options.storage === undefined ? defaultStorage() : options.storage;
     this.#heartbeatMs = (options.heartbeatSeconds ?? HEARTBEAT_MS / 1000) * 1000;
+    if (!(this.#heartbeatMs > 0)) throw new TypeError("heartbeatSeconds must be a number above 0.");
   }
 
   /** The `id` of the newest alert that this tab was given, or null. */
@@ -405,7 +419,9 @@ export class AlertStream {
     if (this.#life) return;
     const life = new AbortController();
     this.#life = life;
+    this.#left = false;
     this.#attempts = new Attempts();
+    this.#access.begin();
     listen(life.signal, () => this.#awake());
     globalThis.addEventListener?.("pagehide", (event) => this.#hide(event.persisted), { signal: life.signal });
     this.#run(life.signal).then(
@@ -416,7 +432,8 @@ export class AlertStream {
 
   /** End it. No callback is called any more, but for `onState("closed")`. */
   close() {
-    if (!this.#life) return;
+    if (!this.#life && !this.#left) return;
+    this.#left = false;
     this.#end();
     this.#say("closed");
   }
@@ -451,7 +468,8 @@ export class AlertStream {
   #hide(kept) {
     if (!kept) return;
     this.#end();
-    globalThis.addEventListener("pageshow", () => this.open(), { once: true });
+    this.#left = true;
+    globalThis.addEventListener("pageshow", () => this.#left && this.open(), { once: true });
   }
 
   #again() {
@@ -506,6 +524,7 @@ export class AlertStream {
 
   /** @param {string} key */
   #restore(key) {
+    if (this.#storageKey !== "" && this.#storageKey !== key) this.#last = this.#tenantState = null; // another's
     this.#storageKey = key;
     try {
       this.#last ??= this.#storage?.getItem(key) ?? null;
@@ -548,7 +567,7 @@ export class AlertStream {
     if (asked && !reason) return undefined;
     if (error && !attempt.opened) return this.#wait(error, signal);
     if (String(reason).startsWith("token-") && this.#access.canRenew && this.#attempts.mayRenew()) return undefined;
-    const wishedMs = Number.isFinite(retry) ? Math.min(Math.max(retry, 0), MAX_RETRY_MS) : null;
+    const wishedMs = retry > 0 ? Math.min(retry, MAX_RETRY_MS) : null;
     const delay = this.#attempts.delay(wishedMs);
     this.#say("waiting", { retryInMs: delay, error: error ?? null, reason });
     return this.#pause.wait(delay, signal, wishedMs !== null);
@@ -699,20 +718,22 @@ export class AlertStream {
   #answer(message) {
     if (message.kind === "again") this.#again();
     else if (message.kind === "wake") this.#awake();
-    if (message.kind === "event" || message.kind === "state" || message.kind === "welcome") return;
-    this.#post({
-      kind: "welcome",
-      to: message.from,
-      state: this.#state,
-      details: plain(this.#details),
-      last: this.#last,
-      tenantState: message.kind === "join" ? this.#tenantState : null,
-    });
+    if (message.kind === "join") this.#greet(message.from, this.#tenantState);
+    // A browser may let a frozen tab hear messages, but neither read nor have timers: then another one shall lead.
+    else if (message.kind === "ping") setTimeout(() => this.#tabs?.leading && this.#greet(message.from, null), 0);
+  }
+
+  /**
+   * Tell a tab how it stands.
+   * @param {string} to @param {StreamEvent | null} tenantState
+   */
+  #greet(to, tenantState) {
+    this.#post({ kind: "welcome", to, state: this.#state, details: plain(this.#details), last: this.#last, tenantState });
   }
 
   /** @param {any} message */
   #welcome(message) {
-    if (this.#state !== message.state) this.#say(message.state, restored(message.details));
+    if (this.#state !== message.state || !this.#details.shared) this.#say(message.state, restored(message.details));
     if (message.tenantState) this.#take(message.tenantState);
     if (message.last === null) return;
     if (this.#last === null) this.#moveTo(message.last);
@@ -770,7 +791,7 @@ export class AlertStream {
   #say(state, more = {}) {
     const following = this.#tabs !== null && !this.#tabs.leading;
     const details = { ...more, shared: following };
-    if (state === this.#state && state !== "waiting") return;
+    if (state === this.#state && following === this.#details.shared && state !== "waiting") return;
     this.#state = state;
     this.#details = details;
     if (!following) this.#post({ kind: "state", state, details: plain(details) });
@@ -965,7 +986,7 @@ export class TrainingSocket {
 
   /** @param {AccessOptions & SocketOptions} options */
   constructor(options) {
-    this.#options = options;
+    this.#options = checked(options, ["onMessage", "onOpen", "onClose", "onError"]);
     this.#access = new Access(options);
   }
 
@@ -980,6 +1001,7 @@ export class TrainingSocket {
     const life = new AbortController();
     this.#life = life;
     this.#attempts = new Attempts();
+    this.#access.begin();
     listen(life.signal, () => this.#pause.end());
     this.#run(life.signal).then(
       () => this.#over(life),
@@ -1003,15 +1025,16 @@ export class TrainingSocket {
    * Send now or, while the socket comes back, as soon as it is there.
    * @param {string | ArrayBuffer | ArrayBufferView | Blob} data
    * @returns {boolean} false if it was not taken: the socket is closed, or too much waits already
+   * @throws {TypeError} for anything else, which a WebSocket would send as "[object Object]"
    */
   send(data) {
+    const size = sizeOf(data);
     if (!this.#life) return false;
     if (this.#socket?.readyState === 1) {
       if (this.#socket.bufferedAmount > MAX_UNSENT_BYTES) return false;
       this.#socket.send(/** @type {any} */ (data));
       return true;
     }
-    const size = sizeOf(data);
     if (this.#queue.length >= MAX_QUEUED || this.#queued + size > MAX_QUEUED_BYTES) return false;
     this.#queue.push(data);
     this.#queued += size;
@@ -1070,11 +1093,14 @@ export class TrainingSocket {
       if (!signal.aborted) this.#call(this.#options.onMessage, data);
     };
     return new Promise((resolve) => {
-      socket.onclose = ({ code, reason }) => {
+      const over = (/** @type {{ code: number, reason: string }} */ { code, reason }) => {
         signal.removeEventListener("abort", leave);
         if (this.#socket === socket) this.#socket = null;
         resolve({ code, reason, lastedMs: openedAt ? Date.now() - openedAt : 0 });
       };
+      socket.onclose = over;
+      // Of a socket that the page's Content-Security-Policy forbids Chromium tells the error, and never the end.
+      socket.onerror = () => setTimeout(over, FIRST_DELAY_MS, { code: 1006, reason: "" });
     });
   }
 
@@ -1096,6 +1122,19 @@ export class TrainingSocket {
   }
 }
 
+/**
+ * The options, if these of them are functions where they are given.
+ * @template {object} T @param {T} options @param {string[]} callbacks @returns {T}
+ */
+function checked(options, callbacks) {
+  if (typeof options !== "object" || options === null) throw new TypeError("Give an object with the options.");
+  for (const name of callbacks) {
+    const given = /** @type {any} */ (options)[name] ?? undefined;
+    if (given !== undefined && typeof given !== "function") throw new TypeError(`${name} must be a function.`);
+  }
+  return options;
+}
+
 /** @param {Response} answer */
 function isStream(answer) {
   return (answer.headers.get("Content-Type") ?? "").startsWith("text/event-stream");
@@ -1112,7 +1151,7 @@ function isProblem(answer) {
  */
 function claimsOf(token) {
   try {
-    const payload = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
+    const payload = atob((token.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/"));
     return JSON.parse(new TextDecoder().decode(Uint8Array.from(payload, (letter) => letter.charCodeAt(0))));
   } catch {
     return null;
@@ -1222,7 +1261,9 @@ function restored(details) {
 /** @param {string | ArrayBuffer | ArrayBufferView | Blob} data */
 function sizeOf(data) {
   if (typeof data === "string") return data.length;
-  return data instanceof Blob ? data.size : data.byteLength;
+  if (data instanceof Blob) return data.size;
+  if (typeof data?.byteLength === "number") return data.byteLength;
+  throw new TypeError("Send a string, an ArrayBuffer, a view of one, or a Blob.");
 }
 
 /** @param {unknown} error of a callback: shown as any uncaught one, and nothing else comes of it */

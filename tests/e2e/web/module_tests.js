@@ -5,6 +5,7 @@ import { FakeSocket, equal, ok, problem, settle, test, token, until } from "/sta
 
 const STREAM = "/api/v1/alerts/stream";
 const TICKET = "/api/v1/alerts/ticket";
+const SESSION = "/api/v1/auth/session";
 
 /** A stream, what its page is told, and its end with the test. */
 function tab({ later }, options = {}) {
@@ -201,6 +202,20 @@ test("a stream that was closed in a callback gives nothing of what came with it"
   equal([seen, stream.lastEventId], [[1], "1-1"]);
 });
 
+test("a stream that is closed on the way out stays closed when somebody comes back", async (stage) => {
+  const { stream, told } = tab(stage);
+  await until(() => told.states.includes("open"));
+  const turn = (name) => dispatchEvent(new PageTransitionEvent(name, { persisted: true }));
+  turn("pagehide");
+  turn("pageshow");
+  await until(() => stage.gateway.asked.length === 2 && told.states.at(-1) === "open");
+  turn("pagehide");
+  stream.close();
+  turn("pageshow");
+  await settle();
+  equal([told.states.at(-1), stage.gateway.asked.length, stage.gateway.streams.size], ["closed", 2, 0]);
+});
+
 test("a page that is loaded again goes on where it was", async (stage) => {
   const storage = sessionStorage;
   const first = tab(stage, { storage });
@@ -283,6 +298,20 @@ test("the sign-in page of a hotel is not taken for a stream", async (stage) => {
   equal(told.details.at(-1).error.code, "stream-invalid");
 });
 
+test("what answers in the gateway's place is asked again later, wherever it answers", async (stage) => {
+  const page = () => new Response("<p>Welcome!", { headers: { "Content-Type": "text/html" } });
+  stage.gateway.answers[TICKET].push(page());
+  stage.gateway.answers[SESSION].push(new Response(null, { status: 204 }));
+  for (const [options, code] of [[{}, "http-200"], [{ useCookies: true }, "http-204"]]) {
+    const { told } = tab(stage, options);
+    await until(() => told.states.at(-1) === "waiting");
+    equal(told.details.at(-1).error.code, code);
+    await stage.clock.advance(2000);
+    await until(() => told.states.at(-1) === "open");
+    equal(told.errors, []);
+  }
+});
+
 test("a page where nobody is signed in asks the gateway nothing", async (stage) => {
   const { told } = tab(stage, { getToken: async () => null });
   await until(() => told.errors.length === 1);
@@ -312,6 +341,23 @@ test("a busy gateway is left alone for as long as it says, and up to half as lon
   equal([told.details.at(-1).retryInMs, told.details.at(-1).error.code], [10_000, "too-many-streams"]);
   await stage.clock.advance(10_000);
   await until(() => told.states.at(-1) === "open");
+});
+
+test("a wait of no seconds is none that was asked for, and the waits double", async (stage) => {
+  Math.random = () => 0.9;
+  const none = () => problem(503, "service-unavailable", { retry_after: 0 }, { "Retry-After": "0" });
+  stage.gateway.answers[TICKET].push(none(), none(), none());
+  const { told } = tab(stage);
+  const waits = () => told.details.filter((it) => it.retryInMs).map((it) => Math.round(it.retryInMs));
+  for (let turn = 1; turn <= 3; turn++) {
+    await until(() => waits().length === turn);
+    await stage.clock.advance(told.details.at(-1).retryInMs);
+  }
+  await until(() => told.states.at(-1) === "open");
+  stage.gateway.event("bye", { reason: "draining", retry: 0 });
+  stage.gateway.end();
+  await until(() => waits().length === 4);
+  equal(waits(), [1400, 1800, 3600, 7200]);
 });
 
 test("without an answer the waits double, by chance, and end at thirty seconds", async (stage) => {
@@ -412,6 +458,77 @@ test("another user's token is not taken for the first one's", async (stage) => {
   await stage.clock.advance(2000);
   await until(() => told.errors.length === 1);
   equal([told.errors[0].code, stage.gateway.count(TICKET)], ["user-changed", 1]);
+});
+
+test("a token for another tenant is not taken for the first one's, unless the page names the tenant", async (stage) => {
+  for (const [tenantId, errors] of [[undefined, ["user-changed"]], ["t3", []]]) {
+    const tenants = ["t1", "t2", "t2"];
+    const { told } = tab(stage, { getToken: async () => token("u1", tenants.shift()), tenantId });
+    await until(() => told.states.includes("open"));
+    stage.gateway.cut();
+    await until(() => told.states.at(-1) === "waiting");
+    await stage.clock.advance(2000);
+    await until(() => told.states.at(-1) === (errors.length ? "closed" : "open"));
+    equal(told.errors.map((it) => it.code), errors);
+  }
+  equal(stage.gateway.count(TICKET), 3);
+});
+
+test("a cookie that is somebody else's by now opens nothing", async (stage) => {
+  const { told } = tab(stage, { useCookies: true });
+  await until(() => told.states.includes("open"));
+  const other = () => Response.json({ user_id: "u2", tenant_id: "t1" });
+  stage.gateway.answers[SESSION].push(other(), other());
+  stage.gateway.cut();
+  await until(() => told.states.at(-1) === "waiting");
+  await stage.clock.advance(2000);
+  await until(() => told.errors.length === 1);
+  equal([told.errors[0].code, stage.gateway.asked.length], ["user-changed", 1]);
+});
+
+test("a stream that is opened for somebody else begins with what comes next", async (stage) => {
+  const users = ["u1", "u2", "u2"];
+  const { stream, told } = tab(stage, { getToken: async () => token(users.shift() ?? "u2") });
+  await until(() => told.states.includes("open"));
+  stage.gateway.publish("one");
+  await until(() => told.alerts.length === 1);
+  stage.gateway.cut();
+  await until(() => told.states.at(-1) === "waiting");
+  await stage.clock.advance(2000);
+  await until(() => told.errors.length === 1);
+  stream.open();
+  await until(() => told.states.at(-1) === "open");
+  equal(stage.gateway.asked.map((it) => it.query.last_event_id), [undefined, undefined]);
+});
+
+test("a token is asked for anew where the last one was not used at once", async (stage) => {
+  const first = tab(stage, shared);
+  await until(() => first.told.states.includes("open"));
+  let asked = 0;
+  const second = tab(stage, { ...shared, getToken: async () => token("u1", "t1", ++asked) });
+  await until(() => second.told.states.includes("open"));
+  await stage.clock.advance(11_000);
+  first.stream.close();
+  await until(() => stage.gateway.asked.length === 2);
+  equal(stage.gateway.requests.at(-2).headers.get("Authorization"), `Bearer ${token("u1", "t1", 2)}`);
+});
+
+test("what is no option is refused at once, and told as what it is", async () => {
+  const said = (Made, ...args) => {
+    try {
+      new Made(...args);
+    } catch (error) {
+      return error instanceof TypeError ? error.message : String(error);
+    }
+    return null;
+  };
+  const wrong = [[], [{}], [{ getToken: "abc" }], [{ token: "t", onAlert: "show" }], [{ token: "t", baseUrl: "null" }],
+    [{ token: "t", heartbeatSeconds: "often" }]];
+  equal(wrong.map((args) => said(AlertStream, ...args)), ["Give an object with the options.",
+    "Give token, getToken or useCookies.", "getToken must be a function.", "onAlert must be a function.",
+    "Give baseUrl: the gateway's origin.", "heartbeatSeconds must be a number above 0."]);
+  equal(said(TrainingSocket, { token: "t", onMessage: 1 }), "onMessage must be a function.");
+  equal(said(AlertStream, { token: "t", onAlert: null, lastEventId: "" }), null);
 });
 
 // tabs
@@ -544,6 +661,39 @@ test("a tab that answers keeps its place, however long nothing happens", async (
   equal([first.told.details.at(-1).shared, second.told.details.at(-1).shared], [false, true]);
 });
 
+test("a tab that is frozen does not answer, and so does not keep its place", async (stage) => {
+  const { told } = tab(stage, shared);
+  await until(() => told.states.includes("open"));
+  const heard = [];
+  const channel = new BroadcastChannel(`bakerygw:alerts:${location.origin}:u1:t1`);
+  stage.later(() => channel.close());
+  channel.onmessage = ({ data }) => heard.push(data);
+  channel.postMessage({ kind: "ping", from: "elsewhere" });
+  await settle(); // no timer runs
+  equal(heard, []);
+  await stage.clock.advance(1);
+  await until(() => heard.length === 1);
+  equal([heard[0].kind, heard[0].to, heard[0].state], ["welcome", "elsewhere", "open"]);
+});
+
+test("a tab that has lost its place says that another one holds the connection", async (stage) => {
+  const { told } = tab(stage, shared);
+  await until(() => told.states.includes("open"));
+  const name = `bakerygw:alerts:${location.origin}:u1:t1`;
+  const channel = new BroadcastChannel(name);
+  stage.later(() => channel.close());
+  channel.onmessage = ({ data }) => {
+    if (data.kind !== "join") return;
+    channel.postMessage({ kind: "welcome", from: "x", to: data.from, state: "open", details: {}, last: "1-0" });
+  };
+  await new Promise((held) => {
+    const lock = new Promise((release) => stage.later(release));
+    navigator.locks.request(name, { steal: true }, () => (held(), lock));
+  });
+  await until(() => told.details.at(-1).shared);
+  equal([told.states, stage.gateway.streams.size], [["connecting", "open", "open"], 0]);
+});
+
 test("a tab whose token is refused leaves the place to one whose is not", async (stage) => {
   const first = tab(stage, shared);
   await until(() => first.told.states.includes("open"));
@@ -660,6 +810,16 @@ test("a socket whose token has ended comes back once with another one", async (s
   equal([asked, told.closes.map((it) => it.willRetry)], [[false, true], [true, false]]);
 });
 
+test("a socket of which the browser tells an error and no end has ended", async (stage) => {
+  const { told } = socket(stage);
+  await until(() => FakeSocket.all.length === 1);
+  FakeSocket.last.onerror();
+  await stage.clock.advance(1000);
+  equal(told.closes, [{ code: 1006, reason: "", willRetry: true }]);
+  await stage.clock.advance(2000);
+  await until(() => FakeSocket.all.length === 2);
+});
+
 test("a socket that fails again and again waits longer and longer", async (stage) => {
   Math.random = () => 0.9;
   const { told } = socket(stage);
@@ -692,4 +852,43 @@ test("a refused ticket ends the socket with the problem", async (stage) => {
   const { told } = socket(stage);
   await until(() => told.errors.length === 1);
   equal([told.errors[0].code, FakeSocket.all.length], ["tenant-forbidden", 0]);
+});
+
+test("a socket whose session has ended says so, and does not try on", async (stage) => {
+  const over = () => problem(401, "token-missing");
+  const { told } = socket(stage, { useCookies: true, getToken: undefined, token: undefined });
+  await opened();
+  stage.gateway.answers[SESSION].push(over(), over());
+  FakeSocket.last.closes(1006);
+  await until(() => told.closes.length === 1);
+  await stage.clock.advance(60_000);
+  equal([told.errors.map((it) => it.code), FakeSocket.all.length], [["token-missing"], 1]);
+});
+
+test("a socket of one user is not opened anew with the token of another", async (stage) => {
+  const users = ["u1", "u2", "u2"];
+  const { it, told } = socket(stage, { getToken: async () => token(users.shift() ?? "u2") });
+  await opened();
+  FakeSocket.last.closes(1006);
+  await until(() => told.closes.length === 1);
+  await stage.clock.advance(3000);
+  await until(() => told.errors.length === 1);
+  equal([told.errors[0].code, FakeSocket.all.length], ["user-changed", 1]);
+  it.open();
+  await until(() => FakeSocket.all.length === 2);
+});
+
+test("what a socket can't send is refused as that, open or not", async (stage) => {
+  const { it } = socket(stage);
+  const refused = (data) => {
+    try {
+      return it.send(data);
+    } catch (error) {
+      return error instanceof TypeError;
+    }
+  };
+  equal([{ action: "start" }, 7, null, undefined].map(refused), [true, true, true, true]);
+  await opened();
+  equal([refused({ action: "start" }), FakeSocket.last.sent], [true, []]);
+  equal([it.send(""), it.send(new Uint8Array(2)), it.send(new Blob(["x"]))], [true, true, true]);
 });

@@ -23,14 +23,14 @@ export class Clock {
   #timers = new Map();
 
   install() {
-    globalThis.setTimeout = (call, ms = 0) => this.#add(call, ms, null);
+    globalThis.setTimeout = (call, ms = 0, ...args) => this.#add(call, ms, null, args);
     globalThis.setInterval = (call, ms) => this.#add(call, ms, ms);
     globalThis.clearTimeout = globalThis.clearInterval = (number) => this.#timers.delete(number);
     Date.now = () => this.now;
   }
 
-  #add(call, ms, every) {
-    this.#timers.set(++this.#number, { call, at: this.now + ms, every });
+  #add(call, ms, every, args = []) {
+    this.#timers.set(++this.#number, { call: () => call(...args), at: this.now + ms, every });
     return this.#number;
   }
 

@@ -21,8 +21,11 @@ MAX_AT_ONCE: Final = 200
 """Places that are looked at in one turn: what is asked for them takes Redis less than a millisecond."""
 
 
-class Looks:
-    """Has places judged by what is known now. `places` gives all there are, `trusted` whether changes are told of."""
+class Rechecks:
+    """Has each place judged anew (`HeldPlace.judge`) when asked to, and besides once in a round.
+
+    No method raises. What the shared state can't tell changes nothing.
+    """
 
     _log: ClassVar[Logger] = Logger()
 
@@ -35,6 +38,7 @@ class Looks:
         trusted: Callable[[], bool],
         places: Callable[[], Iterable[HeldPlace]],
     ) -> None:
+        """`places` gives all there are; `trusted`: changes are told of for certain, so that rounds may be long."""
         self._clock, self._store, self._hierarchy = clock, store, hierarchy
         self._trusted, self._places = trusted, places
         self._due: dict[HeldPlace, None] = {}
@@ -50,7 +54,7 @@ class Looks:
         if self._timer is None:
             self._timer = self._clock.callLater(TICK_S if self._trusted() else DISTRUST_TICK_S, self._tick)
 
-    def at(self, places: Iterable[HeldPlace]) -> None:
+    def soon(self, places: Iterable[HeldPlace]) -> None:
         """Look at these in the next turn of the reactor."""
         for place in places:
             self._due[place] = None
@@ -58,7 +62,7 @@ class Looks:
             self._looking = True
             self._clock.callLater(0, self._begin)
 
-    def at_all(self) -> None:
+    def all_soon(self) -> None:
         """Look at all soon, beginning now: anything may have changed."""
         self._round = list(self._places())
         self._unsure = self._round_size = len(self._round)
@@ -78,7 +82,7 @@ class Looks:
         some = [self._round.pop() for _ in range(min(len(self._round), ceil(self._round_size * tick_s / round_s)))]
         if trusted:
             self._unsure = max(0, self._unsure - len(some))
-        self.at(place for place in some if not place.left)
+        self.soon(place for place in some if not place.left)
         self._timer = self._clock.callLater(tick_s, self._tick)
 
     def _begin(self) -> None:
@@ -90,19 +94,19 @@ class Looks:
             while self._due:
                 due, self._due = list(self._due), {}
                 for start in range(0, len(due), MAX_AT_ONCE):
-                    await self._look_safely(due[start : start + MAX_AT_ONCE])
+                    await self._recheck_safely(due[start : start + MAX_AT_ONCE])
         finally:
             self._looking = False
 
-    async def _look_safely(self, places: list[HeldPlace]) -> None:
+    async def _recheck_safely(self, places: list[HeldPlace]) -> None:
         try:
-            await self._look_at([place for place in places if not place.left])
+            await self._recheck([place for place in places if not place.left])
         except CancelledError:
             raise
         except Exception:
             self._log.failure("streams.look_failed")
 
-    async def _look_at(self, places: list[HeldPlace]) -> None:
+    async def _recheck(self, places: list[HeldPlace]) -> None:
         tenants = dict.fromkeys(name for place in places for name in (place.claims.tenant_id, place.tenant_id))
         digests = dict.fromkeys(place.claims.digest for place in places)
         children = list(dict.fromkeys(place.tenant_id for place in places if place.via is not None))

@@ -12,12 +12,15 @@ from bakerygw.realtime.held import HeldKind
 RETRY_FROM_S: Final = 2
 RETRY_UNTIL_S: Final = 10
 """Those who were turned away come back at random between these, so that they do not come together again."""
+TENANT_SHARE: Final = 0.5
+"""Of the new ones in a second that one tenant may have: whoever opens and closes all the time keeps nobody else out."""
+ROUNDING_S: Final = 1e-6
 
 _NAMES: Final[Mapping[HeldKind, str]] = {"stream": "alert streams", "socket": "training sockets"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Most:
+class Quota:
     """How many of one kind may be open at the same time on an instance."""
 
     per_user: int
@@ -25,7 +28,7 @@ class Most:
     in_all: int
 
 
-class Bounds:
+class Quotas:
     """Counts what is open, and refuses what would be too much. An API key counts as a user of its own.
 
     Demo sessions are not counted with the tenant's others.
@@ -33,7 +36,7 @@ class Bounds:
 
     def __init__(
         self,
-        most: Mapping[HeldKind, Most],
+        quotas: Mapping[HeldKind, Quota],
         *,
         new_per_second: int,
         seconds: Callable[[], float],
@@ -41,30 +44,35 @@ class Bounds:
     ) -> None:
         """Of each kind as many new ones may come in a second, and so many at once after a quiet one.
 
-        `seconds` is a monotonic clock, `jitter` gives chance from 0 to 1.
+        Half of them may be one tenant's. `seconds` is a monotonic clock, `jitter` gives chance from 0 to 1.
         """
-        self._most, self._rate = most, new_per_second
+        self._quotas, self._rate = quotas, new_per_second
         self._seconds, self._jitter = seconds, jitter
-        self._counts: dict[HeldKind, dict[str, int]] = {kind: {} for kind in most}
-        self._open: dict[HeldKind, int] = dict.fromkeys(most, 0)
-        self._room: dict[HeldKind, tuple[float, float]] = dict.fromkeys(most, (float(new_per_second), seconds()))
+        self._counts: dict[HeldKind, dict[str, int]] = {kind: {} for kind in quotas}
+        self._open: dict[HeldKind, int] = dict.fromkeys(quotas, 0)
+        self._turns: dict[HeldKind, dict[str, float]] = {kind: {} for kind in quotas}
+        """When what may come at once is whole again: of a tenant, and under no name in all. The latest last."""
 
     def count(self, kind: HeldKind) -> int:
         """How many of this kind are open."""
         return self._open[kind]
 
+    def remembered(self, kind: HeldKind) -> int:
+        """Of how many tenants it is kept that they have opened some of this kind just now."""
+        return len(self._turns[kind].keys() - {""})
+
     def take(self, kind: HeldKind, claims: Claims, tenant_id: str) -> None:
         """Count one more. Raises `Refused`: too-many-streams, service-unavailable."""
-        most, counts, name = self._most[kind], self._counts[kind], _NAMES[kind]
+        quota, counts, name = self._quotas[kind], self._counts[kind], _NAMES[kind]
         user, tenant = _subjects(claims, tenant_id)
-        if counts.get(user, 0) >= most.per_user:
-            raise self._too_many("user", most.per_user, f"{most.per_user} {name} of this account are open")
-        if counts.get(tenant, 0) >= most.per_tenant:
-            raise self._too_many("tenant", most.per_tenant, f"{most.per_tenant} {name} of this tenant are open")
-        if self._open[kind] >= most.in_all:
+        if counts.get(user, 0) >= quota.per_user:
+            raise self._too_many("user", quota.per_user, f"{quota.per_user} {name} of this account are open")
+        if counts.get(tenant, 0) >= quota.per_tenant:
+            raise self._too_many("tenant", quota.per_tenant, f"{quota.per_tenant} {name} of this tenant are open")
+        if self._open[kind] >= quota.in_all:
             raise self.not_now(f"This gateway holds as many {name} open as it may", "instance-full")
-        if not self._is_turn(kind):
-            raise self.not_now(f"Very many {name} are being opened at this moment", "too-many-new")
+        if (crowded := self._crowded(kind, tenant)) is not None:
+            raise self.not_now(f"Very many {name}{crowded} are being opened at this moment", "too-many-new")
         counts[user] = counts.get(user, 0) + 1
         counts[tenant] = counts.get(tenant, 0) + 1
         self._open[kind] += 1
@@ -96,13 +104,23 @@ class Bounds:
             )
         )
 
-    def _is_turn(self, kind: HeldKind) -> bool:
-        """Whether one more may come now: a bucket that is filled evenly, and holds what comes in one second."""
-        now, (room, at) = self._seconds(), self._room[kind]
-        room = min(float(self._rate), room + (now - at) * self._rate)
-        allowed = room >= 1
-        self._room[kind] = (room - 1 if allowed else room, now)
-        return allowed
+    def _crowded(self, kind: HeldKind, tenant: str) -> str | None:
+        """Whose new ones are too many in this second, in words; `None` if one more may come, which is counted.
+
+        Buckets that are filled evenly, and hold what comes in one second.
+        """
+        now, turns = self._seconds(), self._turns[kind]
+        in_all = max(turns.get("", now), now) + 1 / self._rate
+        its = max(turns.get(tenant, now), now) + 1 / max(1.0, self._rate * TENANT_SHARE)
+        most = now + 1 + ROUNDING_S
+        if its > most or in_all > most:
+            return " of this tenant" if its > most else ""
+        for name in ("", tenant):
+            turns.pop(name, None)
+        turns[""], turns[tenant] = in_all, its
+        while (oldest := next(iter(turns))) != tenant and turns[oldest] <= now:
+            del turns[oldest]
+        return None
 
     def _retry_s(self) -> int:
         return RETRY_FROM_S + min(
