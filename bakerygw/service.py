@@ -149,8 +149,12 @@ class House:
 
     @property
     def busy(self) -> bool:
-        """Alerts are being sent on."""
-        return self.streaming.notifications.busy
+        """Alerts are being sent on, or were heard last and are not stored yet."""
+        return self.streaming.notifications.busy or self.streaming.intake.busy
+
+    def stop_hearing(self) -> "Deferred[None]":
+        """Hear no more alerts; fires when that is done."""
+        return Deferred.fromCoroutine(self.streaming.stop_hearing())
 
     def close_services(self) -> None:
         """No service is asked any more."""

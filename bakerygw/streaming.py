@@ -62,12 +62,16 @@ class Streaming:
 
         return Deferred.fromCoroutine(drain())
 
+    async def stop_hearing(self) -> None:
+        """Listen no more; ends when that is done. `intake.busy` tells whether what was heard is stored."""
+        await self.source.stop()
+
     def close(self) -> "Deferred[None]":
-        """Listen no more; fires when that is done, and what was heard is stored."""
+        """Listen no more; fires when that is done, and what was heard is stored or had its last chance."""
 
         async def close() -> None:
             await self.notifications.close()
-            await self.source.stop()
+            await self.stop_hearing()
             await self.intake.close()
             self.hub.close()
 

@@ -150,7 +150,20 @@ def test_what_is_no_tenant_id_is_a_bad_request(path: str | None, header: tuple[b
     assert refused(caught).code == "bad-request"
 
 
-@pytest.mark.parametrize(("path", "header"), [("t9", ()), (None, (b"t9",)), ("T1", ()), (None, (b"t22",))])
+@pytest.mark.parametrize(
+    ("path", "header"),
+    [
+        ("t9", ()),
+        (None, (b"t9",)),
+        ("T1", ()),
+        ("T2", ()),
+        (None, (b"T2",)),
+        (None, (b"t22",)),
+        ("t", ()),
+        ("t2.", ()),
+        ("-t2", ()),
+    ],
+)
 def test_foreign_tenant_is_forbidden(path: str | None, header: tuple[bytes, ...]) -> None:
     with pytest.raises(Refused) as caught:
         effective_tenant(CLAIMS, path, header)

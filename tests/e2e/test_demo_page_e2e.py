@@ -223,6 +223,42 @@ def test_one_account_enters_at_a_time(page: Page) -> None:
     assert page.text("#who-name") == "Ana Romero"
 
 
+TOKENS_SHOWN = """
+    window.shown = [];
+    const asked = fetch;
+    window.fetch = (what, how) => {
+      const token = new Headers(how?.headers).get("Authorization");
+      if (token) shown.push(token);
+      return asked(what, how);
+    };
+    1
+"""
+
+
+def test_with_sessions_the_page_goes_by_the_cookie_and_holds_no_token(browser: Browser) -> None:
+    settings = {"SESSION_COOKIES": "true", "SESSION_SECRET": "s" * 40}
+    with (
+        Gateway(settings, demo=True) as gateway,
+        gateway.admin() as admin,
+        browser.page(f"http://localhost:{gateway.port}/demo/", context=browser.context()) as page,
+    ):
+        page.wait_for("document.querySelectorAll('#accounts button').length > 4")
+        page.evaluate(TOKENS_SHOWN)
+        sign_in(page, "ana@espiga.example")
+        assert page.evaluate("document.cookie") == ""
+        publish(admin, bakery_of(gateway, "ana@espiga.example"), "Oven 2 is at 268 °C")
+        page.wait_for("document.getElementById('alerts').textContent.includes('Oven 2 is at 268')")
+        page.wait_for("document.getElementById('train').disabled === false", 8)
+        page.click("#train")
+        page.wait_for("document.getElementById('loss').getAttribute('points').split(' ').length > 1", 8)
+        page.click("#write")
+        page.wait_for("document.getElementById('written').className === 'written done'")
+        page.click("#leave")
+        page.wait_for("fetch('/api/v1/auth/session').then(({ status }) => status === 401)")
+        assert [error for error in page.errors if "status of 40" not in error] == []
+        assert page.evaluate("shown") == []
+
+
 def test_it_is_for_the_demo_alone(gateway: Gateway, issuer: Any, start_gateway: Any) -> None:
     assert httpx.get(f"{gateway.base_url}/demo").headers["location"] == "/demo/"
     assert httpx.get(f"{gateway.base_url}/demo/other").status_code == 404
