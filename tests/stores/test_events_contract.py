@@ -181,15 +181,15 @@ async def test_no_more_than_the_bound_is_kept_and_what_is_left_is_told(logs):
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_past_its_age_is_not_told_again(make):
-    logs = make(history_s=0.3)
+    logs = make(history_s=1.2)
     await logs.one.append([alert(message="old"), alert(message="older")])
-    await pause(0.2)
+    await pause(0.7)
     (young,) = await logs.one.append([alert(message="young")])
     assert len((await logs.one.read("t", START, count=9, max_bytes=999)).events) == 3
-    await pause(0.15)
+    await pause(0.55)
     page = await logs.other.read("t", START, count=9, max_bytes=999)
     assert (page.first, payloads(page)) == (3, ["young"])
-    await pause(0.2)
+    await pause(0.75)
     page = await logs.other.read("t", START, count=9, max_bytes=999)
     assert (page.head, page.first, page.events) == (young.position, 4, ())
     (later,) = await logs.one.append([alert(message="later")])
