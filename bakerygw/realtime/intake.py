@@ -31,7 +31,7 @@ RETRY_MAX_S: Final = 1.0
 PATIENCE_S: Final = 1.0
 """Failures to store that last longer are told to the streams."""
 LAST_CHANCE_S: Final = 1.0
-"""So long what was heard may still be stored when the gateway stops."""
+"""So long what was heard may still be stored when the gateway has stopped, be its time to drain over or not."""
 QUIET_S: Final = 10.0
 """Between two log lines about what was published and is no alert."""
 
@@ -120,6 +120,11 @@ class Intake:
         """Streams are told at once."""
         self._listening = False
         self._judge()
+
+    @property
+    def busy(self) -> bool:
+        """Nothing is heard at the moment, and some of what was is not stored yet."""
+        return not self._listening and bool(self._waiting)
 
     def settled(self) -> "Deferred[None]":
         """Fires when all that was heard so far is stored, or was given up and told as missed."""

@@ -339,6 +339,20 @@ def test_a_fault_in_one_stream_does_not_keep_the_next_alert(bench, logged_failur
     logged_failures.clear()
 
 
+def test_it_is_busy_while_nothing_is_heard_and_something_waits(bench):
+    bench.intake.listening()
+    bench.away()
+    bench.hear(alert(1))
+    assert not bench.intake.busy  # under a steady flow something always waits
+
+    bench.intake.interrupted()
+    assert bench.intake.busy
+
+    bench.back()
+    bench.pass_time(RETRY_MAX_S)
+    assert not bench.intake.busy
+
+
 def test_stopping_stores_what_waits(bench):
     bench.hear(alert(1))
     closing = Deferred.fromCoroutine(bench.intake.close())
