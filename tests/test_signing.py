@@ -40,6 +40,19 @@ class Plant:
         return len(self.reactor.tcpClients)
 
 
+def unheard() -> None:
+    """Who is told of other keys, where it does not matter."""
+
+
+def forgets_by_its_keys(signing: Signing) -> bool:
+    """Whether a change of the key set reaches this verifier."""
+    assert signing.keys is not None
+    assert signing.keys.changed is not None
+    signing.verifier._signers[b"old"] = b""
+    signing.keys.changed(frozenset())
+    return not signing.verifier._signers
+
+
 @pytest.fixture
 def plant() -> Plant:
     return Plant()
@@ -48,22 +61,33 @@ def plant() -> Plant:
 def test_nothing_is_fetched_before_the_beginning_nor_where_the_key_is_given(plant: Plant) -> None:
     plant.make(JWT_JWKS_URL=URL)
     given = plant.make(JWT_PUBLIC_KEY=PEM)
-    given.begin()
+    given.begin(unheard)
     assert given.keys is None
     assert plant.connections == 0
 
 
 def test_a_reload_goes_on_with_the_same_set_and_prunes_the_new_verifier(plant: Plant) -> None:
     first = plant.make(JWT_JWKS_URL=URL)
-    first.begin()
+    first.begin(unheard)
     second = plant.make(first, JWT_JWKS_URL=URL, JWT_ISSUER="another")
-    assert first.keys is not None
-    assert first.keys.changed == first.verifier.keep_only
-    second.begin(first)
+    assert forgets_by_its_keys(first)
+    second.begin(unheard, first)
     assert second.keys is first.keys
-    assert second.keys is not None
-    assert second.keys.changed == second.verifier.keep_only
+    assert forgets_by_its_keys(second)
     assert plant.connections == 1
+
+
+def test_what_tokens_have_opened_is_looked_at_after_each_change_of_keys_and_after_each_reload(plant: Plant) -> None:
+    heard: list[str] = []
+    first = plant.make(JWT_JWKS_URL=URL)
+    first.begin(lambda: heard.append("first"))
+    assert heard == []
+    assert first.keys is not None
+    assert first.keys.changed is not None
+    first.keys.changed(frozenset())
+    assert heard == ["first"]
+    plant.make(first, JWT_PUBLIC_KEY=PEM).begin(lambda: heard.append("reload"), first)
+    assert heard == ["first", "reload"]
 
 
 def test_a_reload_reads_the_certificates_again_and_changes_nothing_before_it_is_in_force(
@@ -73,21 +97,21 @@ def test_a_reload_reads_the_certificates_again_and_changes_nothing_before_it_is_
     trustme.CA().cert_pem.write_to_path(str(authority))
     settings = {"JWT_JWKS_URL": "https://127.0.0.1:9/keys", "UPSTREAM_CA_FILE": str(authority)}
     first = plant.make(**settings)
-    first.begin()
+    first.begin(unheard)
     assert first.keys is not None
     fetch = first.keys.fetch
     second = plant.make(first, **settings)
     assert first.keys.fetch is fetch
-    second.begin(first)
+    second.begin(unheard, first)
     assert first.keys.fetch is second.fetch is not fetch
 
 
 @pytest.mark.parametrize("changed", [{"JWT_JWKS_URL": URL + "2"}, {"JWT_ALGORITHM": "ES256"}])
 def test_another_url_or_algorithm_begins_anew_and_ends_the_old(plant: Plant, changed: dict[str, str]) -> None:
     first = plant.make(JWT_JWKS_URL=URL)
-    first.begin()
+    first.begin(unheard)
     second = plant.make(first, **{"JWT_JWKS_URL": URL, **changed})
-    second.begin(first)
+    second.begin(unheard, first)
     assert second.keys is not first.keys
     assert plant.connections == 2
     assert plant.reactor.connectors[0].stoppedConnecting
@@ -97,8 +121,8 @@ def test_another_url_or_algorithm_begins_anew_and_ends_the_old(plant: Plant, cha
 
 def test_a_key_in_the_place_of_a_set_ends_the_fetching(plant: Plant) -> None:
     first = plant.make(JWT_JWKS_URL=URL)
-    first.begin()
-    plant.make(first, JWT_PUBLIC_KEY=PEM).begin(first)
+    first.begin(unheard)
+    plant.make(first, JWT_PUBLIC_KEY=PEM).begin(unheard, first)
     assert plant.reactor.connectors[0].stoppedConnecting
 
 

@@ -15,7 +15,16 @@ MAX_NOTES: Final = 20
 LASTING: Final = frozenset({"/api/v1/alerts/stream", "/api/v1/training/ws"})
 """Routes whose replies last until somebody ends them, for one of `ENDINGS`: that is no error."""
 ENDINGS: Final = frozenset(
-    {"client-left", "token-expired", "token-revoked", "token-stale", "forbidden", "disconnected", "draining"}
+    {
+        "client-left",
+        "token-expired",
+        "token-revoked",
+        "token-stale",
+        "token-invalid",
+        "forbidden",
+        "disconnected",
+        "draining",
+    }
 )
 
 Note = dict[str, object]
