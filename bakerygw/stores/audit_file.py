@@ -5,9 +5,11 @@ of what is old is removing a file. The keys are in a file of their own, which an
 whenever it has changed, for the erasure is another process's.
 """
 
+import errno
 import fcntl
 import json
 import os
+import stat
 import time
 from base64 import b64decode, b64encode
 from collections import deque
@@ -129,6 +131,7 @@ class FileAudit:
         for part in (*reversed(_segments(path)), path):
             with _translated():
                 if part.exists():
+                    _require_regular(part)
                     with part.open("rb") as lines:
                         for line in lines:
                             if line.endswith(b"\n"):
@@ -140,6 +143,7 @@ class FileAudit:
             path = self._ledger(ledger)
             if not path.exists():
                 return []
+            _require_regular(path)
             with path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - READ_BYTES))
@@ -153,6 +157,7 @@ class FileAudit:
     def _turn(self, path: Path, max_bytes: int) -> None:
         """Begin a new file once this one is large, or covers an eighth of the time that entries are kept."""
         try:
+            _require_regular(path)
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 began = _when(file.readline())
@@ -226,6 +231,12 @@ def _state(path: Path) -> tuple[int, int, int] | None:
 def _segments(path: Path) -> list[Path]:
     """The older files, youngest first."""
     return [path.with_name(f"{path.name}.{number}") for number in range(1, SEGMENTS + 1)]
+
+
+def _require_regular(path: Path) -> None:
+    """Raises OSError for a device, pipe or folder: what is written there can't be read again, or reading has no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
 
 
 def _append(path: Path, data: bytes) -> None:

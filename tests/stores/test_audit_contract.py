@@ -274,6 +274,17 @@ class TestFiles:
             with pytest.raises(StoreUnavailable):
                 run(call)
 
+    def test_what_could_not_be_read_again_is_refused_without_a_look_into_it(self, tmp_path):
+        os.mkfifo(tmp_path / "audit.jsonl")
+        held = os.open(tmp_path / "audit.jsonl", os.O_RDWR)
+        os.write(held, b"one\ntwo\n")  # so that a look would find something, and would not wait
+        audit = files(tmp_path)
+        for call in (audit.append("events", [b"x"]), audit.latest("events", 1), all_of(audit)):
+            with pytest.raises(StoreUnavailable, match=r"audit\.jsonl: is not a regular file"):
+                run(call)
+        assert os.read(held, 99) == b"one\ntwo\n"
+        os.close(held)
+
     def test_a_link_in_its_place_is_not_followed(self, tmp_path):
         (tmp_path / "audit.jsonl").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(StoreUnavailable):
