@@ -1,7 +1,7 @@
 """The composition root's part for what is built anew when the configuration is read again."""
 
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ class Edition:
     settings: Settings
     policies: Policies
     signing: Signing
+    keys: ApiKeys
     upstreams: UpstreamClient
     probe: HttpProbe
     health: HealthChecks
@@ -49,6 +50,12 @@ class Edition:
     def __post_init__(self) -> None:
         """Raises `ValueError` if nothing would answer one of the routes."""
         check_answered(self.policies.router.routes, self.pages, self.handlers)
+
+    @property
+    def signers(self) -> Collection[bytes] | None:
+        """`Claims.signer` of all credentials in force is one of these; `None` while the issuer's keys are not known."""
+        of_tokens = self.signing.verifier.signers
+        return None if of_tokens is None else {*of_tokens, self.keys.signer}
 
     def retire(self) -> None:
         """Stop probing and keep no connection to services; requests under way go on."""
@@ -85,17 +92,7 @@ def make_edition(
     signing = make_signing(
         settings, reactor, state=state, names=names, telemetry=telemetry, older=older.signing if older else None
     )
-    services = {**settings.services, **{f"demo:{name}": urls for name, urls in settings.demo_services.items()}}
-    upstreams = UpstreamClient(
-        reactor,
-        services,
-        connect_timeout_s=settings.upstream_connect_timeout,
-        first_byte_timeout_s=settings.upstream_first_byte_timeout,
-        idle_timeout_s=settings.upstream_idle_timeout,
-        keepalive_s=settings.upstream_keepalive_seconds,
-        ca_file=settings.upstream_ca_file,
-        names=names,
-    )
+    upstreams = _upstreams(settings, reactor, names)
     urls = [url for service_urls in settings.services.values() for url in service_urls]
     probe = HttpProbe(reactor, urls, ca_file=settings.upstream_ca_file, names=names)
     health = HealthChecks(
@@ -115,12 +112,14 @@ def make_edition(
         version=__version__,
         now=time.time,
     )
-    policies = make_policies(settings, upstreams, make_credentials(settings, reactor, signing, state))
+    keys = ApiKeys(state.keys, pepper=pepper(settings), now=time.time, clock=reactor.seconds)
+    policies = make_policies(settings, upstreams, {"bearer": signing.bearer, "key": keys})
     sessions = make_session_parts(settings, reactor, state=state, proxy=proxy, policies=policies, audit=audit)
     return Edition(
         settings=settings,
         policies=sessions.policies,
         signing=signing,
+        keys=keys,
         upstreams=upstreams,
         probe=probe,
         health=health,
@@ -159,14 +158,18 @@ def make_policies(settings: Settings, upstreams: UpstreamClient, credentials: Ma
     )
 
 
-def make_credentials(
-    settings: Settings, reactor: Any, signing: Signing, state: SharedState
-) -> Mapping[Scheme, Credentials]:
-    """What callers may identify themselves by."""
-    return {
-        "bearer": signing.bearer,
-        "key": ApiKeys(state.keys, pepper=pepper(settings), now=time.time, clock=reactor.seconds),
-    }
+def _upstreams(settings: Settings, reactor: Any, names: Names) -> UpstreamClient:
+    services = {**settings.services, **{f"demo:{name}": urls for name, urls in settings.demo_services.items()}}
+    return UpstreamClient(
+        reactor,
+        services,
+        connect_timeout_s=settings.upstream_connect_timeout,
+        first_byte_timeout_s=settings.upstream_first_byte_timeout,
+        idle_timeout_s=settings.upstream_idle_timeout,
+        keepalive_s=settings.upstream_keepalive_seconds,
+        ca_file=settings.upstream_ca_file,
+        names=names,
+    )
 
 
 def pepper(settings: Settings) -> bytes:

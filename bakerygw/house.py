@@ -32,7 +32,10 @@ class House(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Something that is no request is on its way to a service, and worth waiting for."""
+        """Something that is no request is on its way to a service or the shared state, and worth waiting for."""
+
+    def stop_hearing(self) -> "Deferred[None]":
+        """Hear no more alerts; fires when that is done. While some that were heard are not stored, this is `busy`."""
 
     def close_services(self) -> None:
         """No service is asked any more."""

@@ -268,7 +268,7 @@ class GatewayService(Service):
         self._logs.writer.flush_now()
 
     async def _let_go(self, house: House, timeout_s: float) -> None:
-        """Let requests end, and say goodbye to streams meanwhile, spread over most of the time."""
+        """Let requests end, and say goodbye to streams meanwhile, spread over most of the time; then store the rest."""
         site = house.public_site
         deadline = self._reactor.seconds() + timeout_s
         self._say_goodbye(house, 0.0 if self._hurry else timeout_s * GOODBYE_PART)
@@ -278,6 +278,8 @@ class GatewayService(Service):
             self._say_goodbye(house, 0.0)
             await deferLater(self._reactor, FAREWELL_S)
         self._cut(site)
+        await self._while_busy(house, deadline - self._reactor.seconds())
+        await house.stop_hearing()
         await self._while_busy(house, deadline - self._reactor.seconds())
 
     def _say_goodbye(self, house: House, window_s: float) -> None:

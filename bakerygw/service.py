@@ -136,7 +136,7 @@ class House:
 
     def open(self) -> "Deferred[None]":
         """Begin to probe services and to keep Redis connected; fires when its first attempt ended, well or not."""
-        self.edition.signing.begin()
+        self.edition.signing.begin(self.streaming.guard.keys_changed)
         self.edition.health.start()
         self.stalls.start()
         self.auditing.open()
@@ -149,8 +149,12 @@ class House:
 
     @property
     def busy(self) -> bool:
-        """Alerts are being sent on."""
-        return self.streaming.notifications.busy
+        """Alerts are being sent on, or were heard last and are not stored yet."""
+        return self.streaming.notifications.busy or self.streaming.intake.busy
+
+    def stop_hearing(self) -> "Deferred[None]":
+        """Hear no more alerts; fires when that is done."""
+        return Deferred.fromCoroutine(self.streaming.stop_hearing())
 
     def close_services(self) -> None:
         """No service is asked any more."""
@@ -192,7 +196,7 @@ class House:
         self.gateway.policies = edition.policies
         self.lookups.share(shared_facts(settings, self.state, self.metrics))
         self.public_site.proxies = TrustedProxies(settings.trusted_proxies)
-        edition.signing.begin(old.signing)
+        edition.signing.begin(self.streaming.guard.keys_changed, old.signing)
         edition.health.start()
         old.retire()
         self.metrics.forget_services()
@@ -232,6 +236,8 @@ class House:
             metrics=self.metrics,
             proxy=self._proxy,
             upstreams=lambda: self.edition.upstreams,
+            signers=lambda: self.edition.signers,
+            grace_days=lambda: self.edition.policies.grace_days,
         )
 
     def _make_inheritance(self) -> Inheritance:

@@ -1,6 +1,7 @@
 """The composition root's part for access tokens: the issuer's keys, the verifier, and what instances share of it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -35,13 +36,24 @@ class Signing:
     source: Source | None
     """Of `keys`."""
 
-    def begin(self, older: "Signing | None" = None) -> None:
-        """Keep the keys fresh from here on, in the place of those of an older configuration."""
+    def begin(self, changed: Callable[[], None], older: "Signing | None" = None) -> None:
+        """Keep the keys fresh from here on, in the place of those of an older configuration.
+
+        `changed` is called when they are others than before, and now if there was an older configuration.
+        """
         if older is not None and older.keys is not self.keys:
             older.close()
         if self.keys is not None and self.fetch is not None:
-            self.keys.fetch, self.keys.changed = self.fetch, self.verifier.keep_only
+            verifier = self.verifier
+
+            def keep_only(thumbprints: frozenset[bytes]) -> None:
+                verifier.keep_only(thumbprints)
+                changed()
+
+            self.keys.fetch, self.keys.changed = self.fetch, keep_only
             self.keys.start()
+        if older is not None:
+            changed()
 
     def close(self) -> None:
         """Fetch no more keys."""

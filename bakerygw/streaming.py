@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -62,12 +62,16 @@ class Streaming:
 
         return Deferred.fromCoroutine(drain())
 
+    async def stop_hearing(self) -> None:
+        """Listen no more; ends when that is done. `intake.busy` tells whether what was heard is stored."""
+        await self.source.stop()
+
     def close(self) -> "Deferred[None]":
-        """Listen no more; fires when that is done, and what was heard is stored."""
+        """Listen no more; fires when that is done, and what was heard is stored or had its last chance."""
 
         async def close() -> None:
             await self.notifications.close()
-            await self.source.stop()
+            await self.stop_hearing()
             await self.intake.close()
             self.hub.close()
 
@@ -82,10 +86,12 @@ def make_streaming(
     metrics: Metrics,
     proxy: Proxy,
     upstreams: Callable[[], Upstreams],
+    signers: Callable[[], Collection[bytes] | None],
+    grace_days: Callable[[], float],
 ) -> Streaming:
-    """What the settings ask for; nothing is opened. `upstreams` gives those of the configuration in force."""
+    """What the settings ask for; nothing is opened. What is handed over as a call gives what is in force."""
     tickets = Tickets(state.records, SessionSeal(purpose=TICKETS), time.time)
-    guard = make_guard(settings, reactor, state)
+    guard = make_guard(settings, reactor, state, signers=signers, grace_days=grace_days)
     hub = make_hub(settings, reactor, state, metrics)
     notifications = make_notifications(reactor, state, metrics, upstreams)
     events = WakingLog(state.events, notifications.wake)
@@ -116,7 +122,14 @@ def make_hub(settings: Settings, reactor: Any, state: SharedState, metrics: Metr
     )
 
 
-def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
+def make_guard(
+    settings: Settings,
+    reactor: Any,
+    state: SharedState,
+    *,
+    signers: Callable[[], Collection[bytes] | None],
+    grace_days: Callable[[], float],
+) -> Guard:
     """The guard that the settings ask for."""
     random = Random()  # noqa: S311  spreads, and keeps nothing secret
     quotas = Quotas(
@@ -142,6 +155,8 @@ def make_guard(settings: Settings, reactor: Any, state: SharedState) -> Guard:
         hierarchy=state.hierarchy,
         watch=state.watch,
         trusted=lambda: state.embedded is not None or state.mirror.trusted(reactor.seconds()),
+        signers=signers,
+        grace_days=grace_days,
         clock=reactor,
         now=time.time,
         random=random,

@@ -93,6 +93,8 @@ class Parts:
         self.contact: Deferred[None] = succeed(None)
         self.unfit: Exception | None = None
         self.busy = False
+        self.storing = False
+        """What it heard last is not stored yet."""
         self.windows: list[float] = []
         """How long streams were given to be told, each time."""
 
@@ -102,6 +104,11 @@ class Parts:
 
     def drain_streams(self, window_s: float) -> "Deferred[None]":
         self.windows.append(window_s)
+        return succeed(None)
+
+    def stop_hearing(self) -> "Deferred[None]":
+        self.notes.append("stop hearing")
+        self.busy = self.storing
         return succeed(None)
 
     def close_services(self) -> None:
@@ -369,6 +376,7 @@ class TestStopping:
         assert born.notes[1:] == [
             "stop listening 8001",
             "public finishes",
+            "stop hearing",
             "close services",
             "close state",
             "stop listening 9001",
@@ -425,6 +433,22 @@ class TestStopping:
 
         born.parts.busy = False
         born.advance(0.1)
+
+        assert born.is_over()
+
+    def test_what_was_heard_last_is_stored_within_the_same_time_once_nothing_more_is_heard(self, life: Make) -> None:
+        born = life(drain_grace_seconds="0", drain_timeout_seconds="3").start()
+        born.parts.busy = born.parts.storing = True
+        born.service.drain()
+        born.advance(2)
+        assert "stop hearing" not in born.notes  # while alerts are sent on, others may still be heard
+        born.parts.busy = False
+        born.advance(0.1)
+        assert "stop hearing" in born.notes
+        born.advance(0.8)
+        assert "close services" not in born.notes
+
+        born.advance(0.2)
 
         assert born.is_over()
 

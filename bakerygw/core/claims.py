@@ -86,6 +86,8 @@ class Claims:
     jti: str | None
     digest: str = ""
     """By which the token is revoked: SHA-256, in hexadecimal, of its `header.payload` as sent."""
+    signer: bytes = b""
+    """Names what it was checked with: the key of the issuer, or what API keys are sealed with."""
     forwarded: bytes | None = field(default=None, repr=False)
     """The access token to forward, where the caller has not sent it itself: a secret."""
     key: KeyTerms | None = None
@@ -136,10 +138,10 @@ def strict_object(data: bytes) -> dict[str, object]:
     return value
 
 
-def claims_from(said: Mapping[str, object], digest: str = "") -> Claims:
+def claims_from(said: Mapping[str, object], digest: str = "", signer: bytes = b"") -> Claims:
     """The claims in a strictly parsed payload; an optional claim that is null counts as absent.
 
-    `digest` is the token's, which the payload can't tell.
+    `digest` is the token's and `signer` its key's, which the payload can't tell.
     Issuer and audience are the verifier's to compare. Raises `ClaimsError`.
     """
     _check_type(said)
@@ -157,6 +159,7 @@ def claims_from(said: Mapping[str, object], digest: str = "") -> Claims:
         demo_session_id=_optional_id(said.get("demo_session_id"), "demo_session_id"),
         jti=_optional_id(said.get("jti"), "jti"),
         digest=digest,
+        signer=signer,
     )
 
 

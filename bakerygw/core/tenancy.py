@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from math import ceil
+from math import ceil, inf
 from typing import Final
 from urllib.parse import quote
 
@@ -172,6 +172,13 @@ def check_subscription(subscription: Subscription | None, now: float, grace_days
         valid_until=ended,
         grace_until=grace_ended,
     )
+
+
+def carried_until(subscription: Subscription | None, grace_days: float) -> float:
+    """Until when `check_subscription` passes a subscription that it passes now, in Unix seconds; infinite for none."""
+    if subscription is None or subscription.valid_until is None:
+        return inf
+    return subscription.valid_until + grace_days * DAY_S
 
 
 def check_tier(tier: str | None, min_tier: str | None) -> None:

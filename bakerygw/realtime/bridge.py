@@ -33,6 +33,7 @@ STALL_LOOK_S: Final = 2.0
 ENDINGS: Final[dict[Ending, tuple[int, bytes]]] = {
     "token-expired": (1008, b"token expired"),
     "token-revoked": (1008, b"token revoked"),
+    "token-invalid": (1008, b"token invalid"),
     "token-stale": (1008, b"token stale"),
     "forbidden": (1008, b"access ended"),
     "disconnected": (1008, b"disconnected"),

@@ -1,12 +1,15 @@
 """Lets in, watches and ends all that is held open: by its quotas, its credentials, and the state of its tenants."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from math import inf
 from random import Random
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from bakerygw.core.claims import Claims
 from bakerygw.core.problem import refuse
+from bakerygw.core.tenancy import carried_until
 from bakerygw.edge.admission import Grant
 from bakerygw.ports import AdmissionStore, Changed, Hierarchy, Watch
 from bakerygw.realtime.deadlines import Deadlines
@@ -18,12 +21,16 @@ from bakerygw.realtime.rechecks import Rechecks
 DRAIN_TICK_S: Final = 0.05
 DRAIN_EACH_S: Final = 0.5
 """Of a drain's window no more is used than this for each one: two streams need not be spread over half a minute."""
+AT_ONCE: Final = 100
+"""So many are ended in one turn of the reactor where a key has opened all there are."""
 
 
 class StreamGuard:
     """The `Guard` of one instance.
 
-    `now` is Unix seconds; `trusted` tells whether `watch` is sure to tell of every change.
+    `now` is Unix seconds; `trusted` tells whether `watch` is sure to tell of every change. `signers` gives one of which
+    `Claims.signer` is of every credential in force, where the issuer's keys are known, `grace_days` for how
+    long a subscription carries on after its end.
     """
 
     def __init__(
@@ -34,11 +41,14 @@ class StreamGuard:
         hierarchy: Hierarchy,
         watch: Watch,
         trusted: Callable[[], bool],
+        signers: Callable[[], Collection[bytes] | None],
+        grace_days: Callable[[], float],
         clock: IReactorTime,
         now: Callable[[], float],
         random: Random,
     ) -> None:
         self._quotas, self._clock, self._now, self._random = quotas, clock, now, random
+        self._signers, self._grace_days = signers, grace_days
         self._places: dict[HeldPlace, None] = {}
         self._by_tenant: dict[str, dict[HeldPlace, None]] = {}
         self._by_digest: dict[str, dict[HeldPlace, None]] = {}
@@ -57,17 +67,24 @@ class StreamGuard:
         """Take a place before anything is sent.
 
         Raises `Refused`: too-many-streams (429 for user and tenant), service-unavailable (503 for the instance, and
-        for too many new ones in a second), token-expired (in its leeway).
+        for too many new ones in a second), token-expired (in its leeway), token-invalid (its key was taken away since
+        it was checked).
         """
         claims, view = grant.claims, grant.view
         if claims is None or view is None:
             raise refuse("internal-error", "This route needs a token and a tenant; report the request_id.")
         if self._draining:
             raise self._quotas.not_now("This gateway is about to stop", "draining")
-        if claims.exp <= self._now():
+        now = self._now()
+        if claims.exp <= now:
             raise refuse("token-expired", "The access token has expired; refresh it or sign in again.", reason="leeway")
+        if not _is_signed(claims, self._signers()):
+            raise refuse("token-invalid", "The access token is not acceptable; sign in again.", reason="key-withdrawn")
         self._quotas.take(kind, claims, view.tenant_id)
-        place = HeldPlace(self, kind, claims, view.tenant_id)
+        paid_until = carried_until(view.subscription, self._grace_days())
+        if paid_until <= now:
+            paid_until = inf  # who was let in all the same is on a route that asks for no subscription
+        place = HeldPlace(self, kind, claims, view.tenant_id, now=now, paid_until=paid_until)
         self._places[place] = None
         for tenant_id in {claims.tenant_id, view.tenant_id}:
             self._by_tenant.setdefault(tenant_id, {})[place] = None
@@ -75,6 +92,20 @@ class StreamGuard:
         if place.via is not None:
             self._inherited[place] = None
         return place
+
+    def keys_changed(self) -> None:
+        """Tokens are checked with other keys: end what was opened by one that is good by none of them, within a moment.
+
+        While it is not known which keys there are nothing ends.
+        """
+        signers = self._signers()
+        self._end_some([place for place in self._places if not _is_signed(place.claims, signers)])
+
+    def _end_some(self, unsigned: list[HeldPlace]) -> None:
+        for _ in range(min(AT_ONCE, len(unsigned))):
+            unsigned.pop().end("token-invalid")
+        if unsigned:
+            self._clock.callLater(0, self._end_some, unsigned)
 
     def cut(self, tenant_id: str) -> int:
         """End all of a tenant's; how many there were."""
@@ -162,6 +193,11 @@ class StreamGuard:
                 self._rechecks.soon(self._by_digest[digest])
         if changed.parents and self._inherited:
             self._rechecks.soon(self._inherited)
+
+
+def _is_signed(claims: Claims, signers: Collection[bytes] | None) -> bool:
+    """Whether what the credential was checked with is in force, as far as that can be told."""
+    return not claims.signer or signers is None or claims.signer in signers
 
 
 def _drop(index: dict[str, dict[HeldPlace, None]], name: str, place: HeldPlace) -> None:

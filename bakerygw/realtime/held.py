@@ -7,8 +7,11 @@ from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.admission import Grant
 
 HeldKind = Literal["stream", "socket"]
-Ending = Literal["token-expired", "token-revoked", "token-stale", "forbidden", "disconnected", "draining"]
-"""Why the gateway ends what it holds open; `forbidden`: the tenant is no longer open to this user."""
+Ending = Literal[
+    "token-expired", "token-revoked", "token-invalid", "token-stale", "forbidden", "disconnected", "draining"
+]
+"""Why the gateway ends what it holds open; `token-invalid`: the key that the token is signed with is no longer one of
+the issuer's, or API keys are sealed otherwise; `forbidden`: the tenant is no longer open to this user."""
 
 
 class Held(Protocol):
@@ -28,7 +31,7 @@ class Place(Protocol):
     """One place among those held open, taken until `leave`."""
 
     def hold(self, held: Held, *, returning: bool = False) -> None:
-        """From here on `held` is told.
+        """From here on `held` is told, in the stead of whoever was.
 
         At first it is told its tenant's flags if that is on hold; who is `returning` and may know older ones, always.
         """
@@ -44,8 +47,11 @@ class Guard(Protocol):
         """Take a place before anything is sent.
 
         Raises `Refused`: too-many-streams (429 for user and tenant), service-unavailable (503 for the instance, and
-        for too many new ones in a second).
+        for too many new ones in a second), token-invalid.
         """
+
+    def keys_changed(self) -> None:
+        """Tokens are checked with other keys: end what was opened by one that is good by none of them."""
 
     def cut(self, tenant_id: str) -> int:
         """End all of a tenant's; how many there were."""

@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from bakerygw.core.alerts import Alert, AlertRefused, parse_alert
+from bakerygw.core.alerts import MAX_ALERT_BYTES, Alert, AlertRefused, parse_alert
 from bakerygw.ports import AlertTelemetry, EventLog, Placed
 
 MAX_WAITING: Final = 20_000
@@ -31,7 +31,7 @@ RETRY_MAX_S: Final = 1.0
 PATIENCE_S: Final = 1.0
 """Failures to store that last longer are told to the streams."""
 LAST_CHANCE_S: Final = 1.0
-"""So long what was heard may still be stored when the gateway stops."""
+"""So long what was heard may still be stored when the gateway has stopped, be its time to drain over or not."""
 QUIET_S: Final = 10.0
 """Between two log lines about what was published and is no alert."""
 
@@ -92,7 +92,8 @@ class Intake:
     def heard(self, tenant_id: str, payload: bytes) -> None:
         """Take what was published, if it is an alert; it is stored in the order of these calls."""
         self._telemetry.heard()
-        if len(self._waiting) >= self._max_waiting or self._bytes + len(payload) > MAX_WAITING_BYTES:
+        full = len(self._waiting) >= self._max_waiting or self._bytes + len(payload) > MAX_WAITING_BYTES
+        if full and len(payload) <= MAX_ALERT_BYTES:  # what is too large for an alert is none that is lost
             self._give_up(1)
             return
         try:
@@ -119,6 +120,11 @@ class Intake:
         """Streams are told at once."""
         self._listening = False
         self._judge()
+
+    @property
+    def busy(self) -> bool:
+        """Nothing is heard at the moment, and some of what was is not stored yet."""
+        return not self._listening and bool(self._waiting)
 
     def settled(self) -> "Deferred[None]":
         """Fires when all that was heard so far is stored, or was given up and told as missed."""

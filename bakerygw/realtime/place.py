@@ -26,10 +26,19 @@ class Keeper(Protocol):
 class HeldPlace:
     """A `Place`. Kept small, for there are ten thousand of them."""
 
-    __slots__ = ("_keeper", "_told", "claims", "ending", "held", "kind", "left", "noticed", "tenant_id", "via")
+    __slots__ = (
+        "_keeper", "_told", "claims", "ending", "held", "kind", "left", "noticed", "paid_until", "since", "tenant_id",
+        "via",
+    )  # fmt: skip
 
-    def __init__(self, keeper: Keeper, kind: HeldKind, claims: Claims, tenant_id: str) -> None:
+    def __init__(
+        self, keeper: Keeper, kind: HeldKind, claims: Claims, tenant_id: str, *, now: float, paid_until: float
+    ) -> None:
+        """It is entered `now`, for a tenant whose subscription carries it until `paid_until`; both in Unix seconds."""
         self._keeper = keeper
+        self.since = claims.iat if claims.key is None else now
+        """When that was true by which it was let in: with an API key all of it was looked up."""
+        self.paid_until = paid_until
         self.kind, self.claims, self.tenant_id = kind, claims, tenant_id
         self.via = _inherited_by(claims, tenant_id)
         """The tenant that this one was part of when it was entered, where that alone opened it."""
@@ -41,13 +50,17 @@ class HeldPlace:
         """Read-only, and when the subscription changed, as it was known last."""
 
     def hold(self, held: Held, *, returning: bool = False) -> None:
-        """From here on `held` is told. Who is `returning` is told first how it stands, for that may have changed."""
-        if self.left or self.held is not None:
+        """From here on `held` is told, in the stead of whoever was.
+
+        Who is `returning` is told first how it stands, for that may have changed.
+        """
+        if self.left:
             return
         if returning:
             self._told = SOMETHING_ELSE
-        self.held = held
-        self._keeper.held(self)
+        before, self.held = self.held, held
+        if before is None or self.ending is not None:
+            self._keeper.held(self)
 
     def leave(self) -> None:
         """It has ended, however that came about; harmless if it has left."""
@@ -69,7 +82,7 @@ class HeldPlace:
 
     def next_moment(self) -> float:
         """When something is due of its credential, in Unix seconds."""
-        return self.claims.exp if self.noticed else self.claims.exp - NOTICE_S
+        return min(self.paid_until, self.claims.exp if self.noticed else self.claims.exp - NOTICE_S)
 
     def tick(self, now: float) -> bool:
         """Do what is due; whether something else will be."""
@@ -78,6 +91,9 @@ class HeldPlace:
             return False
         if now >= self.claims.exp:
             self.end("token-expired")
+            return False
+        if now >= self.paid_until:
+            self.end("token-stale")
             return False
         if not self.noticed and now >= self.claims.exp - NOTICE_S:
             self.noticed = True
@@ -98,7 +114,7 @@ class HeldPlace:
             return
         if state.revoked.get(claims.digest):
             self.end("token-revoked")
-        elif any(it is not None and is_stale(claims.iat, it.changed_at) for it in (flags, own)):
+        elif any(it is not None and is_stale(self.since, it.changed_at) for it in (flags, own)):
             self.end("token-stale")
         elif (flags is not None and flags.demo and not claims.is_demo) or (
             self.via is not None and ancestors is not None and self.via not in ancestors

@@ -29,6 +29,7 @@ from bakerygw.edge.proxy import VIA, Proxy, refusal_of, reply_of
 from bakerygw.edge.tunnel import Tunnel
 from bakerygw.ports import SocketTelemetry, UpstreamFailed, UpstreamRequest, UpstreamResponse
 from bakerygw.realtime.bridge import Bridge
+from bakerygw.realtime.dialling import Dialling
 from bakerygw.realtime.held import Guard, Place
 from bakerygw.realtime.sides import LegFactories, ServiceLeg
 
@@ -45,7 +46,7 @@ class Training:
     async def reply_to(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
         """The 101 once the service has given one, else its refusal; 426 and 400 for what is no handshake.
 
-        Raises `Refused`.
+        Raises `Refused`, also where the place ends before the service has answered.
         """
         handshake = handshake_of(exchange.head, offers_upgrade=exchange.offers_upgrade)
         check_socket_origin(exchange.head, policies.cors.origins, cookie=False)
@@ -54,7 +55,7 @@ class Training:
         try:
             leg = self._legs.service()
             request = _request(exchange.head, handshake, leg.prepare(), route=route, grant=grant, trace=trace)
-            response = await self._ask(service_name, request, policies, trace)
+            response = await Dialling(place).answer(self._ask(service_name, request, policies, trace))
             if response.onward is None:
                 place.leave()
                 return _refusal(response, grant, policies, trace)

@@ -196,8 +196,14 @@ local function place_of(history, value)
   return epoch, offset
 end
 
-local function seen(history, key)
-  return place_of(history, redis.pcall('GETRANGE', key, 0, 2 * MAX_DIGITS))
+-- Where an alert stands that is remembered. A memory that would last for much longer than any is of before Redis' clock
+-- was set back, and would swallow whatever says the same until that moment comes again.
+local function seen(history, key, memory_ms)
+  local epoch, offset = place_of(history, redis.pcall('GETRANGE', key, 0, 2 * MAX_DIGITS))
+  if offset and redis.call('PTTL', key) > 2 * tonumber(memory_ms) then
+    return nil
+  end
+  return epoch, offset
 end
 
 -- An alert is remembered last: one that could not be placed is none that was.
@@ -242,7 +248,7 @@ local function place_all()
   local ok, why = pcall(function()
     for i = memory, #KEYS do
       local history = histories[tonumber(ARGV[at])]
-      local epoch, offset = seen(history, KEYS[i])
+      local epoch, offset = seen(history, KEYS[i], ARGV[7])
       local fresh = not offset
       if fresh then
         epoch = history.epoch
@@ -284,7 +290,7 @@ local function publish()
     epoch, offset = place_of(history, redis.pcall('HGET', ids, digest))
   end
   if not offset then
-    epoch, offset = seen(history, memory)
+    epoch, offset = seen(history, memory, ARGV[7])
   end
   if offset then
     return {0, epoch, offset, 0}

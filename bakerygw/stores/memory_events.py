@@ -46,6 +46,7 @@ class MemoryEventLog:
         *,
         history_events: int,
         history_s: float,
+        seconds: Callable[[], float] | None = None,
         tell: Callable[[str, bytes], None] | None = None,
         notify: Callable[[str, bytes], None] | None = None,
         seen_s: float = SEEN_S,
@@ -53,12 +54,13 @@ class MemoryEventLog:
         max_bytes: int = MAX_BYTES,
         max_seen: int = MAX_SEEN,
     ) -> None:
-        """`now` is Unix seconds.
+        """`now` is Unix seconds, which ids are made of; `seconds` a clock that nobody sets, `now` itself if `None`.
 
         `tell` is told the tenant and the payload of what is published; `notify` is given what belongs into the outbox
         of notifications, by `{tenant_id}:{epoch}-{offset}`. Neither raises.
         """
-        self._now, self._tell, self._notify = now, tell, notify
+        self._now, self._seconds = now, now if seconds is None else seconds
+        self._tell, self._notify = tell, notify
         self._keep, self._keep_s, self._seen_s = history_events, history_s, seen_s
         self._max_tenants, self._max_bytes, self._max_seen = max_tenants, max_bytes, max_seen
         self._histories: OrderedDict[str, _History] = OrderedDict()
@@ -77,7 +79,7 @@ class MemoryEventLog:
     async def publish(self, alert: Alert) -> Placed:
         """Place an alert that nobody has heard yet, and have all hear it."""
         history = self._history(alert.tenant_id)
-        if not self._now() < history.ids_until:
+        if not self._seconds() < history.ids_until:
             history.ids.clear()
         earlier = history.ids.get(alert.alert_id) if alert.alert_id is not None else None
         if earlier is not None:
@@ -86,7 +88,7 @@ class MemoryEventLog:
         if placed.fresh:
             if alert.alert_id is not None:
                 history.ids[alert.alert_id] = placed.position
-                history.ids_until = self._now() + self._keep_s
+                history.ids_until = self._seconds() + self._keep_s
                 while len(history.ids) > self._keep:
                     history.ids.popitem(last=False)
             if self._tell is not None:
@@ -125,7 +127,7 @@ class MemoryEventLog:
         return self._era
 
     def _place(self, alert: Alert) -> Placed:
-        history, now = self._history(alert.tenant_id), self._now()
+        history, now = self._history(alert.tenant_id), self._seconds()
         key = alert.tenant_id, alert.digest
         until, earlier = self._seen.get(key, (0.0, None))
         if earlier is not None and now < until:
@@ -162,7 +164,7 @@ class MemoryEventLog:
         return history
 
     def _trim(self, history: _History) -> None:
-        kept, oldest = history.kept, self._now() - self._keep_s
+        kept, oldest = history.kept, self._seconds() - self._keep_s
         while kept and (len(kept) > self._keep or kept[0][0] <= oldest):
             self._bytes -= len(kept.popleft()[1])
 

@@ -4,14 +4,13 @@ Pure state, moved by `stores/invalidation.py` (what Redis tells, and whether it 
 `stores/redis.py` (what was read). All times are seconds of one monotonic clock.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Final
 
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.ports import Changed
-from bakerygw.stores.mirror_table import TRUST_S, Epoch, Found, Read, Table, last_known
+from bakerygw.stores.mirror_table import TRUST_S, Epoch, Found, Kept, Read, Table, last_known
 from bakerygw.stores.parents import Parents
 
 TENANT_PREFIX: Final = "tenant:"
@@ -29,8 +28,8 @@ MAX_TENANTS: Final = 10_000
 MAX_TOKENS: Final = 20_000
 MAX_ASIDE: Final = 1_000
 """Tenants, and tokens, read for callers who were not verified: of no use but as last known, and soon pushed out."""
-MAX_OWN: Final = 50_000
-"""Own revocations that are kept whatever Redis says; they take 10 MB, all others with the flags 10 to 30 MB."""
+MAX_KEPT: Final = 50_000
+"""Revocations of one's own, and others that were found: they take 10 MB each, all else with the flags 10 to 30 MB."""
 
 Flags = dict[str, TenantFlags | None]
 Revoked = dict[str, bool | None]
@@ -48,16 +47,22 @@ class Mirror:
 
     It is trusted from `whole` until `broken`, and never longer than `TRUST_S` after the last `confirm`; no value in it
     longer than `MAX_AGE_S`. What it holds remains, trusted or not, as the last that is known.
+
+    A Redis may be emptied, or another may take its place, but neither puts a token in force again: one that was found
+    revoked stays so until its revocation was to expire, or Redis tells of a change of just that key; one that was
+    revoked here, in any case.
     """
 
-    def __init__(self, *, max_tenants: int = MAX_TENANTS, max_tokens: int = MAX_TOKENS, max_own: int = MAX_OWN) -> None:
-        self._max_own = max_own
+    def __init__(
+        self, *, max_tenants: int = MAX_TENANTS, max_tokens: int = MAX_TOKENS, max_kept: int = MAX_KEPT
+    ) -> None:
         self._flags: Table[TenantFlags | None] = Table(max_tenants)
         self._revoked: Table[bool | None] = Table(max_tokens)
         self._flags_aside: Table[TenantFlags | None] = Table(MAX_ASIDE)
         self._revoked_aside: Table[bool | None] = Table(MAX_ASIDE)
         self._all = (self._flags, self._revoked, self._flags_aside, self._revoked_aside)
-        self._own: OrderedDict[str, float] = OrderedDict()
+        self._own, self._found = Kept(max_kept), Kept(max_kept)
+        """Tokens revoked here, and those found revoked. No table holds one of these for good."""
         self._epoch = Epoch(-inf)
         self.parents = Parents(max_tenants, self._epoch)
         """Of which tenant each is a part."""
@@ -66,10 +71,15 @@ class Mirror:
         self.misses = 0
         """Requests that had to ask Redis for them."""
         self._told: Callable[[Changed | None], None] | None = None
+        self._heard: Callable[[tuple[str, ...]], None] | None = None
 
     def on_change(self, told: Callable[[Changed | None], None]) -> None:
         """Call `told` at each change, before anything has been read again; `None`: anything may have changed."""
         self._told = told
+
+    def on_revocation(self, heard: Callable[[tuple[str, ...]], None]) -> None:
+        """Call `heard` with the digests of tokens that Redis tells of: they are revoked there, or no longer."""
+        self._heard = heard
 
     def trusted(self, now: float) -> bool:
         """Whether what is held may be taken for true."""
@@ -108,6 +118,7 @@ class Mirror:
                 digest = key[len(_REVOKED_BYTES) :].decode("latin-1")
                 self._revoked.drop(digest)
                 self._revoked_aside.drop(digest)
+                self._found.drop(digest)
                 digests.append(digest)
             elif key.startswith(_LIMITS_BYTES):
                 limited = key[len(_LIMITS_BYTES) :].decode("latin-1")
@@ -124,6 +135,8 @@ class Mirror:
                 elif name == _PARENT_BYTES:
                     self.parents.changed(tenant_id)
                     parents.append(tenant_id)
+        if digests and self._heard is not None:
+            self._heard(tuple(digests))
         if tenants or digests or parents:
             self._tell(Changed(tenants=tuple(tenants), digests=tuple(digests), parents=tuple(parents)))
 
@@ -146,7 +159,12 @@ class Mirror:
         """Keep what the read has found of what it was begun for. A tenant's `None` (not readable) is a value too."""
         its_flags, its_revoked = self._tables(read)
         its_flags.keep(read, flags, self._epoch)
-        its_revoked.keep(read, revoked, self._epoch)
+        for digest, its in revoked.items():
+            if its.value and its_revoked.awaits(digest, read):
+                until = read.at + its.ttl_s
+                self._found.put(digest, until)
+                self._put_over(digest, until)
+        its_revoked.keep(read, {name: self._not_lost(name, its, read.at) for name, its in revoked.items()}, self._epoch)
 
     def end(self, read: Read) -> None:
         """The read is over, with or without an answer."""
@@ -156,10 +174,8 @@ class Mirror:
 
     def revoke(self, digest: str, until: float) -> None:
         """Take the token for revoked from here on until `until`, whatever Redis says or loses."""
-        self._own[digest] = until
-        self._own.move_to_end(digest)
-        while len(self._own) > self._max_own:
-            self._own.popitem(last=False)
+        self._own.put(digest, until)
+        self._put_over(digest, until)
         self._tell(Changed(digests=(digest,)))
 
     # what is known
@@ -173,8 +189,6 @@ class Mirror:
             flags = self._flags.true(tenants, epoch, now)
             revoked = self._revoked.true(digests, epoch, now)
             if flags is not None and revoked is not None:
-                if self._own:
-                    revoked |= {digest: True for digest in digests if self.revoked_here(digest, now)}
                 self.hits += 1
                 return flags, revoked
         self.misses += 1
@@ -192,14 +206,20 @@ class Mirror:
         return flags, revoked
 
     def revoked_here(self, digest: str, now: float) -> bool:
-        """Whether `revoke` was called for this token, and still holds."""
-        until = self._own.get(digest)
-        if until is None:
-            return False
-        if now >= until:
-            del self._own[digest]
-            return False
-        return True
+        """Whether this token was revoked here, or found revoked, and that still holds."""
+        return max(self._own.until(digest, now), self._found.until(digest, now)) > now
+
+    def _put_over(self, digest: str, until: float) -> None:
+        """What was read of the token before is not true any more."""
+        self._revoked.put_over(digest, True, until)
+        self._revoked_aside.put_over(digest, True, until)
+
+    def _not_lost(self, digest: str, found: Found[bool | None], at: float) -> Found[bool | None]:
+        """What was found of the token; that it is revoked where that is known, and lost."""
+        if found.value:
+            return found
+        until = max(self._own.until(digest, at), self._found.until(digest, at))
+        return Found(value=True, ttl_s=until - at) if until > at else found
 
     def _tell(self, changed: Changed | None) -> None:
         if self._told is not None:

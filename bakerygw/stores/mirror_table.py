@@ -84,6 +84,10 @@ class Table(Generic[V]):
         for name in names:
             self._reading.setdefault(name, read)
 
+    def awaits(self, name: str, read: Read) -> bool:
+        """Whether `keep` would take what `read` has found under this name: nothing has changed since it began."""
+        return self._reading.get(name) is read
+
     def keep(self, read: Read, found: Mapping[str, Found[V]], epoch: Epoch) -> None:
         """Keep what `read` has found, less what it was not begun for and what has changed since."""
         entries, read_again_at = self._entries, read.at + MAX_AGE_S
@@ -107,6 +111,18 @@ class Table(Generic[V]):
         self._entries.pop(name, None)
         self._reading.pop(name, None)
 
+    def put_over(self, name: str, value: V, until: float) -> None:
+        """What is held under this name, if anything is, becomes this value until then at most."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            self._entries[name] = Entry(
+                value=value,
+                read_at=entry.read_at,
+                until=min(entry.until, until),
+                expires_at=min(entry.expires_at, until),
+                epoch=entry.epoch,
+            )
+
     def clear(self) -> None:
         """Everything may have changed."""
         self._entries.clear()
@@ -115,6 +131,35 @@ class Table(Generic[V]):
     def keep_nothing_read_now(self) -> None:
         """What is being read now is of no known age."""
         self._reading.clear()
+
+
+class Kept:
+    """Names of which something holds until a moment, whatever is read of them; the oldest go first."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._until: OrderedDict[str, float] = OrderedDict()
+
+    def put(self, name: str, until: float) -> None:
+        """It holds until then."""
+        self._until[name] = until
+        self._until.move_to_end(name)
+        while len(self._until) > self._size:
+            self._until.popitem(last=False)
+
+    def until(self, name: str, now: float) -> float:
+        """Until when it holds; `now` if it does not."""
+        until = self._until.get(name)
+        if until is None:
+            return now
+        if now < until:
+            return until
+        del self._until[name]
+        return now
+
+    def drop(self, name: str) -> None:
+        """It holds no longer."""
+        self._until.pop(name, None)
 
 
 def last_known(entry: Entry[V] | None, now: float) -> V | None:

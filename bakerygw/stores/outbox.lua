@@ -4,16 +4,19 @@
 --       3 hash: whose they are, "<L leased, D doubtful, W waiting>:<failed attempts>:<lease>"
 --       4 sorted set: since when those that were taken before are here (Unix ms); the others' due time says it
 -- ARGV  how many; lease (ms); doubt (ms); name of the lease; most that may wait; most that one may be old (ms);
---       most bytes of a payload; most to give up at once
+--       most bytes of a payload; most to give up at once; most that anything is put off (ms)
 -- reply {how many wait, ms since the oldest came, ms until the next is due or -1,
 --        {expired, overflow, unreadable: numbers}, name, payload, failed, name, payload, failed, ...}
 --
 -- A lease that has run out is first put in doubt: whoever holds it may have been accepted while Redis was away, and
 -- gets a moment to say so before the notification is sent again.
 
+-- What is due later than anything is ever put off was so by a clock that has been set back since: it is due now.
+
 local due, bodies, holders, since = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local count, lease, doubt, token = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local most, max_age, max_bytes, at_once = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local longest = tonumber(ARGV[9])
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -37,6 +40,10 @@ local function oldest()
     first = taken
   end
   return first[1], tonumber(first[2])
+end
+
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', due, now + longest, '+inf', 'LIMIT', 0, at_once)) do
+  redis.call('ZADD', due, now, name)
 end
 
 local waiting = redis.call('ZCARD', due)

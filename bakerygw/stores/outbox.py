@@ -8,6 +8,7 @@ from typing import Final
 
 from bakerygw.core.alerts import MAX_ALERT_BYTES
 from bakerygw.core.claims import is_id
+from bakerygw.core.notifications import MAX_WAIT_S
 from bakerygw.ports import Haul, Notification, StoreUnavailable
 from bakerygw.stores.redis_link import RedisLink
 from bakerygw.stores.redis_wire import Argument, Script
@@ -27,6 +28,8 @@ MAX_WAITING: Final = 100_000
 """Beyond it the oldest is given up."""
 MAX_AGE_S: Final = 7 * 86_400.0
 """Nobody is helped by an alert of last week."""
+LONGEST_S: Final = 2 * MAX_WAIT_S
+"""Nothing is put off for longer: what is due later was so by a clock of Redis that has been set back since."""
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Of all payloads in this process's memory; beyond it the oldest is given up."""
 GIVEN_UP_AT_ONCE: Final = 1_000
@@ -78,7 +81,7 @@ class RedisOutbox:
         """`token` names each lease, unlike any other's."""
         self._link, self._token = link, token
         self._doubt_ms = _ms(doubt_s)
-        self._bounds = (max_waiting, _ms(max_age_s), MAX_ALERT_BYTES, GIVEN_UP_AT_ONCE)
+        self._bounds = (max_waiting, _ms(max_age_s), MAX_ALERT_BYTES, GIVEN_UP_AT_ONCE, _ms(LONGEST_S))
         self._take = Script.of(files("bakerygw.stores").joinpath("outbox.lua").read_bytes())
 
     async def take(self, count: int, *, lease_s: float) -> Haul:
@@ -113,9 +116,10 @@ class _Entry:
 
 
 class MemoryOutbox:
-    """`Outbox` for a single instance, with the bounds of Redis and one for its bytes; `now` is Unix seconds.
+    """`Outbox` for a single instance, with the bounds of Redis and one for its bytes.
 
-    Whoever takes here dies with what is taken, so that a lease that ends needs no doubt.
+    `now` is seconds of any clock, best of one that nobody sets: it alone decides when something is due. Whoever takes
+    here dies with what is taken, so that a lease that ends needs no doubt.
     """
 
     def __init__(

@@ -74,7 +74,7 @@ class RedisRecords:
 
 
 class MemoryRecords:
-    """`Records` for a single instance; `now` is Unix seconds."""
+    """`Records` for a single instance; `now` is seconds of any clock, best of one that nobody sets."""
 
     def __init__(self, now: Callable[[], float], max_records: int = MAX_RECORDS) -> None:
         self._now, self._max = now, max_records

@@ -125,6 +125,10 @@ class RedisStore:
         asked = await self._queued(AdmissionAsk(digests=(digest,), verified=True), None)
         return asked.revoked[digest] is not False
 
+    async def look(self, digests: tuple[str, ...]) -> None:
+        """Bring into the mirror whether these tokens are revoked, in nobody's stead. Raises `StoreUnavailable`."""
+        await self._queued(AdmissionAsk(digests=digests), None)
+
     async def _change(self, tenant_id: str, name: str, text: str | None) -> None:
         await self._put(f"{TENANT_PREFIX}{tenant_id}:{name}", text)
 

@@ -1,6 +1,8 @@
 """API keys as `Credentials`: the record is read once, and again every half minute while its key is in use."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from typing import Final
 
 from bakerygw.core.api_keys import claims_of, digest_of, id_of
@@ -50,6 +52,8 @@ class ApiKeys:
         max_keys: int = MAX_KEYS,
     ) -> None:
         self._pepper = pepper
+        self.signer = sha256(b"bakerygw API keys\n" + pepper).digest()
+        """The `Claims.signer` of every key that is sealed with this pepper."""
         self._store, self._now, self._clock = store, now, clock
         self._good: Recent[str, _Known] = Recent(max_keys)
         self._bad: Recent[str, tuple[float, str]] = Recent(max_keys)
@@ -102,7 +106,7 @@ class ApiKeys:
             raise ClaimsError("record") from error
         if record is None:
             raise ClaimsError("unknown")
-        return claims_of(record, secret, digest, self._pepper, self._now())
+        return replace(claims_of(record, secret, digest, self._pepper, self._now()), signer=self.signer)
 
     def _check_not_bad(self, digest: str) -> None:
         bad = self._bad.get(digest)

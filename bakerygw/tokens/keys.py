@@ -48,6 +48,10 @@ class KeySource(Protocol):
     def key_for(self, kid: str | None) -> VerificationKey | None:
         """The key for a token whose header names `kid`, or `None`. `kid` is unverified: only ever compare it."""
 
+    @property
+    def thumbprints(self) -> frozenset[bytes] | None:
+        """Those of all keys there are; `None` while nobody knows which they are."""
+
 
 class PemKey:
     """The one key of a deployment without a key set. A `kid` tells nothing then and is ignored."""
@@ -58,6 +62,11 @@ class PemKey:
     def key_for(self, kid: str | None) -> VerificationKey:
         """The key."""
         return self._key
+
+    @property
+    def thumbprints(self) -> frozenset[bytes]:
+        """The key's alone."""
+        return frozenset((self._key.thumbprint,))
 
 
 def load_public_key(pem: str, algorithm: str) -> PublicKey:

@@ -63,6 +63,11 @@ class RemoteKeys:
         return None if self._set is None else self._set.key_for(kid)
 
     @property
+    def thumbprints(self) -> frozenset[bytes] | None:
+        """Those of the last good set; `None` if there was none yet."""
+        return None if self._set is None else self._set.thumbprints
+
+    @property
     def age_s(self) -> float | None:
         """Seconds since a good set was fetched for the last time; `None` if none ever was."""
         return None if self._set is None else self._clock.seconds() - self._fetched_at

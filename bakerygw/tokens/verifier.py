@@ -96,6 +96,9 @@ class TokenVerifier:
         self._signature = PyJWS(algorithms=[algorithm]).get_algorithm_by_name(algorithm)
         self._good = _Memory(cache_size, cache_bytes)
         self._demo = _Memory(-(-cache_size // DEMO_SHARE), -(-cache_bytes // DEMO_SHARE))
+        self._rules = sha256(repr((algorithm, issuer, audience)).encode()).digest()
+        self._signers: dict[bytes, bytes] = {}
+        """By thumbprint."""
 
     def known(self, token: bytes) -> Claims | None:
         """Claims of a token verified here before, while it and its place in the memory last."""
@@ -144,10 +147,24 @@ class TokenVerifier:
             return None
         return None if key is None else key.thumbprint
 
+    @property
+    def signers(self) -> Collection[bytes] | None:
+        """One of which a token's `Claims.signer` is if it would be found good today, by its key, algorithm, issuer and
+        audience; `None` while there are no keys to tell by."""
+        thumbprints = self._key.thumbprints
+        return None if thumbprints is None else {self._signer(thumbprint) for thumbprint in thumbprints}
+
     def keep_only(self, thumbprints: Collection[bytes]) -> None:
         """Forget all tokens but those of these keys."""
         self._good.keep_only(thumbprints)
         self._demo.keep_only(thumbprints)
+        self._signers.clear()
+
+    def _signer(self, thumbprint: bytes) -> bytes:
+        signer = self._signers.get(thumbprint)
+        if signer is None:
+            signer = self._signers[thumbprint] = sha256(self._rules + thumbprint).digest()
+        return signer
 
     def _verified(self, token: bytes, vouched_by: bytes | None) -> tuple[VerificationKey, Claims]:
         header, payload, signature = _segments(token)
@@ -162,7 +179,7 @@ class TokenVerifier:
             raise ClaimsError("signature")
         said = strict_object(said_bytes)
         self._check_issuer_and_audience(said)
-        claims = claims_from(said, _digest(header, payload))
+        claims = claims_from(said, _digest(header, payload), self._signer(key.thumbprint))
         check_time(claims, self._now(), self._leeway_s)
         return key, claims
 

@@ -11,6 +11,7 @@ from bakerygw.core.tenancy import (
     DAY_S,
     ReadOnly,
     TenantView,
+    carried_until,
     check_demo,
     check_fresh,
     check_subscription,
@@ -149,7 +150,20 @@ def test_what_is_no_tenant_id_is_a_bad_request(path: str | None, header: tuple[b
     assert refused(caught).code == "bad-request"
 
 
-@pytest.mark.parametrize(("path", "header"), [("t9", ()), (None, (b"t9",)), ("T1", ()), (None, (b"t22",))])
+@pytest.mark.parametrize(
+    ("path", "header"),
+    [
+        ("t9", ()),
+        (None, (b"t9",)),
+        ("T1", ()),
+        ("T2", ()),
+        (None, (b"T2",)),
+        (None, (b"t22",)),
+        ("t", ()),
+        ("t2.", ()),
+        ("-t2", ()),
+    ],
+)
 def test_foreign_tenant_is_forbidden(path: str | None, header: tuple[bytes, ...]) -> None:
     with pytest.raises(Refused) as caught:
         effective_tenant(CLAIMS, path, header)
@@ -203,6 +217,7 @@ def test_past_due_subscription_is_in_grace_until_the_same_end() -> None:
 def test_subscription_ends_with_its_grace(status: str, grace_days: int) -> None:
     with pytest.raises(Refused) as caught:
         check_subscription(replace(OWN, status=status), VALID_UNTIL + grace_days * DAY_S, grace_days)
+    assert carried_until(OWN, grace_days) == VALID_UNTIL + grace_days * DAY_S
     assert refused(caught).code == "subscription-expired"
     assert refused(caught).members == {
         "subscription_status": status,

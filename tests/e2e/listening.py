@@ -27,7 +27,7 @@ class Reader:
         self.error: Exception | None = None
         self.ended = threading.Event()
         self.ended_at: float | None = None
-        headers = {"Last-Event-ID": last_id} if last_id else {}
+        headers = {**({"Last-Event-ID": last_id} if last_id else {}), **options.pop("headers", {})}
         request = self._client.build_request("GET", path, headers=headers, **options)
         self.response = self._client.send(request, stream=True)
         assert self.response.status_code == 200, self.response.read()

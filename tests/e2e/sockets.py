@@ -26,7 +26,7 @@ class TrainingService:
 
     The query says what else: `status` refuses the handshake by it, `choose` is the subprotocol, `close` (with `reason`)
     closes at once by that code, `send` sends so many messages of 64 KiB, `big` one message of so many bytes,
-    `deaf` never reads.
+    `deaf` never reads, `late` answers the handshake once `hear` is set.
     """
 
     def __init__(self) -> None:
@@ -86,6 +86,8 @@ class TrainingService:
         if request.path == "/health":
             return connection.respond(200, "ok\n")
         self.requests.append(request)
+        if _asked(request, "late"):
+            self.hear.wait(20)
         status = _asked(request, "status")
         if status:
             return connection.respond(int(status), "the trainer says no\n")

@@ -1,10 +1,12 @@
 """API keys from outside: made on one instance, used on another, ended on both."""
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ import redis
 from bakerygw.core.api_keys import key_id_from, record_from, record_json, sealed, spelt
 from tests.e2e.calling import Load, at_once, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
+from tests.e2e.listening import Reader
 from tests.e2e.recording import plain
 from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer, iso
 from tests.redis_server import RedisServer
@@ -177,6 +180,17 @@ class TestLife:
             assert load.statuses == sorted(load.statuses), "once refused, never let pass again"
             assert set(load.statuses) == {200, 401}
 
+    @pytest.mark.parametrize("act", ["rotate", "revoke", "subscription"])
+    def test_what_ends_it_on_one_ends_its_stream_on_the_other(self, here: Instance, there: Instance, act: str) -> None:
+        key = here.make(tenant_id=f"stream-{act}")
+        with Reader(there.gateway, headers=key.field) as read:
+            if act == "subscription":
+                assert here.admin.post(f"/api/tenants/stream-{act}/subscription-changed", json={}).is_success
+            else:
+                here.rotate(key) if act == "rotate" else here.revoke(key)
+
+            assert read.bye() == ("token-stale" if act == "subscription" else "token-revoked")
+
     def test_an_instance_that_never_saw_a_revoked_key_refuses_it_too(self, here: Instance, there: Instance) -> None:
         key = here.make()
         here.revoke(key)
@@ -214,6 +228,24 @@ class TestLife:
         there.revoke(key)
         assert shown()["status"] == "revoked"
         assert len(there.admin.get("/api/keys", params={"limit": 1}).json()["keys"]) == 1
+
+
+def test_with_another_secret_in_force_what_keys_have_opened_ends_and_nothing_else(
+    issuer: Issuer, service: RecordingUpstream, tmp_path: Path
+) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text(f'api_key_secret = "{"a" * 40}"')
+    settings = {"JWT_PUBLIC_KEY": issuer.public_pem, "TENANT_SERVICE_URL": service.url}
+    service.always(tenant_service)
+    with Gateway(settings, config=config) as gateway, ExitStack() as running:
+        key = Instance(gateway, running).make()
+        read = running.enter_context(Reader(gateway, headers=key.field))
+        other = running.enter_context(Reader(gateway, issuer.token()))
+        config.write_text(f'api_key_secret = "{"b" * 40}"')
+        gateway.signal(signal.SIGHUP)
+
+        assert read.bye() == "token-invalid"
+        assert not other.ended.is_set()
 
 
 class TestSubscription:

@@ -156,6 +156,23 @@ def test_alerts_are_a_list_for_those_who_hear_the_page(gateway: Gateway, admin: 
     assert {roles[its] for its, parent in parents.items() if parent == alerts} == {"listitem"}
 
 
+def test_a_renewal_that_finds_no_network_is_no_problem_yet(page: Page) -> None:
+    page.evaluate(
+        """(() => {
+            const real = fetch, said = 'event: hello\\nid: 1-0\\ndata: {}\\n\\nevent: token-expiring\\ndata: {}\\n\\n';
+            const init = { headers: { 'Content-Type': 'text/event-stream' } };
+            window.fetch = async (url, options) => {
+                if (String(url).includes('/auth/refresh')) throw new TypeError(window.asked = 'no network');
+                return String(url).includes('/alerts/stream') ? new Response(said, init) : real(url, options);
+            };
+        })()"""
+    )
+    page.click("button[data-email='claire@martin.example']")
+    page.wait_for("window.asked", 8)
+    page.wait_for("document.getElementById('state').dataset.state === 'waiting'")
+    assert page.evaluate("document.getElementById('problem').hidden") is True
+
+
 def test_a_line_that_the_browser_does_not_copy_is_selected(page: Page) -> None:
     sign_in(page, "luis@espiga.example")
     page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new DOMException('no', 'NotAllowedError')); 1")
@@ -204,6 +221,42 @@ def test_one_account_enters_at_a_time(page: Page) -> None:
     )
     page.wait_for("document.getElementById('state').dataset.state === 'open'", 8)
     assert page.text("#who-name") == "Ana Romero"
+
+
+TOKENS_SHOWN = """
+    window.shown = [];
+    const asked = fetch;
+    window.fetch = (what, how) => {
+      const token = new Headers(how?.headers).get("Authorization");
+      if (token) shown.push(token);
+      return asked(what, how);
+    };
+    1
+"""
+
+
+def test_with_sessions_the_page_goes_by_the_cookie_and_holds_no_token(browser: Browser) -> None:
+    settings = {"SESSION_COOKIES": "true", "SESSION_SECRET": "s" * 40}
+    with (
+        Gateway(settings, demo=True) as gateway,
+        gateway.admin() as admin,
+        browser.page(f"http://localhost:{gateway.port}/demo/", context=browser.context()) as page,
+    ):
+        page.wait_for("document.querySelectorAll('#accounts button').length > 4")
+        page.evaluate(TOKENS_SHOWN)
+        sign_in(page, "ana@espiga.example")
+        assert page.evaluate("document.cookie") == ""
+        publish(admin, bakery_of(gateway, "ana@espiga.example"), "Oven 2 is at 268 °C")
+        page.wait_for("document.getElementById('alerts').textContent.includes('Oven 2 is at 268')")
+        page.wait_for("document.getElementById('train').disabled === false", 8)
+        page.click("#train")
+        page.wait_for("document.getElementById('loss').getAttribute('points').split(' ').length > 1", 8)
+        page.click("#write")
+        page.wait_for("document.getElementById('written').className === 'written done'")
+        page.click("#leave")
+        page.wait_for("fetch('/api/v1/auth/session').then(({ status }) => status === 401)")
+        assert [error for error in page.errors if "status of 40" not in error] == []
+        assert page.evaluate("shown") == []
 
 
 def test_it_is_for_the_demo_alone(gateway: Gateway, issuer: Any, start_gateway: Any) -> None:

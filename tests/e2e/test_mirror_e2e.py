@@ -95,8 +95,9 @@ def both(module_redis: RedisServer, token: str, issuer: Issuer, service: Recordi
 
 
 @pytest.fixture
-def pair(both: list[Caller], module_redis: RedisServer) -> list[Caller]:
+def pair(both: list[Caller], module_redis: RedisServer, token: str) -> list[Caller]:
     """Two gateways with their mirrors trusted, and a Redis without flags."""
+    module_redis.command("DEL", revoked_key(token))
     module_redis.command("FLUSHALL")
     for caller in both:
         until(lambda caller=caller: caller.trusted)
@@ -130,9 +131,11 @@ CHANGES: dict[str, tuple[Callable[[redis.Redis, str], object], tuple[int, str]]]
 }
 
 
+UNDOINGS = [(flag, undo) for flag in CHANGES for undo in ("DEL", "FLUSHALL", "EXPIRE") if flag != "revoked"]
+
+
 class TestChanges:
-    @pytest.mark.parametrize("flag", CHANGES)
-    @pytest.mark.parametrize("undo", ["DEL", "FLUSHALL", "EXPIRE"])
+    @pytest.mark.parametrize(("flag", "undo"), [*UNDOINGS, ("revoked", "DEL"), ("revoked", "EXPIRE")])
     def test_set_and_undone_by_another_program_it_is_in_force_on_both_within_a_second(
         self, pair: list[Caller], other: redis.Redis, token: str, *, flag: str, undo: str
     ) -> None:
@@ -189,6 +192,25 @@ class TestChanges:
         for caller in pair:
             with caller.gateway.client(fresh) as client:
                 assert code_of(client.get(SALES)) == REVOKED
+
+    def test_a_redis_that_is_emptied_puts_no_token_in_force_again(
+        self, pair: list[Caller], other: redis.Redis, issuer: Issuer
+    ) -> None:
+        used, unused = (issuer.token(jti=f"lost-{name}") for name in ("used", "unused"))
+        read = calls(other).get("pttl", 0)
+        other.set(revoked_key(unused), "1", ex=60)
+        until(lambda: calls(other).get("pttl", 0) == read + len(pair))  # each has looked what it was told of
+        other.set(revoked_key(used), "1", ex=60)
+        for caller in pair:
+            with caller.gateway.client(used) as client:
+                until(lambda client=client: code_of(client.get(SALES)) == REVOKED, WITHIN_S)
+        other.flushall()
+
+        for caller in pair:
+            caller.sees(OK)
+            for token in (used, unused):
+                with caller.gateway.client(token) as client:
+                    assert [code_of(client.get(SALES)) for _ in range(3)] == [REVOKED] * 3
 
 
 class TestCost:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.calling import SALES, at_once, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
+from tests.e2e.listening import Reader
 from tests.e2e.stage import NO_LIMITS, paired
 from tests.minting import TENANT_ID, USER_ID, Issuer
 from tests.redis_server import RedisServer
@@ -254,6 +255,16 @@ def test_signing_out_on_one_instance_ends_it_on_the_other_within_a_second(
     refresh = json.loads(told.body)["refresh_token"]
     with pair[1].client() as client:
         assert code_of(client.post(REFRESH, json={"refresh_token": refresh})) == (401, "token-revoked")
+
+
+def test_signing_out_on_one_instance_ends_the_stream_on_the_other(
+    pair: tuple[Gateway, Gateway], auth: AuthService
+) -> None:
+    browser, _ = sign_in(pair[0])
+    with Reader(pair[1], headers={"Cookie": browser.cookie}) as read:
+        assert browser.write(pair[0], LOGOUT).status_code == 204
+
+        assert read.bye() == "token-revoked"
 
 
 def test_who_closes_the_page_while_signing_out_is_signed_out_on_both(

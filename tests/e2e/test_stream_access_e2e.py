@@ -1,10 +1,13 @@
 """Who may hold a stream open, and until when: from outside, on two instances that share a Redis."""
 
 import json
+import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +18,8 @@ from websockets.sync.client import connect
 
 from tests.e2e.calling import at_once, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream
+from tests.e2e.key_sets import KeySetServer
+from tests.e2e.key_sets import token as signed
 from tests.e2e.listening import STREAM, Reader
 from tests.e2e.sockets import TrainingService
 from tests.e2e.stage import NO_LIMITS, paired
@@ -153,6 +158,25 @@ def test_access_by_a_tenant_above_ends_when_that_changes(pair: list[Gateway], is
         assert read.bye() == "forbidden"
 
 
+def test_it_ends_with_the_key_that_its_token_is_signed_with(issuer: Issuer, tmp_path: Path) -> None:
+    other, pem = Issuer(), tmp_path / "issuer.pem"
+    pem.write_text(issuer.public_pem)
+    with ExitStack() as running:
+        keys = running.enter_context(KeySetServer())
+        keys.publish(old=issuer)
+        by_set = running.enter_context(Gateway({"JWT_JWKS_URL": keys.url}))
+        by_file = running.enter_context(Gateway({"JWT_PUBLIC_KEY_FILE": str(pem)}))
+        ending = [running.enter_context(reading(gateway, signed(issuer, "old"))) for gateway in (by_set, by_file)]
+
+        keys.publish(new=other)
+        staying = running.enter_context(reading(by_set, signed(other, "new")))  # for which the set is fetched
+        pem.write_text(other.public_pem)
+        by_file.signal(signal.SIGHUP)
+
+        assert [read.bye() for read in ending] == ["token-invalid"] * 2
+        assert staying.ended_at is None
+
+
 def test_one_user_has_so_many(pair: list[Gateway], someone: Someone) -> None:
     with ExitStack() as open_ones, pair[0].client(someone.token) as client:
         for _ in range(3):
@@ -208,6 +232,37 @@ def test_a_ticket_opens_a_socket_which_ends_like_a_stream(pair: list[Gateway], s
         assert socket_.close_code == 1008
     with pytest.raises(InvalidStatus), connect(url):
         pass
+
+
+def test_a_socket_whose_service_has_not_answered_yet_is_refused_when_it_ends(
+    pair: list[Gateway], training: TrainingService, issuer: Issuer
+) -> None:
+    def disconnect(of: Someone) -> None:
+        with pair[0].admin() as admin:
+            assert admin.post(f"/api/tenants/{of.tenant}/disconnect", json={}).is_success
+
+    def sign_out(of: Someone) -> None:
+        with pair[0].client(of.token) as client:
+            assert client.post("/api/v1/auth/logout").is_success
+
+    def dial(of: Someone) -> tuple[int, str]:
+        url = f"ws://127.0.0.1:{pair[1].port}/api/v1/training/ws?late=1&token={of.token}"
+        with pytest.raises(InvalidStatus) as refused, connect(url):
+            pass
+        response = refused.value.response
+        return response.status_code, json.loads(response.body or b"")["code"]
+
+    ends: list[tuple[Callable[[Someone], None], tuple[int, str]]] = [
+        (disconnect, (503, "service-unavailable")),
+        (sign_out, (401, "token-revoked")),
+    ]
+    with ThreadPoolExecutor() as threads:
+        for end, refusal in ends:
+            asked, dialler = len(training.requests), Someone(issuer)
+            dialling = threads.submit(dial, dialler)
+            until(lambda asked=asked: len(training.requests) > asked)  # type: ignore[misc]
+            end(dialler)
+            assert dialling.result(5) == refusal
 
 
 def test_a_ticket_of_somebody_who_has_signed_out_opens_nothing(pair: list[Gateway], someone: Someone) -> None:

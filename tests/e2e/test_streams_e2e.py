@@ -1,6 +1,7 @@
 """Streams of alerts from outside: two gateways over one Redis, and one with the store inside."""
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ import httpx
 import pytest
 import redis
 
+from bakerygw.realtime.intake import LAST_CHANCE_S
 from tests.e2e.calling import until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.e2e.listening import STREAM, Reader
@@ -207,6 +209,31 @@ def test_streams_stay_while_redis_is_away_and_go_on_afterwards(
         stand.publish(2)
         until(lambda: 2 in reader.alerts)
         assert reader.error is None
+
+
+def test_what_an_instance_heard_before_it_stops_is_stored_while_it_drains_and_read_elsewhere(
+    issuer: Issuer, service: RecordingUpstream, own_redis: RedisServer
+) -> None:
+    numbers = list(range(500))
+    with standing(issuer, service, own_redis, DRAIN_TIMEOUT_SECONDS="15") as stand:
+        for gateway in (stand.one, stand.two):
+            gateway.wait_for_event("alerts.listening")
+        with Reader(stand.two, stand.token()) as reader, stand.one.admin() as admin:
+            stand.two.signal(signal.SIGSTOP)  # what it is sent waits for it, so that the other has to store all
+            stand.redis.config_set("min-replicas-to-write", 1)  # nothing can be stored
+            for number in numbers:
+                stand.publish(number)
+            until(lambda: "gateway_alerts_heard_total 500.0" in admin.get("/metrics").text)
+            stand.one.signal(signal.SIGTERM)
+            stand.one.wait_for_event("gateway.draining")
+            time.sleep(1.5 * LAST_CHANCE_S)
+            stand.redis.config_set("min-replicas-to-write", 0)
+            assert stand.one.wait() == 0
+            kept: Any = stand.redis.xrange(f"bakerygw:alerts:kept:{TENANT_ID}")
+            assert [json.loads(fields["p"])["n"] for _, fields in kept] == numbers
+            stand.two.signal(signal.SIGCONT)
+            reader.has(*numbers, within_s=10)
+            assert "gap" not in reader.kinds
 
 
 def test_the_drain_says_goodbye_and_the_stream_ends_whole(issuer: Issuer, service: RecordingUpstream) -> None:

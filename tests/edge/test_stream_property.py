@@ -10,9 +10,10 @@ from typing import Any
 
 from deferreds import success_of
 from edge_fakes import Client, answers, request
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from test_tenancy_property import (
+    DAY_S,
     EXAMPLES,
     HEADERS,
     ISSUER,
@@ -37,6 +38,7 @@ from bakerygw.realtime.hub import Hub
 from bakerygw.realtime.quotas import Quota, Quotas
 from bakerygw.realtime.rechecks import ROUND_S
 from bakerygw.stores.memory_events import MemoryEventLog
+from tests.minting import iso
 from tests.oracle import Asked, State, opened, verdict
 from tests.realtime.stream_fakes import Told
 
@@ -106,6 +108,39 @@ def scenes(draw: Callable[[Any], Any]) -> tuple[State, list[Attempt], Change]:
     return state, comers, changing
 
 
+def everybody() -> list[Attempt]:
+    """One user in every way: to t0, which is their own, to t1 by an entry, and to t2, which is part of t1."""
+    paid = {"tier": "enterprise", "status": "active", "valid_until": iso(NOW + 30 * DAY_S)}
+    payload = {
+        "user_id": "user-1",
+        "tenant_id": "t0",
+        "tenant_role": "owner",
+        "subscription": paid,
+        "tenant_access": [{"id": "t1", "role": "admin", "include_children": True, **paid}],
+        "exp": NOW + 900,
+        "iat": NOW - 100,
+        "is_demo": False,
+        "demo_session_id": "session-1",
+    }
+    return [
+        Attempt(
+            payload=payload,
+            way=way,
+            fetched_for=named if way == "ticket" else [],
+            headers=named if way == "header" else [],
+            query=named if way == "token" else [],
+        )
+        for way in ("header", "token", "ticket")
+        for named in ([], ["t1"], ["t2"])
+    ]
+
+
+def scene_of(kind: str, tenant: str, parent: str | None = None) -> tuple[State, list[Attempt], Change]:
+    """Everybody is there when this changes."""
+    changing = Change(kind=kind, tenant=tenant, parent=parent, number=0)
+    return State(parents={"t2": "t1"}), everybody(), changing
+
+
 class Rig:
     """The pipeline with a hub and a guard over the embedded stores."""
 
@@ -125,6 +160,8 @@ class Rig:
             hierarchy=self.pipeline.hierarchy,
             watch=self.store,
             trusted=lambda: True,
+            signers=lambda: None,
+            grace_days=lambda: 7.0,
             clock=self.clock,
             now=lambda: NOW,
             random=Random(1),
@@ -216,6 +253,15 @@ def change(rig: Rig, state: State, attempts: list[Attempt], its: Change) -> tupl
     return replace(state, parents=parents if its.parent is None else {**parents, tenant: its.parent}), {}
 
 
+@example(scene_of("stale", "t0"))
+@example(scene_of("stale", "t1"))
+@example(scene_of("stale", "t2"))
+@example(scene_of("demo", "t1"))
+@example(scene_of("demo", "t2"))
+@example(scene_of("revoked", "t0"))
+@example(scene_of("moved", "t2"))
+@example(scene_of("moved", "t2", "t3"))
+@example(scene_of("moved", "t1", "t0"))
 @settings(max_examples=4 * EXAMPLES)
 @given(scenes())
 def test_everybody_sees_the_alerts_of_the_tenant_that_is_open_to_them_and_no_other(

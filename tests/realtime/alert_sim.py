@@ -5,6 +5,7 @@ Instances are the real channel and the real intake, on a clock each; only the co
 
 import itertools
 from collections import deque
+from fnmatch import fnmatchcase
 
 import hiredis
 from twisted.internet.defer import Deferred, fail, succeed
@@ -16,7 +17,7 @@ from twisted.python.failure import Failure
 from bakerygw.core.alerts import CHANNEL_PREFIX, Position
 from bakerygw.ports import Placed, StoreUnavailable
 from bakerygw.realtime.intake import Intake
-from bakerygw.stores.alert_channel import PATTERN, RedisAlertChannel
+from bakerygw.stores.alert_channel import RedisAlertChannel
 from bakerygw.stores.redis_line import RedisAccess
 
 TENANT = "t-1"
@@ -28,6 +29,7 @@ class SimRedis:
     def __init__(self) -> None:
         self.moment = 0
         self.subscribers: dict[bytes, list[SimConnection]] = {}
+        self.by_pattern: dict[bytes, list[SimConnection]] = {}
         self.era, self.era_began = 1, 0
         self.stored: dict[bytes, Position] = {}
         self.published: dict[bytes, int] = {}
@@ -61,9 +63,14 @@ class SimRedis:
         hearing = list(self.subscribers.get(channel, ()))
         for connection in hearing:
             connection.replies.append(packed(b"message", channel, payload))
-        by_pattern = list(self.subscribers.get(PATTERN.encode(), ())) if channel.startswith(b"alerts:tenant:") else []
-        for connection in by_pattern:
-            connection.replies.append(packed(b"pmessage", PATTERN.encode(), channel, payload))
+        by_pattern = [
+            (pattern, connection)
+            for pattern, connections in self.by_pattern.items()
+            if fnmatchcase(channel, pattern)
+            for connection in connections
+        ]
+        for pattern, connection in by_pattern:
+            connection.replies.append(packed(b"pmessage", pattern, channel, payload))
         return len(hearing) + len(by_pattern)
 
     def alert(self, text: bytes) -> None:
@@ -115,7 +122,8 @@ class SimConnection:
             elif words[0] in (b"SUBSCRIBE", b"PSUBSCRIBE"):
                 if words[0] == b"PSUBSCRIBE":
                     self.subscribed_at = self.redis.moment
-                self.redis.subscribers.setdefault(words[1], []).append(self)
+                heard = self.redis.by_pattern if words[0] == b"PSUBSCRIBE" else self.redis.subscribers
+                heard.setdefault(words[1], []).append(self)
                 self.replies.append(packed(words[0].lower(), words[1], 1))
             else:
                 assert words == [b"PING"], words
@@ -130,7 +138,7 @@ class SimConnection:
         """Both ends see it end; what was under way is lost."""
         if self.alive:
             self.alive = False
-            for names in self.redis.subscribers.values():
+            for names in [*self.redis.subscribers.values(), *self.redis.by_pattern.values()]:
                 names[:] = [it for it in names if it is not self]
             if tell:
                 self.tell()

@@ -6,7 +6,7 @@ from random import Random
 
 from twisted.internet.task import Clock
 
-from bakerygw.core.claims import Claims
+from bakerygw.core.claims import Claims, Subscription
 from bakerygw.core.tenancy import TenantFlags, TenantView
 from bakerygw.edge.admission import Grant
 from bakerygw.ports import AdmissionAsk, AdmissionState, Changed, StoreUnavailable
@@ -34,10 +34,11 @@ USER = Claims(
 )
 
 
-def grant_of(claims: Claims = USER, tenant_id: str | None = None) -> Grant:
+def grant_of(claims: Claims = USER, tenant_id: str | None = None, valid_until: float = BORN + 1e9) -> Grant:
     """As the pipeline gives it."""
     tenant_id = claims.tenant_id if tenant_id is None else tenant_id
-    view = TenantView(tenant_id=tenant_id, role="owner", subscription=None, own=tenant_id == claims.tenant_id)
+    paid = Subscription(tier="starter", status="active", valid_until=valid_until)
+    view = TenantView(tenant_id=tenant_id, role="owner", subscription=paid, own=tenant_id == claims.tenant_id)
     return Grant(claims=claims, view=view)
 
 
@@ -106,6 +107,7 @@ class Stage:
         """How far the wall clock was set forward."""
         self.state = State(self.clock, self.now)
         self.trusted = True
+        self.signers: set[bytes] | None = None
         quota = Quota(per_user=per_user, per_tenant=per_tenant, in_all=in_all)
         random = Random(7)
         self.quotas = Quotas(
@@ -120,6 +122,8 @@ class Stage:
             hierarchy=self.state,
             watch=self.state,
             trusted=lambda: self.trusted,
+            signers=lambda: self.signers,
+            grace_days=lambda: 7.0,
             clock=self.clock,
             now=self.now,
             random=random,
@@ -135,10 +139,11 @@ class Stage:
         *,
         kind: HeldKind = "stream",
         lingers: bool = False,
+        valid_until: float = BORN + 1e9,
         returning: bool = False,
     ) -> Reader:
         """Let somebody in who holds the place."""
-        place = self.guard.enter(kind, grant_of(claims, tenant_id))
+        place = self.guard.enter(kind, grant_of(claims, tenant_id, valid_until))
         reader = Reader(place, lingers=lingers)
         place.hold(reader, returning=returning)
         self.clock.advance(0)

@@ -193,8 +193,8 @@ class FakeExchange:
 class Reading:
     """A client with an open stream, and the sink of its body."""
 
-    def __init__(self, instance: "Instance", client: EventClient, place: FakePlace) -> None:
-        self.instance, self.client, self.place = instance, client, place
+    def __init__(self, instance: "Instance", client: EventClient, place: FakePlace, tenant_id: str = TENANT) -> None:
+        self.instance, self.client, self.place, self.tenant_id = instance, client, place, tenant_id
         self.exchange = FakeExchange()
         self.trace = Trace(request_id="r", started=0.0)
         self.stream: Stream | None = None
@@ -216,7 +216,7 @@ class Reading:
     async def open(self, resume: Resume | None) -> None:
         hub = self.instance.hub
         try:
-            feed, resume = await hub.open(TENANT, resume)
+            feed, resume = await hub.open(self.tenant_id, resume)
         except CancelledError:
             return
         except StoreUnavailable as error:
@@ -267,9 +267,9 @@ class Instance:
     def hear(self, position: Position) -> None:
         self.hub.stored(TENANT, Placed(position=position, fresh=True), self.history.truth[position])
 
-    def open(self, last_id: str | None = None, *, flags: TenantFlags | None = None) -> Reading:
+    def open(self, last_id: str | None = None, *, flags: TenantFlags | None = None, tenant_id: str = TENANT) -> Reading:
         resume = None if last_id is None else Resume(position=parse_position(last_id.encode()))
-        reading = Reading(self, EventClient(last_id or ""), FakePlace(flags))
+        reading = Reading(self, EventClient(last_id or ""), FakePlace(flags), tenant_id)
         reading.opening = Deferred.fromCoroutine(reading.open(resume))
         self.turn()
         return reading

@@ -253,6 +253,15 @@ def test_waiting_bytes_are_bounded(bench):
     assert len(bench.told) + len(bench.telemetry.drops) == 1200
 
 
+def test_what_is_larger_than_all_that_may_wait_is_no_alert_that_was_lost(bench):
+    bench.hear(b"x" * (64 * 1024 * 1024 + 1), alert(1))
+    bench.clock.advance(LINGER_S)
+
+    assert bench.telemetry.drops == ["too-large"]
+    assert bench.missed == []
+    assert bench.told == [alert(1)]
+
+
 def test_settled_is_when_all_heard_until_then_is_stored(bench):
     success_of(bench.intake.settled())
     answer = Deferred()
@@ -328,6 +337,20 @@ def test_a_fault_in_one_stream_does_not_keep_the_next_alert(bench, logged_failur
     assert told == [alert(1), alert(2)]
     assert len(logged_failures) == 2
     logged_failures.clear()
+
+
+def test_it_is_busy_while_nothing_is_heard_and_something_waits(bench):
+    bench.intake.listening()
+    bench.away()
+    bench.hear(alert(1))
+    assert not bench.intake.busy  # under a steady flow something always waits
+
+    bench.intake.interrupted()
+    assert bench.intake.busy
+
+    bench.back()
+    bench.pass_time(RETRY_MAX_S)
+    assert not bench.intake.busy
 
 
 def test_stopping_stores_what_waits(bench):

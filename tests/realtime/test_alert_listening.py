@@ -274,13 +274,50 @@ def test_a_flood_that_nobody_can_store_begins_an_era_only_every_few_seconds(scen
 def test_an_alert_goes_by_its_channel_to_its_tenant_alone(scene):
     only = scene.start()
     scene.redis.alert(b"1")
-    for channel in (b"alerts:tenant:", b"alerts:tenant:a/b", b"alerts:tenant:" + b"x" * 65, b"alerts:tenant:\xff"):
-        scene.redis.publish(channel, b"{}")
+    names = (
+        b"",
+        b"a/b",
+        b"x" * 65,
+        b"\xff",
+        b"\xfft-1",
+        b" t-1",
+        b"t-1\n",
+        b"x:t-1",
+        b"alerts:tenant:t-1",
+        b"*",
+        b"t-?",
+    )
+    for name in names:
+        scene.redis.publish(b"alerts:tenant:" + name, b"{}")
     only.flow()
     scene.go(0.1)
 
     assert [tenant_id for tenant_id, _, _ in only.hub.stored_] == ["t-1"]
-    assert only.telemetry.drops == ["invalid"] * 4
+    assert only.telemetry.drops == ["invalid"] * len(names)
+
+
+def test_tenants_whose_names_are_alike_are_told_apart(scene):
+    only = scene.start()
+    names = ["T-1", "t-1", "t-10", "t-", "t-1.", "-t-1", "t_1"]
+    for name in names:
+        scene.redis.publish(b"alerts:tenant:" + name.encode(), b'{"of":"%s"}' % name.encode())
+    only.flow()
+    scene.go(0.1)
+
+    assert [(tenant_id, payload) for tenant_id, _, payload in only.hub.stored_] == [
+        (name, b'{"of":"%s"}' % name.encode()) for name in names
+    ]
+
+
+def test_what_is_published_elsewhere_is_nobodys_alert(scene):
+    only = scene.start()
+    for channel in (b"t-1", b"alerts:t-1", b"alerts:tenants:t-1", b"x:alerts:tenant:t-1", b"Alerts:tenant:t-1"):
+        scene.redis.publish(channel, b"{}")
+    only.flow()
+    scene.go(0.1)
+
+    assert only.hub.stored_ == []
+    assert only.telemetry.drops == []
 
 
 @pytest.mark.parametrize(

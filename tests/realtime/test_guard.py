@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from pytest_twisted import ensureDeferred
 
-from bakerygw.core.claims import TenantAccess
+from bakerygw.core.claims import Claims, TenantAccess
 from bakerygw.core.hierarchy import with_child
+from bakerygw.core.key_terms import KeyTerms
 from bakerygw.core.problem import Problem, Refused
-from bakerygw.core.tenancy import ReadOnly
+from bakerygw.core.tenancy import DAY_S, ReadOnly
 from bakerygw.ports import Changed
 from bakerygw.realtime.held import HeldKind
 from tests.realtime.guard_fakes import BORN, USER, Reader, Stage, grant_of
@@ -388,6 +389,113 @@ class TestChanges:
         assert (reader.ended, other.ended) == ("token-revoked", "token-revoked")
         assert [failure.getErrorMessage() for failure in logged_failures] == ["broken"]
         logged_failures.clear()
+
+
+class TestSubscriptions:
+    KEY = replace(
+        USER,
+        iat=253_402_300_799.0,
+        exp=253_402_300_799.0,
+        key=KeyTerms(key_id="k", paths=None, methods=None, networks=None, limit=None),
+    )
+
+    @pytest.mark.parametrize("claims", [replace(USER, exp=BORN + 1e6), KEY], ids=["token", "key"])
+    def test_it_ends_with_the_grace_of_the_subscription_that_it_was_opened_under(self, claims: Claims) -> None:
+        stage = Stage()
+        reader = stage.open(claims, valid_until=BORN + 100 - 7 * DAY_S)
+        stage.advance(99)
+        assert reader.ended is None
+
+        stage.advance(1.1)
+
+        assert reader.ended == "token-stale"
+        assert reader.expiries == []
+
+    def test_where_a_route_asks_for_none_it_stays(self) -> None:
+        stage = Stage()
+        reader = stage.open(valid_until=BORN - 8 * DAY_S)
+        stage.advance(100)
+
+        assert reader.ended is None
+
+    def test_the_end_of_the_token_comes_first_where_it_is_earlier(self) -> None:
+        stage = Stage()
+        reader = stage.open(replace(USER, exp=BORN + 90), valid_until=BORN + 100 - 7 * DAY_S)
+
+        stage.advance(101)
+
+        assert (reader.ended, len(reader.expiries)) == ("token-expired", 1)
+
+    @ensureDeferred
+    async def test_an_api_key_has_to_come_again_when_the_subscription_has_changed_since_it_came(self) -> None:
+        stage = Stage()
+        await stage.state.store.subscription_changed("t-own", BORN - 5)
+        reader = stage.open(self.KEY)
+        stage.advance(5)
+        assert reader.ended is None
+
+        await stage.state.store.subscription_changed("t-own", BORN + 5)
+        stage.clock.advance(0)
+
+        assert reader.ended == "token-stale"
+
+
+class TestSigningKeys:
+    def test_a_key_that_is_taken_away_ends_what_its_tokens_have_opened_and_nothing_else(self) -> None:
+        stage = Stage()
+        stage.signers = {b"old", b"new"}
+        old = stage.open(stage.someone(1, signer=b"old"))
+        abroad = stage.open(stage.someone(2, signer=b"old"), "t-other", kind="socket")
+        others = [stage.open(stage.someone(3, signer=b"new")), stage.open(stage.someone(4))]
+
+        stage.signers = {b"new"}
+        stage.guard.keys_changed()
+
+        assert [old.ended, abroad.ended] == ["token-invalid"] * 2
+        stage.advance(120, step_s=1)
+        assert [reader.ended for reader in others] == [None] * 2
+
+    def test_while_nobody_knows_the_keys_nothing_ends_and_nobody_is_refused(self) -> None:
+        stage = Stage()
+        stage.signers = {b"old"}
+        reader = stage.open(stage.someone(1, signer=b"old"))
+        stage.signers = None
+        stage.guard.keys_changed()
+
+        assert reader.ended is None
+        assert stage.open(stage.someone(2, signer=b"old")).ended is None
+
+    def test_a_token_that_was_checked_before_its_key_was_taken_away_opens_nothing(self) -> None:
+        stage = Stage()
+        stage.signers = {b"new"}
+        with pytest.raises(Refused) as caught:
+            stage.guard.enter("stream", grant_of(stage.someone(1, signer=b"old")))
+
+        assert (caught.value.problem.code, caught.value.problem.reason) == ("token-invalid", "key-withdrawn")
+        assert stage.quotas.count("stream") == 0
+
+    def test_what_was_let_in_and_is_held_later_ends_as_soon_as_it_is(self) -> None:
+        stage = Stage()
+        stage.signers = {b"old"}
+        place = stage.guard.enter("stream", grant_of(stage.someone(1, signer=b"old")))
+        stage.signers = {b"new"}
+        stage.guard.keys_changed()
+        reader = Reader(place)
+        place.hold(reader)
+        stage.clock.advance(0)
+
+        assert reader.ended == "token-invalid"
+
+    def test_thousands_that_one_key_has_opened_end_in_many_turns(self) -> None:
+        stage = Stage()
+        stage.signers = {b"old"}
+        readers = [stage.open(stage.someone(number, signer=b"old")) for number in range(250)]
+        stage.signers = {b"new"}
+        stage.guard.keys_changed()
+
+        assert sum(reader.ended is not None for reader in readers) == 100
+        stage.clock.advance(0)
+        assert all(reader.ended == "token-invalid" for reader in readers)
 
 
 class TestInheritedAccess:

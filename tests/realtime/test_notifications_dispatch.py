@@ -501,3 +501,25 @@ def test_who_places_an_alert_that_notifies_wakes_its_own_instance(notify, fresh,
     success_of(Deferred.fromCoroutine(log.publish(alert)))
     assert [it.fresh for it in placed] == [fresh]
     assert len(woke) == woken
+
+
+def test_a_look_and_an_attempt_that_break_are_reported_and_keep_nothing_waiting(logged_failures):
+    rig = Rig(attempt())
+    take, send = rig.way.take, rig.service.send
+
+    async def broken(*_, **__):
+        raise ValueError("broken")
+
+    rig.way.take = rig.service.send = broken
+    rig.kept.put("t:1-1", b"{}")
+    rig.started()
+    rig.way.take = take
+    rig.pump(IDLE_S + 0.1)
+    assert rig.sent == []
+    rig.service.send = send
+    rig.pump(LEASE_S)
+
+    assert rig.sent == ["t:1-1"]
+    assert rig.left() == 0
+    assert [failure.getErrorMessage() for failure in logged_failures] == ["broken", "broken"]
+    logged_failures.clear()

@@ -145,6 +145,21 @@ async def test_tenants_have_nothing_of_each_other(logs):
 
 
 @pytest_twisted.ensureDeferred
+async def test_tenants_whose_names_are_alike_share_neither_words_nor_ids_nor_places(logs):
+    names = ["t", "T", "t1", "t.", "t-", "_t", "t-ids", "ids", "era"]
+    heard = await logs.one.append([alert(name, "heard", channels=["email"]) for name in names])
+    published = [await logs.other.publish(alert(name, "stored", alert_id="1")) for name in names]
+    assert [(its.position.offset, its.fresh) for its in heard] == [(1, True)] * len(names)
+    assert [(its.position.offset, its.fresh) for its in published] == [(2, True)] * len(names)
+    assert len({its.position.epoch for its in heard}) == len(names)
+    assert [tenant_id for tenant_id, _ in logs.told()] == names
+    assert logs.notes().keys() == {f"{name}:{its.position.text}" for name, its in zip(names, heard, strict=True)}
+    for name, its, foreign in zip(names, heard, [*heard[1:], heard[0]], strict=True):
+        assert payloads(await logs.other.read(name, its.position, count=9, max_bytes=999)) == ["stored"]
+        assert (await logs.other.read(name, foreign.position, count=9, max_bytes=999)).head.epoch == its.position.epoch
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_history_begins_when_it_is_asked_for_and_stays(logs):
     head = await logs.one.head("t")
     assert (head.offset, await logs.other.head("t")) == (0, head)
@@ -166,15 +181,15 @@ async def test_no_more_than_the_bound_is_kept_and_what_is_left_is_told(logs):
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_past_its_age_is_not_told_again(make):
-    logs = make(history_s=0.3)
+    logs = make(history_s=1.2)
     await logs.one.append([alert(message="old"), alert(message="older")])
-    await pause(0.2)
+    await pause(0.7)
     (young,) = await logs.one.append([alert(message="young")])
     assert len((await logs.one.read("t", START, count=9, max_bytes=999)).events) == 3
-    await pause(0.15)
+    await pause(0.55)
     page = await logs.other.read("t", START, count=9, max_bytes=999)
     assert (page.first, payloads(page)) == (3, ["young"])
-    await pause(0.2)
+    await pause(0.75)
     page = await logs.other.read("t", START, count=9, max_bytes=999)
     assert (page.head, page.first, page.events) == (young.position, 4, ())
     (later,) = await logs.one.append([alert(message="later")])
@@ -283,6 +298,17 @@ async def test_as_many_ids_are_remembered_as_alerts_are_kept(make):
     await pause(0.1)
     assert not (await logs.one.publish(alert(alert_id="a-1"))).fresh
     assert (await logs.one.publish(alert(alert_id="a-0"))).fresh
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_ids_of_each_tenant_are_counted_by_themselves(make):
+    logs = make(history_events=2)
+    for number in "123":
+        for tenant_id in "tu":
+            await logs.one.publish(alert(tenant_id, number, alert_id=number))
+    for tenant_id in "tu":
+        known = [await logs.one.publish(alert(tenant_id, "again" + number, alert_id=number)) for number in "231"]
+        assert [its.fresh for its in known] == [False, False, True]
 
 
 @pytest_twisted.ensureDeferred

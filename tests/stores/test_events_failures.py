@@ -212,6 +212,25 @@ async def test_the_memory_of_a_place_that_cannot_be_is_none(one, redis):
     assert its.fresh
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_memory_of_before_the_clock_was_set_back_swallows_nothing(one, redis):
+    """Of Redis: what was to be remembered for a minute would be for as long as it was set back, too."""
+    (placed,) = await one.place("a")
+    memory = f"bakerygw:alerts:seen:t:{alert('a').digest}"
+    left_ms = redis.pttl(memory)
+    redis.pexpire(memory, left_ms + 30_000)  # a small step, after which the other instance hears the same message
+    (heard_again,) = await one.log.append(some("a"))
+    redis.pexpire(memory, left_ms + 3_600_000)
+    (its,) = await one.log.append(some("a"))
+    (again,) = await one.log.append(some("a"))
+    redis.pexpire(memory, left_ms + 3_600_000)
+    published = await one.log.publish(alert("a"))
+
+    assert (heard_again.position, heard_again.fresh) == (placed, False)
+    assert (its.position.offset, its.fresh, again.fresh) == (2, True, False)
+    assert (published.position.offset, published.fresh) == (3, True)
+
+
 def empty(redis):
     redis.delete(KEPT)
 

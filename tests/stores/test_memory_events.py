@@ -6,6 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from bakerygw.core.alerts import Position, parse_alert
+from bakerygw.ports import Placed
 from bakerygw.stores.memory_events import MemoryEventLog
 from tests.deferreds import success_of
 
@@ -89,6 +90,28 @@ def test_ids_grow_while_the_clock_stands_or_is_set_back(step):
         places.append(log.place("ab"[number % 2]))
     assert sorted({place.epoch for place in places}) == [place.epoch for place in places]
     assert len({place.epoch for place in places}) == 6
+
+
+@pytest.mark.parametrize("jump_s", [7200.0, -7200.0])
+def test_a_wall_clock_that_jumps_neither_ends_nor_prolongs_what_is_remembered(jump_s):
+    log, seconds = Log(), [0.0]
+    log.log = MemoryEventLog(lambda: log.now, history_events=100, history_s=100, seen_s=60, seconds=lambda: seconds[0])
+    said = parse_alert("a", b'{"alert_id":"1"}')
+    published = log.ask(log.log.publish(said))
+    log.now += jump_s
+    seconds[0] = 59.9
+
+    assert log.ask(log.log.append([said])) == [Placed(position=published.position, fresh=False)]
+    seconds[0] = 60.0
+    (again,) = log.ask(log.log.append([said]))
+    assert (again.position.offset, again.fresh) == (2, True)
+    assert len(log.page("a").events) == 2
+    seconds[0] = 100.0
+    assert len(log.page("a").events) == 1
+    assert log.ask(log.log.publish(said)).position == again.position  # remembered by its words
+    seconds[0] = 160.0
+    assert log.page("a").events == ()
+    assert log.ask(log.log.publish(said)).position.offset == 3
 
 
 def test_a_process_that_begins_later_begins_with_greater_ids():

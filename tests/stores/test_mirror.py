@@ -231,13 +231,13 @@ def test_what_expires_is_not_used_beyond_its_expiry_counted_from_the_question():
 def test_nothing_is_taken_for_true_for_longer_than_a_minute_without_being_read_again():
     mirror = Mirror()
     epoch = mirror.whole(NOW)
-    put(mirror, flags={"t": HELD}, revoked={"a": True})
+    put(mirror, flags={"t": HELD}, revoked={"a": False})
     last = NOW + MAX_AGE_S
     mirror.confirm(epoch, last)
-    assert mirror.held(("t",), ("a",), last - 0.001) == ({"t": HELD}, {"a": True})
+    assert mirror.held(("t",), ("a",), last - 0.001) == ({"t": HELD}, {"a": False})
     assert (flags_of(mirror, "t", now=last), revoked_of(mirror, "a", now=last)) == (None, None)
-    put(mirror, now=last, flags={"t": FREE}, revoked={"a": False})
-    assert mirror.held(("t",), ("a",), last) == ({"t": FREE}, {"a": False})
+    put(mirror, now=last, flags={"t": FREE}, revoked={"a": True})
+    assert mirror.held(("t",), ("a",), last) == ({"t": FREE}, {"a": True})
 
 
 def test_what_has_to_be_read_again_is_last_known_until_it_is():
@@ -251,11 +251,11 @@ def test_what_has_to_be_read_again_is_last_known_until_it_is():
 
 def test_what_a_read_was_not_begun_for_is_not_kept():
     mirror = whole()
-    finish(mirror, mirror.begin((), (), NOW), flags={"t": HELD}, revoked={"a": True})
+    finish(mirror, mirror.begin((), (), NOW), flags={"t": HELD}, revoked={"a": False})
     assert mirror.last_known(("t",), ("a",), NOW) == ({"t": None}, {"a": None})
 
 
-def glance(mirror, *names, at=NOW, flags=HELD, revoked=True, ttl_s=inf):
+def glance(mirror, *names, at=NOW, flags=HELD, revoked=False, ttl_s=inf):
     """A read for somebody who is not verified."""
     read = mirror.begin(names, names, at, verified=False)
     finish(mirror, read, ttl_s=ttl_s, flags=dict.fromkeys(names, flags), revoked=dict.fromkeys(names, revoked))
@@ -265,7 +265,7 @@ def test_what_was_read_for_the_unverified_is_last_known_and_not_taken_for_true()
     mirror = whole()
     glance(mirror, "t")
     assert (flags_of(mirror, "t"), revoked_of(mirror, "t")) == (None, None)
-    assert mirror.last_known(("t",), ("t",), NOW + LAST_KNOWN_S) == ({"t": HELD}, {"t": True})
+    assert mirror.last_known(("t",), ("t",), NOW + LAST_KNOWN_S) == ({"t": HELD}, {"t": False})
     assert mirror.last_known(("t",), ("t",), NOW + LAST_KNOWN_S + 0.1) == ({"t": None}, {"t": None})
 
 
@@ -274,7 +274,7 @@ def test_what_was_read_for_the_unverified_is_bounded_and_pushes_nothing_else_out
     put(mirror, flags={"t": HELD, "u": HELD}, revoked={"a": True, "b": True})
     glance(mirror, *(f"x{number}" for number in range(MAX_ASIDE + 1)))
     assert mirror.held(("t", "u"), ("a", "b"), NOW) == ({"t": HELD, "u": HELD}, {"a": True, "b": True})
-    assert mirror.last_known(("x0", "x1"), ("x0", "x1"), NOW) == ({"x0": None, "x1": HELD}, {"x0": None, "x1": True})
+    assert mirror.last_known(("x0", "x1"), ("x0", "x1"), NOW) == ({"x0": None, "x1": HELD}, {"x0": None, "x1": False})
 
 
 @pytest.mark.parametrize("payload", [[b"tenant:t:demo", b"bakerygw:revoked:t"], None])
@@ -283,16 +283,16 @@ def test_what_has_changed_since_it_was_read_for_the_unverified_is_not_last_known
     glance(mirror, "t")
     under_way = mirror.begin(("t",), ("t",), NOW, verified=False)
     mirror.invalidate(payload)
-    finish(mirror, under_way, flags={"t": HELD}, revoked={"t": True})
+    finish(mirror, under_way, flags={"t": HELD}, revoked={"t": False})
     assert mirror.last_known(("t",), ("t",), NOW) == ({"t": None}, {"t": None})
 
 
 @pytest.mark.parametrize("later", [-1, 1])
 def test_the_newest_of_what_was_read_for_either_is_last_known(later):
     mirror = Mirror()
-    put(mirror, flags={"t": FREE}, revoked={"t": False})
+    put(mirror, flags={"t": FREE}, revoked={"t": None})
     glance(mirror, "t", at=NOW + later)
-    expected = ({"t": HELD}, {"t": True}) if later > 0 else ({"t": FREE}, {"t": False})
+    expected = ({"t": HELD}, {"t": False}) if later > 0 else ({"t": FREE}, {"t": None})
     assert mirror.last_known(("t",), ("t",), NOW + 1) == expected
 
 
@@ -320,7 +320,7 @@ def test_last_known_is_what_was_true_within_a_minute():
         {"t": HELD, "never": None},
         {"a": True, "b": False, "never": None},
     )
-    assert mirror.last_known(("t",), ("a",), later + 0.1) == ({"t": None}, {"a": None})
+    assert mirror.last_known(("t",), ("b",), later + 0.1) == ({"t": None}, {"b": None})
 
 
 def test_what_is_known_to_have_changed_is_not_last_known():
@@ -368,16 +368,79 @@ def test_an_own_revocation_ends_at_its_time():
     mirror = whole()
     mirror.revoke("a", NOW + 0.2)
     put(mirror, revoked={"a": False})
-    assert mirror.revoked_here("a", NOW + 0.19)
+    assert revoked_of(mirror, "a", now=NOW + 0.19) == {"a": True}
+    assert revoked_of(mirror, "a", now=NOW + 0.2) is None
+    put(mirror, now=NOW + 0.2, revoked={"a": False})
     assert revoked_of(mirror, "a", now=NOW + 0.2) == {"a": False}
-    assert not mirror.revoked_here("a", NOW)
 
 
-def test_own_revocations_are_bounded():
-    mirror = Mirror(max_own=3)
+def test_an_own_revocation_holds_against_a_read_that_was_under_way():
+    mirror = whole()
+    read = mirror.begin((), ("a",), NOW)
+    mirror.revoke("a", NOW + 60)
+    finish(mirror, read, revoked={"a": False})
+    assert revoked_of(mirror, "a") == {"a": True}
+
+
+@pytest.mark.parametrize("lost", ["flushed", "gone"])
+@pytest.mark.parametrize("verified", [True, False])
+def test_a_token_that_was_found_revoked_stays_so_whatever_redis_loses(lost, verified):
+    mirror = whole()
+    finish(mirror, mirror.begin((), ("a",), NOW, verified=verified), ttl_s=300, revoked={"a": True})
+    if lost == "flushed":
+        mirror.invalidate(None)
+    else:
+        mirror.broken()
+        mirror.confirm(mirror.whole(NOW), NOW)
+    put(mirror, revoked={"a": False})
+    assert revoked_of(mirror, "a") == {"a": True}
+    assert mirror.last_known((), ("a",), NOW + 299) == ({}, {"a": True})
+    assert mirror.last_known((), ("a",), NOW + 300) == ({}, {"a": None})
+
+
+def test_what_was_taken_for_good_is_revoked_once_anybody_has_found_that():
+    mirror = whole()
+    put(mirror, revoked={"a": False})
+    glance(mirror, "a", revoked=True)
+    assert revoked_of(mirror, "a") == {"a": True}
+
+
+def test_a_revocation_that_somebody_takes_back_is_in_force_no_longer():
+    mirror = whole()
+    late = mirror.begin((), ("a",), NOW, verified=False)
+    put(mirror, revoked={"a": True})
+    mirror.invalidate([b"bakerygw:revoked:a"])
+    finish(mirror, late, revoked={"a": True})
+    put(mirror, revoked={"a": False})
+    assert revoked_of(mirror, "a") == {"a": False}
+
+
+def test_of_ones_own_the_end_is_ones_own_too():
+    mirror = whole()
+    mirror.revoke("a", NOW + 60)
+    finish(mirror, mirror.begin((), ("a",), NOW), ttl_s=1, revoked={"a": True})
+    mirror.invalidate([b"bakerygw:revoked:a"])
+    assert mirror.revoked_here("a", NOW + 59)
+
+
+@pytest.mark.parametrize("made", ["here", "found"])
+def test_revocations_are_bounded_and_the_oldest_go_first(made):
+    mirror = whole(max_kept=3)
     for number in range(5):
-        mirror.revoke(str(number), NOW + 60)
+        if made == "here":
+            mirror.revoke(str(number), NOW + 60)
+        else:
+            glance(mirror, str(number), revoked=True)
     assert [mirror.revoked_here(str(number), NOW) for number in range(5)] == [False, False, True, True, True]
+
+
+def test_of_tokens_that_redis_tells_of_somebody_hears():
+    mirror, heard = whole(), []
+    mirror.on_revocation(heard.append)
+    mirror.invalidate([b"tenant:t:demo", b"bakerygw:revoked:a", b"bakerygw:revoked:b"])
+    mirror.invalidate([b"tenant:t:demo"])
+    mirror.invalidate(None)
+    assert heard == [("a", "b")]
 
 
 def test_hits_and_misses_are_counted_by_request():

@@ -13,6 +13,7 @@ from bakerygw.core.limits import Bucket, LimitRule, TenantLimit, tenant_rule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports import AdmissionAsk, StoreUnavailable
 from bakerygw.stores.audit_stream import RedisAudit
+from bakerygw.stores.learning import Learner
 from bakerygw.stores.mirror import Mirror
 from bakerygw.stores.records import RedisRecords
 from bakerygw.stores.signals import SIGNALS, RedisSignals
@@ -40,6 +41,7 @@ class Instance:
             server, self.link, self.mirror, signals=self.signals.append, **credentials
         )
         self.store = store_over(self.link, self.mirror)
+        Learner(self.store.look, self.mirror)
 
     async def start(self) -> "Instance":
         await self.link.start()
@@ -238,6 +240,31 @@ async def test_a_revocation_that_redis_has_lost_is_kept_by_the_instance_that_mad
     await pause(0.05)
     for _ in range(2):
         assert (await instance.ask(digests=("d",))).revoked == {"d": True}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_revocation_that_redis_has_lost_is_kept_by_who_was_there_when_it_was_made(own_redis, instance):
+    digest = "ab" * 32
+    own_redis.command("SET", f"bakerygw:revoked:{digest}", "1", "EX", "60")
+    begun = time.monotonic()
+    while not instance.mirror.revoked_here(digest, instance.store._reactor.seconds()):
+        assert time.monotonic() - begun < 2.0
+        await pause(0.005)
+    own_redis.command("FLUSHALL")
+    await pause(0.05)
+    for _ in range(2):
+        assert (await instance.ask(digests=(digest,))).revoked == {digest: True}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_revocation_that_somebody_takes_back_is_in_force_no_longer(own_redis, instance):
+    own_redis.command("SET", "bakerygw:revoked:d", "1", "EX", "60")
+    assert (await instance.ask(digests=("d",))).revoked == {"d": True}
+    own_redis.command("DEL", "bakerygw:revoked:d")
+    begun = time.monotonic()
+    while (await instance.ask(digests=("d",))).revoked["d"]:
+        assert time.monotonic() - begun < 2.0
+        await pause(0.005)
 
 
 @pytest.mark.parametrize("kind", ["pubsub", "normal"])

@@ -11,6 +11,7 @@ from test_tenant_acl import rules
 from twisted.internet.task import Clock
 
 from bakerygw.core.alerts import MAX_ALERT_BYTES, parse_alert
+from bakerygw.core.notifications import MAX_WAIT_S
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.events import RedisEventLog
 from bakerygw.stores.outbox import BODY, DUE, HOLDER, SINCE, MemoryOutbox, RedisOutbox
@@ -89,6 +90,17 @@ async def test_what_was_put_is_taken_as_it_is_and_by_one_alone(box):
     assert second.taken == ()
     assert second.waiting == 1
     assert 55 < (second.next_s or 0) <= 60
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_is_of_the_tenant_that_its_name_tells(box):
+    tenants = ["t", "T", "t.1", "-t", "t" * 64]
+    for tenant_id in tenants:
+        box.put(f"{tenant_id}:1-1", b"{}")
+        box.put(f"{tenant_id}:1-1", b"{}")  # the same, which is there
+    haul = await box.outbox.take(9, lease_s=60)
+    assert {it.name: it.tenant_id for it in haul.taken} == {f"{tenant_id}:1-1": tenant_id for tenant_id in tenants}
+    assert (len(haul.taken), haul.waiting) == (5, 5)
 
 
 @pytest_twisted.ensureDeferred
@@ -198,6 +210,39 @@ async def test_a_lease_that_ran_out_is_doubted_before_it_is_given_to_another(in_
     await pause(0.25)
     assert (await outbox.take(1, lease_s=60)).waiting == 0
     assert in_redis.left() == [0, 0, 0, 0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_clock_of_redis_that_is_set_back_keeps_nothing_waiting(in_redis):
+    """Which makes all moments that are stored lie ahead by as much."""
+    outbox = in_redis.outbox()
+    for name in (ONE, TWO, THREE):
+        in_redis.put(name, b"{}")
+    leased, postponed, _ = (await outbox.take(3, lease_s=15)).taken
+    await outbox.postpone(postponed, 0.0, failed=4)
+    in_redis.put(THREE, b"{}")
+    in_redis.redis.hdel(HOLDER, THREE)  # as if it had never been taken
+    for name, at in in_redis.redis.zrange(DUE, 0, -1, withscores=True):
+        in_redis.redis.zadd(DUE, {name: at + 3_600_000})
+
+    found = list((await outbox.take(3, lease_s=15)).taken)
+    await pause(0.2)
+    found += (await outbox.take(3, lease_s=15)).taken  # once the doubt is over
+
+    assert sorted((it.name, it.failed) for it in found) == [(leased.name, 0), (postponed.name, 4), (THREE, 0)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_put_off_as_long_as_anything_is_waits(in_redis):
+    outbox = in_redis.outbox()
+    in_redis.put(ONE, b"{}")
+    (taken,) = (await outbox.take(1, lease_s=15)).taken
+    await outbox.postpone(taken, MAX_WAIT_S, failed=9)
+
+    haul = await outbox.take(1, lease_s=15)
+
+    assert haul.taken == ()
+    assert MAX_WAIT_S - 30 < haul.next_s <= MAX_WAIT_S
 
 
 @pytest_twisted.ensureDeferred

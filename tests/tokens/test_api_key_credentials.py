@@ -60,6 +60,13 @@ def test_a_good_key_is_known_from_then_on_without_asking():
     assert keys.asked == 1
 
 
+def test_keys_have_their_pepper_for_a_signer():
+    keys = Keys()
+    assert keys.verify().signer == keys.keys.signer
+    other = ApiKeys(keys, pepper=b"another", now=lambda: NOW, clock=lambda: 0.0)
+    assert other.signer != keys.keys.signer
+
+
 def test_a_key_itself_tells_nothing_before_it_was_read():
     keys = Keys()
     assert keys.keys.peek(KEY) is None

@@ -40,6 +40,10 @@ class Keys:
     def key_for(self, kid: str | None) -> VerificationKey | None:
         return self.set.key_for(kid) if self.set is not None else None
 
+    @property
+    def thumbprints(self) -> frozenset[bytes] | None:
+        return None if self.set is None else self.set.thumbprints
+
     async def look_again(self) -> None:
         self.looks += 1
         self.set = self.arriving or self.set
@@ -168,6 +172,28 @@ def test_tokens_of_a_key_that_was_taken_away_are_forgotten_and_others_are_not() 
     assert keys.set is not None
     tokens.keep_only(keys.set.thumbprints)
     assert [tokens.known(token) is not None for token in (GOOD, other, demo)] == [False, True, False]
+
+
+def test_claims_name_a_signer_for_as_long_as_the_key_is_there() -> None:
+    keys = Keys(("a", ED), ("b", OTHER_ED))
+    tokens = verifier(keys)
+    old, new = tokens.verify(GOOD), tokens.verify(OTHER_ED.with_header({"kid": "b"}).encode())
+    assert tokens.signers == {old.signer, new.signer}
+    assert len({old.signer, new.signer}) == 2
+    keys.set = Keys.of(("b", OTHER_ED))
+    assert tokens.signers == {new.signer}
+    keys.set = None
+    assert tokens.signers is None
+
+
+@pytest.mark.parametrize("rules", [{"issuer": "another"}, {"audience": "gateway"}], ids=["issuer", "audience"])
+def test_a_signer_is_another_under_other_rules_for_the_same_key(rules: dict[str, str]) -> None:
+    keys = Keys(("a", ED))
+    signer = verifier(keys).verify(GOOD).signer
+    assert verifier(keys).signers == {signer}
+    others = verifier(keys, **rules).signers
+    assert others is not None
+    assert signer not in others
 
 
 # What an instance remembers.

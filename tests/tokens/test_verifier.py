@@ -38,6 +38,10 @@ class KeysById:
     def key_for(self, kid: str | None) -> VerificationKey | None:
         return VerificationKey.of(KEY) if kid == "k1" else None
 
+    @property
+    def thumbprints(self) -> frozenset[bytes]:
+        return frozenset((VerificationKey.of(KEY).thumbprint,))
+
 
 def verifier(
     clock: Wall | None = None,

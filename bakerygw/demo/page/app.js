@@ -130,7 +130,11 @@ class Alerts {
       onGap: (info) => this.#gap(info),
       onState: (state, details) => this.#state(state, details),
       onTenantState,
-      onTokenExpiring: () => session.token({ renew: true }).then(() => this.#renewed(), onError),
+      onTokenExpiring: () =>
+        session.token({ renew: true }).then(
+          () => this.#renewed(),
+          (error) => GatewayError.of(error).temporary || onError(error), // the stream asks again when it ends
+        ),
       onError: (error) => {
         at("quiet").hidden = true;
         at("state").dataset.state = "failed";

@@ -16,6 +16,8 @@ const TRAINING_PATH = "/api/v1/training/ws";
 const HEARTBEAT_MS = 15_000;
 const HEARTBEATS_MISSED = 2.5;
 const ANSWER_MS = 20_000;
+/** How long a page may take for a token. */
+const TOKEN_MS = 60_000;
 const FIRST_DELAY_MS = 1_000;
 const MAX_DELAY_MS = 30_000;
 const MIN_DELAY_MS = 200;
@@ -229,7 +231,7 @@ class Access {
    * @param {AbortSignal} signal @param {Attempts} attempts
    */
   async identity(signal, attempts) {
-    const given = this.useCookies ? await this.#session(signal) : await this.#token(attempts);
+    const given = this.useCookies ? await this.#session(signal) : await this.#token(signal, attempts);
     const claims = this.useCookies ? parsed(given) : claimsOf(given);
     this.#unused = given;
     this.#askedAt = Date.now();
@@ -251,7 +253,7 @@ class Access {
       if (this.tenantId) url.searchParams.set("tenant_id", this.tenantId);
       return url;
     }
-    const token = attempts.renew || unused === null ? await this.#token(attempts) : unused;
+    const token = attempts.renew || unused === null ? await this.#token(signal, attempts) : unused;
     /** @type {Record<string, string>} */
     const headers = { Authorization: `Bearer ${token}` };
     if (this.tenantId) headers["X-Tenant-ID"] = this.tenantId;
@@ -264,10 +266,10 @@ class Access {
 
   /**
    * A token of the same user. That another one is needed stays true until one was given.
-   * @param {Attempts} attempts
+   * @param {AbortSignal} signal @param {Attempts} attempts
    */
-  async #token(attempts) {
-    const token = await this.source({ renew: attempts.renew });
+  async #token(signal, attempts) {
+    const token = await promised(this.source({ renew: attempts.renew }), signal);
     attempts.renew = false;
     if (!token) throw new GatewayError({ code: "token-missing", status: 401, detail: "Nobody is signed in." });
     this.#check(claimsOf(token));
@@ -419,9 +421,9 @@ export class AlertStream {
     if (this.#life) return;
     const life = new AbortController();
     this.#life = life;
-    this.#left = false;
     this.#attempts = new Attempts();
-    this.#access.begin();
+    if (!this.#left) this.#access.begin(); // a page that is come back to is still that of who left it
+    this.#left = false;
     listen(life.signal, () => this.#awake());
     globalThis.addEventListener?.("pagehide", (event) => this.#hide(event.persisted), { signal: life.signal });
     this.#run(life.signal).then(
@@ -1178,6 +1180,27 @@ async function ask(url, init, signal) {
   } finally {
     limit.end();
   }
+}
+
+/**
+ * What the page gives. Throws if that takes too long, or nobody waits for it any more.
+ * @template T @param {Promise<T> | T} given @param {AbortSignal} signal @returns {Promise<T>}
+ */
+async function promised(given, signal) {
+  const limit = new Watch(signal, () => TOKEN_MS);
+  try {
+    return await Promise.race([given, ended(limit.signal, "getToken gave nothing in time.")]);
+  } finally {
+    limit.end();
+  }
+}
+
+/** @param {AbortSignal} signal @param {string} why @returns {Promise<never>} fails when the signal comes */
+function ended(signal, why) {
+  return new Promise((_, fail) => {
+    if (signal.aborted) fail(new Error(why));
+    signal.addEventListener("abort", () => fail(new Error(why)), { once: true });
+  });
 }
 
 /** @param {string} text @returns {any} undefined for what is no JSON */

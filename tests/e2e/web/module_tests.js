@@ -216,6 +216,17 @@ test("a stream that is closed on the way out stays closed when somebody comes ba
   equal([told.states.at(-1), stage.gateway.asked.length, stage.gateway.streams.size], ["closed", 2, 0]);
 });
 
+test("a page that is come back to shows nothing of whoever has signed in meanwhile", async (stage) => {
+  let user = "u1";
+  const { told } = tab(stage, { getToken: () => token(user) });
+  await until(() => told.states.includes("open"));
+  dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true }));
+  user = "u2";
+  dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }));
+  await until(() => told.errors.length === 1);
+  equal([told.errors[0].code, stage.gateway.asked.length], ["user-changed", 1]);
+});
+
 test("a page that is loaded again goes on where it was", async (stage) => {
   const storage = sessionStorage;
   const first = tab(stage, { storage });
@@ -499,6 +510,25 @@ test("a stream that is opened for somebody else begins with what comes next", as
   stream.open();
   await until(() => told.states.at(-1) === "open");
   equal(stage.gateway.asked.map((it) => it.query.last_event_id), [undefined, undefined]);
+});
+
+test("a token that does not come is asked for again, after a minute or when the page says so", async (stage) => {
+  let asked = 0;
+  const never = new Promise(() => {});
+  const { stream, told } = tab(stage, { getToken: () => ([1, 3].includes(++asked) ? never : token("u1")) });
+  await stage.clock.advance(59_000);
+  equal([asked, told.states], [1, ["connecting"]]);
+  await stage.clock.advance(1_000);
+  await until(() => told.states.at(-1) === "waiting");
+  equal(told.details.at(-1).error.code, "network");
+  await stage.clock.advance(3_000);
+  await until(() => told.states.at(-1) === "open");
+  stage.gateway.cut();
+  await until(() => told.states.at(-1) === "waiting");
+  await stage.clock.advance(3_000);
+  equal([asked, told.states.at(-1)], [3, "connecting"]);
+  stream.reconnect();
+  await until(() => told.states.at(-1) === "open");
 });
 
 test("a token is asked for anew where the last one was not used at once", async (stage) => {
