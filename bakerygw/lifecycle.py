@@ -115,8 +115,9 @@ class GatewayService(Service):
             return
         before = house.settings
         try:
-            settings = self._read_settings()
-            self._logs.redactor.learn(secret_values(settings))
+            read = self._read_settings()
+            self._logs.redactor.learn(secret_values(read))
+            settings, waiting = _in_force(read, before)
             house.swap(settings)
         except Exception as error:  # whatever a parser or TLS comes up with: what runs must go on
             self._log.error("reload.failed", problems=_problems(error))
@@ -126,8 +127,7 @@ class GatewayService(Service):
         self._settings = settings
         fields = sorted(type(settings).model_fields)
         changed = [name for name in fields if getattr(settings, name) != getattr(before, name)]
-        waiting = [name for name in changed if NEEDS_RESTART.fullmatch(name)]
-        self._log.info("reload.done", changed=[name for name in changed if name not in waiting], needs_restart=waiting)
+        self._log.info("reload.done", changed=changed, needs_restart=waiting)
 
     # starting
 
@@ -319,6 +319,13 @@ class GatewayService(Service):
 
         event.addBoth(arrived)
         await done
+
+
+def _in_force(read: Settings, before: Settings) -> tuple[Settings, list[str]]:
+    """What holds once these settings were read, and the names of those that wait for a restart."""
+    names = filter(NEEDS_RESTART.fullmatch, sorted(type(read).model_fields))
+    waiting = [name for name in names if getattr(read, name) != getattr(before, name)]
+    return read.model_copy(update={name: getattr(before, name) for name in waiting}), waiting
 
 
 def _problems(error: Exception) -> list[str]:

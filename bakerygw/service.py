@@ -211,6 +211,7 @@ class House:
             max_connections=settings.max_connections or connections_allowed(reserve=2 * ADMIN_CONNECTIONS),
             max_per_client=settings.max_connections_per_client,
             on_connections=self.metrics.connections.set,
+            on_refused=self.metrics.connection_refused,
         )
 
     def _make_edition(self, settings: Settings, older: Edition | None = None) -> Edition:

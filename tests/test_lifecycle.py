@@ -554,6 +554,27 @@ class TestReloading:
         (told,) = born.said("reload.done")
         assert (told["changed"], told["needs_restart"]) == (["rate_limit_requests"], ["port", "redis_host"])
 
+    def test_what_waits_for_a_restart_is_told_each_time_and_not_shown_as_in_force(self, life: Make) -> None:
+        born = life(sse_max_per_user="5").start()
+        born.next = settings_with(sse_max_per_user="1", rate_limit_requests="7")
+
+        born.service.reload()
+        born.service.reload()
+
+        told = [(line["changed"], line["needs_restart"]) for line in born.said("reload.done")]
+        assert told == [(["rate_limit_requests"], ["sse_max_per_user"]), ([], ["sse_max_per_user"])]
+        assert (born.parts.settings.sse_max_per_user, born.parts.settings.rate_limit_requests) == (5, 7)
+
+    def test_what_is_as_it_was_at_the_start_again_waits_for_nothing(self, life: Make) -> None:
+        born = life(sse_max_per_user="5").start()
+        born.next = settings_with(sse_max_per_user="1")
+        born.service.reload()
+        born.next = settings_with(sse_max_per_user="5")
+
+        born.service.reload()
+
+        assert [line["needs_restart"] for line in born.said("reload.done")] == [["sse_max_per_user"], []]
+
     def test_the_drain_goes_by_the_settings_in_force(self, life: Make) -> None:
         born = life(drain_grace_seconds="30").start()
         born.next = settings_with(drain_grace_seconds="0")

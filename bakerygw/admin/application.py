@@ -1,4 +1,4 @@
-"""The admin port's application: bodies collected, refusals as problems, nothing logged but what failed."""
+"""The admin port's application: bodies collected, refusals as problems, nothing logged but what was not done."""
 
 from typing import ClassVar
 
@@ -34,7 +34,7 @@ class AdminGateway(Conversation):
         trace = outcome.trace
         if trace.reason is not None and outcome.status not in AUDITED:
             self._events.info(
-                "admin.refused",
+                "admin.not_done",
                 request_id=trace.request_id,
                 method=trace.method,
                 path=trace.path,

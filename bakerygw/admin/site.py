@@ -144,14 +144,15 @@ class AdminApp:
 
     def _check_token(self, head: RequestHead, template: str) -> None:
         values = head.fields.get(b"authorization", ())
+        name = "PUBLISH_TOKEN" if template == ALERTS else "ADMIN_TOKEN"
         if not values:
-            raise refuse("token-missing", "Send the admin token: `Authorization: Bearer <ADMIN_TOKEN>`.")
+            raise refuse("token-missing", f"Send the token: `Authorization: Bearer <{name}>`.")
         scheme, _, presented = values[0].partition(b" ")
         matches = hmac.compare_digest(presented.strip(b" "), self._token)
         if template == ALERTS:
             matches |= hmac.compare_digest(presented.strip(b" "), self._publish_token)
         if len(values) != 1 or scheme.lower() != b"bearer" or not matches:
-            raise refuse("token-invalid", "This is not the admin token.", reason="admin-token")
+            raise refuse("token-invalid", f"This is not the gateway's {name}.", reason="admin-token")
 
     async def _index(self, head: RequestHead, body: bytes, tenant_id: str) -> Reply:
         rows = [(method, path, call.says) for path, calls in self._calls.items() for method, call in calls.items()]

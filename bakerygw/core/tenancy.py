@@ -255,7 +255,7 @@ def _named(path_tenant: str | None, header_values: tuple[bytes, ...]) -> str:
     if path_tenant is not None:
         names.insert(0, path_tenant)
     if not all(map(is_id, names)):
-        raise refuse("bad-request", "Send an id of 1 to 64 letters, digits, '.', '_' or '-'.", reason="tenant-id")
+        raise refuse("bad-request", "Send one id, of 1 to 64 letters, digits, '.', '_' or '-'.", reason="tenant-id")
     if len(set(names)) > 1:
         raise refuse(
             "tenant-ambiguous",

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import ClassVar
+from typing import ClassVar, Final, Literal
 from typing import Protocol as Port
 
 from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IReactorTime
@@ -15,11 +15,17 @@ from zope.interface import implementer
 from bakerygw.core.heads import UNKNOWN, TrustedProxies, client_subject, plain_address
 from bakerygw.core.http import Reply
 from bakerygw.core.problem import Refused
+from bakerygw.core.recent import Seldom
 from bakerygw.edge.channel import EdgeChannel
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.framer import ChannelLimits
 
 SWEEP_S = 0.5
+TELL_EVERY_S: Final = 60.0
+"""Who is over a bound comes again and again: a line so often at most for each bound."""
+
+Bound = Literal["all", "client"]
+"""Which bound of connections was met: that of all, or that of one client."""
 
 
 class Application(Port):
@@ -56,17 +62,20 @@ class EdgeSite(Factory):
         max_connections: int | None = None,
         max_per_client: int | None = None,
         on_connections: Callable[[int], None] | None = None,
+        on_refused: Callable[[Bound], None] | None = None,
     ) -> None:
         self.application, self.clock, self.proxies, self.limits = application, clock, proxies, limits
         self._now = now
         self._max, self._max_per_client = max_connections, max_per_client
-        self._on_connections = on_connections
+        self._on_connections, self._on_refused = on_connections, on_refused
         self._channels: set[EdgeChannel] = set()
         self._per_client: Counter[str] = Counter()
         self._date: tuple[int, bytes] = (0, b"")
         self._sweeping = LoopingCall(self._sweep)
         self._sweeping.clock = clock
         self.refused_connections = 0
+        self._untold: Counter[Bound] = Counter()
+        self._told: Seldom[Bound] = Seldom(TELL_EVERY_S, 2)
 
     def acceptableProtocols(self) -> list[bytes]:
         """What TLS clients may agree on (RFC 7301). Twisted turns away all that ask where nothing is offered."""
@@ -86,8 +95,9 @@ class EdgeSite(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """A channel, or `None` (which closes the connection) where there are too many."""
         peer = plain_address(str(getattr(addr, "host", "") or UNKNOWN))
-        if self._full(peer):
-            self.refused_connections += 1
+        bound = self._met(peer)
+        if bound is not None:
+            self._refuse(bound, peer)
             return None
         channel = EdgeChannel(self, peer)
         channel.factory = self
@@ -96,12 +106,21 @@ class EdgeSite(Factory):
         self._count()
         return channel
 
-    def _full(self, peer: str) -> bool:
+    def _met(self, peer: str) -> Bound | None:
         if self._max is not None and len(self._channels) >= self._max:
-            return True
+            return "all"
         if self._max_per_client is None or self.proxies.trusts(peer):
-            return False
-        return self._per_client[client_subject(peer)] >= self._max_per_client
+            return None
+        return "client" if self._per_client[client_subject(peer)] >= self._max_per_client else None
+
+    def _refuse(self, bound: Bound, peer: str) -> None:
+        self.refused_connections += 1
+        self._untold[bound] += 1
+        if self._on_refused is not None:
+            self._on_refused(bound)
+        if self._told.is_due(bound, self.clock.seconds()):
+            most = self._max if bound == "all" else self._max_per_client
+            self._log.warn("connections.refused", limit=bound, max=most, client=peer, refused=self._untold.pop(bound))
 
     def forget(self, channel: EdgeChannel) -> None:
         """This connection is lost."""

@@ -165,6 +165,10 @@ class Outbox(Protocol):
     async def postpone(self, notification: Notification, in_s: float, *, failed: int) -> None:
         """Give the lease back; it is due again in so long. Does nothing if somebody else has taken it meanwhile."""
 
+    @property
+    def perishable(self) -> int:
+        """How many are lost when this process ends: none where they are kept outside it."""
+
 
 class NotificationTelemetry(Protocol):
     """Where is told what becomes of notifications. Never raises, never waits."""

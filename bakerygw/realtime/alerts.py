@@ -52,14 +52,12 @@ class AlertStreams:
         return Reply(status=200, headers=HEADERS, body=stream, close=True)
 
     def _unavailable(self) -> Refused:
-        return Refused(
-            Problem(
-                code="state-unavailable",
-                detail="Alerts can't be followed at the moment, and none is lost by that; try again shortly.",
-                retry_after_s=self._hub.random.randint(*RETRY_AFTER_S),
-                reason="alerts",
-            )
+        wait_s = self._hub.random.randint(*RETRY_AFTER_S)
+        detail = (
+            f"Alerts can't be followed at the moment; connect again in {wait_s} seconds, with your last id: "
+            "what you have missed follows, or a gap is told."
         )
+        return Refused(Problem(code="state-unavailable", detail=detail, retry_after_s=wait_s, reason="alerts"))
 
 
 def resume_of(head: RequestHead) -> Resume | None:

@@ -11,7 +11,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bakerygw.core.notifications import wait_s
-from bakerygw.ports import Haul, Notification, NotificationTelemetry, Outbox, StoreUnavailable, TenantStore
+from bakerygw.ports import Notification, NotificationTelemetry, Outbox, StoreUnavailable, StoreUnreadable, TenantStore
+from bakerygw.realtime.notices import Notices
 from bakerygw.realtime.notifier import Attempt
 
 LEASE_S: Final = 15.0
@@ -86,12 +87,12 @@ class Notifications:
         """`tenants` tells which are demos; `chance` is 0 to 1, and spreads attempts."""
         self._outbox, self._sender, self._tenants = outbox, sender, tenants
         self._clock, self._chance, self._telemetry = clock, chance, telemetry
+        self._notices = Notices(clock.seconds, telemetry)
         self._paces: dict[str, Pace] = {}
         self._under_way: dict[str, Deferred[None]] = {}
         self._look: IDelayedCall | None = None
         self._looking = self._again = False
         self._open = False
-        self._off = False
         self._enders: list[Deferred[None]] = []
 
     @property
@@ -126,6 +127,7 @@ class Notifications:
         await self.drain(CLOSE_S)
         for work in list(self._under_way.values()):
             work.cancel()
+        self._notices.ended(self._outbox.perishable)
 
     def _all_ended(self) -> None:
         if self.busy or self._open:
@@ -175,9 +177,10 @@ class Notifications:
         count, pause_s = self._count(began)
         try:
             haul = await self._outbox.take(count, lease_s=LEASE_S)
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            self._notices.unseen(error)
             return IDLE_S * (0.5 + self._chance() / 2)
-        self._tell(haul)
+        self._notices.seen(haul, off=self._sender.service_of(demo=False) is None)
         for notification in haul.taken:
             self._undertake(notification, began)
         if haul.given_up:
@@ -198,16 +201,6 @@ class Notifications:
             return 0, max(SOON_S, pause_s)
         slots = SLOTS if all(pace.well for pace in paces) else 1
         return max(0, slots - len(self._under_way)), IDLE_S
-
-    def _tell(self, haul: Haul) -> None:
-        self._telemetry.notifications_waiting(haul.waiting, haul.oldest_s)
-        for why, number in haul.given_up.items():
-            self._telemetry.notified(why, number)
-            self._log.warn("notifications.given_up", reason=why, number=number)
-        off = bool(haul.waiting) and self._sender.service_of(demo=False) is None
-        if off and not self._off:
-            self._log.warn("notifications.off", reason="no URL for the notification service", waiting=haul.waiting)
-        self._off = off
 
     # sending
 
@@ -231,7 +224,7 @@ class Notifications:
         self._all_ended()
 
     async def _deliver(self, notification: Notification, began: float) -> None:
-        demo = await self._is_demo(notification.tenant_id)
+        demo = await self._is_demo(notification)
         service = None if demo is None else self._sender.service_of(demo=demo)
         now = self._clock.seconds()
         if now - began > BEFORE_S:
@@ -248,47 +241,41 @@ class Notifications:
             return
         self._telemetry.notified(attempt.verdict)
         if attempt.verdict == "refused":
-            self._log.warn(
-                "notification.refused",
-                tenant_id=notification.tenant_id,
-                alert=notification.name.rpartition(":")[2],
-                cause=attempt.cause,
-                request_id=attempt.request_id,
-            )
+            self._notices.refused(notification, attempt)
         await self._finish(notification)
 
-    async def _is_demo(self, tenant_id: str) -> bool | None:
+    async def _is_demo(self, notification: Notification) -> bool | None:
         """`None` while nobody knows: a demo's alerts must not go where others' go."""
         try:
-            return (await self._tenants.flags(tenant_id)).demo
-        except StoreUnavailable:
+            return (await self._tenants.flags(notification.tenant_id)).demo
+        except StoreUnavailable as error:
+            if isinstance(error, StoreUnreadable):
+                self._notices.held(notification, error)
             return None
 
     def _pace(self, service: str) -> Pace:
         return self._paces.setdefault(service, Pace())
 
     def _learn(self, service: str, attempt: Attempt, *, began: float) -> None:
-        pace = self._pace(service)
-        was_well = pace.well
         if attempt.verdict == "later":
-            pace.failed(attempt, began=began, now=self._clock.seconds(), chance=self._chance())
-            if was_well:
-                self._log.warn(
-                    "notifications.failing", service=service, cause=attempt.cause, request_id=attempt.request_id
-                )
-            return
-        pace.answered()
-        if not was_well:
-            self._log.info("notifications.resumed", service=service)
+            self._pace(service).failed(attempt, began=began, now=self._clock.seconds(), chance=self._chance())
+            if self._open:  # else this instance may be the one that has ended it
+                self._notices.failed(service, attempt)
+        else:
+            self._pace(service).answered()
+            self._notices.answered(service)
 
     async def _finish(self, notification: Notification) -> None:
         """Until Redis knows it, or this instance ends: else it would be sent again."""
+        began = self._clock.seconds()
         while True:
             try:
                 await self._outbox.finish(notification)
-            except StoreUnavailable:
+            except StoreUnavailable as error:
+                self._notices.stuck("finish", began, error)
                 await deferLater(self._clock, SETTLE_S)
             else:
+                self._notices.serves("finish")
                 return
 
     async def _postpone(self, notification: Notification, in_s: float, failed: int) -> None:

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from bakerygw.core.alerts import CHANNEL_PREFIX
 from bakerygw.core.claims import is_id
+from bakerygw.core.recent import Seldom
 from bakerygw.ports import AlertTelemetry, EventLog, Listener, StoreUnavailable
 from bakerygw.stores.redis_line import RedisAccess, RedisLine
 from bakerygw.stores.redis_link import RedisLink
@@ -33,6 +34,8 @@ LONGEST_SILENCE_S: Final = 15.0
 """What a connection brings after it may be older than what the history still knows messages by."""
 RETRY_MAX_S: Final = 5.0
 ANSWER_S: Final = 1.0
+TELL_EVERY_S: Final = 600.0
+"""What alternates while it lasts, such as silence, a loss and a late answer, is told so often at most."""
 CALM_S: Final = 5.0
 """Eras that a lasting flood enforces are so far apart."""
 
@@ -104,8 +107,8 @@ class RedisAlertChannel:
         self._session: _Session | None = None
         self._listening: bool | None = None
         """What the listener was told last; `None`: nothing yet."""
-        self._reason = ""
-        """Why it is not, as it was logged last."""
+        self._told = _reasons()
+        """Why it is not, as was logged since it was."""
         self._data_since: float | None = None
         """Since when there is this connection for calls; `None`: there is none."""
         self._data_is_new = False
@@ -218,12 +221,14 @@ class RedisAlertChannel:
 
     async def _subscribe(self, session: _Session) -> None:
         """Hear alerts, and only then the questions of others: whoever hears those has heard all alerts before."""
-        try:
-            await ask(self._clock, session.connection, ("PSUBSCRIBE", PATTERN), ANSWER_S)
-            await ask(self._clock, session.connection, ("SUBSCRIBE", LISTENING), ANSWER_S)
-        except LateError:
-            session.end()  # when it began to hear would not be known
-            raise
+        for command in (("PSUBSCRIBE", PATTERN), ("SUBSCRIBE", LISTENING)):
+            try:
+                await ask(self._clock, session.connection, command, ANSWER_S)
+            except LateError:
+                session.end()  # when it began to hear would not be known
+                raise
+            except ReplyError as error:  # which does not say what it is about
+                raise ReplyError(f"{' '.join(command)}: {error}") from error
         session.subscribed, session.claim = True, _Claim()
 
     async def _vouched(self, session: _Session) -> bool:
@@ -278,7 +283,7 @@ class RedisAlertChannel:
             self._listening = sure
             self._telemetry.listening(sure)
             if sure:
-                self._reason = ""
+                self._told = _reasons()
                 self._log.info("alerts.listening")
             if self._listener is not None:
                 (self._listener.listening if sure else self._listener.interrupted)()
@@ -292,10 +297,13 @@ class RedisAlertChannel:
             self._judge(None, reason)
 
     def _report(self, reason: str) -> None:
-        """Log why nothing is heard, or nobody can tell, when it has changed."""
-        if reason != self._reason and not self._stopping:
-            self._reason = reason
+        """Log why nothing is heard, or nobody can tell, unless it is known already."""
+        if not self._stopping and self._told.is_due(reason, self._clock.seconds()):
             self._log.warn("alerts.interrupted", reason=reason)
+
+
+def _reasons() -> Seldom[str]:
+    return Seldom(TELL_EVERY_S, 20)
 
 
 class RedisAlertPublisher:

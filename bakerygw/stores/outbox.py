@@ -104,6 +104,11 @@ class RedisOutbox:
         arguments: list[Argument] = [notification.name, notification.lease, _ms(in_s), failed]
         await self._link.run(_POSTPONE, [DUE, BODY, HOLDER, SINCE], arguments)
 
+    @property
+    def perishable(self) -> int:
+        """Redis keeps them."""
+        return 0
+
 
 class _Entry:
     """One notification in this process."""
@@ -188,6 +193,11 @@ class MemoryOutbox:
         if entry is not None and entry.lease == notification.lease:
             entry.lease, entry.failed = "", failed
             self._move(notification.name, entry, self._now() + in_s)
+
+    @property
+    def perishable(self) -> int:
+        """All that wait."""
+        return len(self._entries)
 
     def _next(self, now: float) -> float | None:
         """Seconds until the first is due, 0 if it is; it is then `_due[0]`."""

@@ -190,6 +190,11 @@ class Metrics:
     def _gauges(self, version: str, kind: str) -> None:
         registry = self._registry
         self.connections = Gauge("gateway_connections", "Open client connections.", registry=registry)
+        self._refused_connections = Counters(
+            registry, "gateway_connections_refused", "Client connections over a bound, closed at once.", ("limit",)
+        )
+        for bound in ("all", "client"):
+            self._refused_connections.child(bound)
         self.sse_connections = Gauge("gateway_sse_connections", "Open event streams.", registry=registry)
         self.ws_connections = Gauge("gateway_ws_connections", "Open WebSockets.", registry=registry)
         self.sockets = SocketMetrics(registry, self.ws_connections)
@@ -271,6 +276,10 @@ class Metrics:
     def event_dropped(self, reason: str) -> None:
         """`slow`, `invalid`, `too-large`, `store` or `closed`."""
         self._event_drops.child(self._drop_reasons.of(reason)).inc()
+
+    def connection_refused(self, limit: str) -> None:
+        """Count a client's connection that was closed at once; `limit` is all or client."""
+        self._refused_connections.child(limit).inc()
 
     def geocoded(self, outcome: str) -> None:
         """Count a request for an address, by one of `core.geocoding.OUTCOMES`."""

@@ -39,7 +39,10 @@ ILL_LOOKS: Final = 2
 class Target:
     """One URL and what is known of it."""
 
-    __slots__ = ("ailing", "breaker", "cleared", "error", "failures", "ill_looks", "pool", "sockets", "told", "watched")
+    __slots__ = (
+        "ailing", "breaker", "cleared", "error", "failures", "ill_looks", "pool", "probed", "sockets", "told",
+        "watched",
+    )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -52,6 +55,8 @@ class Target:
         """The RFC 9209 error type of the latest failure that counted."""
         self.told: BreakerState = "closed"
         """What the log was told last."""
+        self.probed = False
+        """Whether it was told of a probe since the breaker was closed."""
         self.watched = False
         """Somebody looks at its health."""
         self.ill_looks = 0
@@ -63,7 +68,7 @@ class Target:
     def become(self, other: "Target") -> None:
         """Know what the same URL's target of an older configuration knows."""
         self.breaker, self.sockets = deepcopy(other.breaker), deepcopy(other.sockets)
-        self.error, self.told = other.error, other.told
+        self.error, self.told, self.probed = other.error, other.told, other.probed
         self.watched, self.cleared = other.watched, other.cleared
         self.ill_looks, self.ailing = other.ill_looks, other.ailing
 
@@ -254,8 +259,9 @@ class Targets:
     def _tell(self, target: Target, state: BreakerState) -> None:
         if target.told == state:
             return
-        target.told = state
-        tell = self._log.warn if state == "open" else self._log.info
+        known = target.probed and state != "closed"  # the same outage, seen again every few seconds
+        target.told, target.probed = state, known or state == "half-open"
+        tell = self._log.debug if known else self._log.warn if state == "open" else self._log.info
         url = target.pool.url
         tell("upstream.breaker", service=self._service, url=url, state=state, cause=target.error)
 

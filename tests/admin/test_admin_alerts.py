@@ -98,8 +98,10 @@ def test_the_publishers_token_opens_nothing_else(method, target):
 def test_a_wrong_token_publishes_nothing(fields):
     admin = Admin()
     body = json.dumps(SAID).encode()
-    assert refused(admin, "POST", PATH, [(b"Host", b"localhost"), *fields, JSON_TYPE], body).code == "token-invalid"
-    assert refused(admin, "POST", PATH, [(b"Host", b"localhost"), JSON_TYPE], body).code == "token-missing"
+    wrong = refused(admin, "POST", PATH, [(b"Host", b"localhost"), *fields, JSON_TYPE], body)
+    assert (wrong.code, "PUBLISH_TOKEN" in wrong.detail) == ("token-invalid", True)
+    missing = refused(admin, "POST", PATH, [(b"Host", b"localhost"), JSON_TYPE], body)
+    assert (missing.code, "PUBLISH_TOKEN" in missing.detail) == ("token-missing", True)
     assert (admin.published, page(admin)) == ([], [])
 
 

@@ -270,13 +270,17 @@ class TestCalls:
             ("DELETE", "/api/drain", "", 405),
         ],
     )
-    def test_wrong_calls_are_problems(
-        self, admin: httpx.Client, *, method: str, path: str, body: str, status: int
+    def test_wrong_calls_are_problems_and_no_intrusion(
+        self, gateway: Gateway, admin: httpx.Client, *, method: str, path: str, body: str, status: int
     ) -> None:
         response = admin.request(method, path, content=body, headers={"Content-Type": "application/json"})
 
         assert response.status_code == status
         assert response.headers["content-type"] == "application/problem+json"
+        request_id = response.headers["x-request-id"]
+        told = gateway.wait_for_event("admin.not_done", lambda event: event["request_id"] == request_id)
+        assert (told["status"], told["reason"]) == (status, response.json()["code"])
+        assert all(event.get("request_id") != request_id for event in gateway.events("admin.refused"))
 
 
 class TestTenants:

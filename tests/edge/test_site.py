@@ -1,11 +1,23 @@
 """How many connections there may be, and that each one's deadlines are kept."""
 
+from collections.abc import Callable, Iterator
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 from edge_fakes import OK, App, Client, give, make_site, request
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+
+
+@pytest.fixture
+def logged() -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+    """The log events of a name, since the test began."""
+    events: list[dict[str, Any]] = []
+    globalLogPublisher.addObserver(events.append)
+    yield lambda name: [event for event in events if event.get("log_format") == name]
+    globalLogPublisher.removeObserver(events.append)
 
 
 def connect(site, host: str):
@@ -40,6 +52,27 @@ def test_connections_over_a_clients_share_are_closed_but_proxies_are_not_counted
     site = make_site(App(), Clock(), trusted=(ip_network("10.0.0.0/8"),), max_per_client=1)
     assert connect(site, first) is not None
     assert (connect(site, second) is None) == counted_together
+
+
+def test_refused_connections_are_counted_by_their_bound_and_logged_once_a_minute(logged):
+    clock, counted = Clock(), []
+    site = make_site(App(), clock, max_connections=2, max_per_client=1, on_refused=counted.append)
+    connect(site, "192.0.2.1")
+    for _ in range(3):
+        assert connect(site, "192.0.2.1") is None
+    connect(site, "192.0.2.2")
+    assert connect(site, "192.0.2.3") is None
+    assert counted == ["client"] * 3 + ["all"]
+    told = [(line["limit"], line["max"], line["client"], line["refused"]) for line in logged("connections.refused")]
+    assert told == [("client", 1, "192.0.2.1", 1), ("all", 2, "192.0.2.3", 1)]
+    clock.advance(60)
+    for _ in range(4):
+        assert connect(site, "192.0.2.4") is None
+    told = [(line["limit"], line["client"], line["refused"]) for line in logged("connections.refused")[2:]]
+    assert told == [("all", "192.0.2.4", 1)]
+    clock.advance(60)
+    assert connect(site, "192.0.2.5") is None
+    assert logged("connections.refused")[-1]["refused"] == 4
 
 
 def test_a_connection_that_ends_is_counted_once():

@@ -36,6 +36,8 @@ class SimRedis:
         self.up = True
         self.refuses: bytes | None = None
         """What it answers to whoever wants to subscribe."""
+        self.silent = False
+        """Whether connections lead nowhere once they have asked to subscribe."""
 
     def execute(self, *words: object) -> object:
         """One command of a data connection."""
@@ -104,19 +106,24 @@ class SimConnection:
         self.replies: deque[bytes] = deque()
         self.alive, self.told = True, False
         self.subscribed_at = 0
+        self.asked = False
+        """Whether it was asked to subscribe."""
         self._reader = hiredis.Reader()
         self.transport = SimTransport()
         self.transport.connection = self
 
     def serve(self) -> None:
         """Redis executes all that was sent."""
-        if not self.alive:
+        if not self.alive or (self.redis.silent and self.asked):
             return
         sent = self.transport.value()
         self.transport.clear()
         self._reader.feed(sent)
         while (words := self._reader.gets()) is not False:
             self.redis.moment += 1
+            self.asked |= words[0].endswith(b"SUBSCRIBE")
+            if self.redis.silent and self.asked:
+                return
             if self.redis.refuses and words[0].endswith(b"SUBSCRIBE"):
                 self.replies.append(b"-" + self.redis.refuses + b"\r\n")
             elif words[0] in (b"SUBSCRIBE", b"PSUBSCRIBE"):

@@ -1,7 +1,11 @@
 """How an instance begins to listen, how it is in doubt, and what others vouch for."""
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
 
 from bakerygw.stores.alert_channel import LONGEST_SILENCE_S, PING_S, RETRY_MAX_S, SILENT_BEATS, STALE_BEATS
 from bakerygw.stores.vouching import LISTENING, MAX_PENDING, VOUCH_S
@@ -22,6 +26,15 @@ class Scene:
 
     def go(self, seconds: float) -> None:
         go(self.instances, seconds)
+
+
+@pytest.fixture
+def logged() -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+    """The log events of a name, since the test began."""
+    events: list[dict[str, Any]] = []
+    globalLogPublisher.addObserver(events.append)
+    yield lambda name: [event for event in events if event.get("log_format") == name]
+    globalLogPublisher.removeObserver(events.append)
 
 
 @pytest.fixture
@@ -368,6 +381,27 @@ def test_where_listening_is_not_allowed_it_is_tried_again_and_nothing_is_said_to
     scene.go(RETRY_MAX_S + 0.3)
 
     assert only.is_listening
+
+
+def test_the_log_says_which_channel_is_refused_and_says_it_once(scene, logged):
+    scene.redis.refuses = b"NOPERM no permissions"
+    scene.start(60)
+
+    (line,) = logged("alerts.interrupted")
+    assert line["reason"] == "PSUBSCRIBE alerts:tenant:*: NOPERM no permissions"
+
+
+def test_a_way_that_stays_silent_is_told_of_in_a_few_lines_and_anew_after_it_was_well(scene, logged):
+    only = scene.start()
+    for times in (1, 2):
+        scene.redis.silent = True
+        scene.go(120)
+        assert not only.is_listening
+        assert times <= len(logged("alerts.interrupted")) <= 4 * times
+        scene.redis.silent = False
+        scene.go(10)
+        assert only.is_listening
+    assert len(only.connections) > 20
 
 
 def test_the_link_that_fails_meanwhile_is_waited_for(scene):

@@ -106,6 +106,21 @@ def test_a_stream_begins_at_once_and_says_that_it_is_one(door: Door) -> None:
     assert outcome.bytes_out > len("event: alert")
 
 
+@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
+def test_the_log_has_the_bytes_of_all_events_without_their_framing(door: Door, version: bytes) -> None:
+    client = door.client(version=version)
+    for _ in range(3):
+        door.here.publish()
+        door.here.turn()
+    client.leave()
+
+    _, _, body = client.wire.written.partition(b"\r\n\r\n")
+    if version == b"HTTP/1.1":
+        body, _ = dechunked(body + b"0\r\n\r\n")
+    (outcome,) = door.outcomes
+    assert outcome.bytes_out == len(body)
+
+
 def test_a_client_of_http_1_0_gets_the_bare_events(door: Door) -> None:
     client = door.client(version=b"HTTP/1.0")
     door.here.publish()
@@ -179,7 +194,9 @@ def test_no_stream_is_begun_that_could_miss_alerts() -> None:
 
     answer = client.only()
     assert (answer.status, answer.problem()["code"]) == (503, "state-unavailable")
-    assert RETRY_AFTER_S[0] <= int(answer.headers[b"retry-after"][0]) <= RETRY_AFTER_S[1]
+    wait_s = int(answer.headers[b"retry-after"][0])
+    assert RETRY_AFTER_S[0] <= wait_s <= RETRY_AFTER_S[1]
+    assert f"in {wait_s} seconds" in answer.problem()["detail"]
     assert [place.left for place in door.guard.places] == [1]
 
 

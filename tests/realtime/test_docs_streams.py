@@ -1,13 +1,17 @@
 """What docs/realtime.md says of the events of a stream, against what streams say."""
 
 import re
+from pathlib import Path
 from typing import get_args
 
+from bakerygw import realtime
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.realtime.controls import GapReason
 from bakerygw.realtime.held import Ending
 from tests.realtime.stream_fakes import Instance
 from tests.test_docs import page, rows
+
+REALTIME = Path(realtime.__file__).parent
 
 
 def events() -> dict[str, list[str]]:
@@ -40,3 +44,12 @@ def test_every_reason_of_a_gap_and_of_an_end_is_documented() -> None:
 
     assert set(get_args(GapReason)) <= told["gap"]
     assert set(get_args(Ending)) <= told["bye"]
+
+
+def test_operators_are_told_of_every_cause_for_which_a_stream_is_refused() -> None:
+    sources = "".join((REALTIME / name).read_text() for name in ("alerts.py", "guard.py", "quotas.py"))
+    causes = set(re.findall(r'(?:reason=|not_now\(f?"[^"]*", )"([a-z-]+)"', sources)) | {"user-full", "tenant-full"}
+    table = page("docs/operators.md").partition("\n## Troubleshooting\n")[2]
+
+    assert {"alerts", "draining", "instance-full", "leeway", "too-many-new"} <= causes
+    assert causes - {"no-tenant"} <= set(re.findall(r"`([\w-]+)`", table))

@@ -10,7 +10,7 @@ from twisted.logger import globalLogPublisher
 
 from bakerygw.core.alerts import Alert
 from bakerygw.core.tenancy import TenantFlags
-from bakerygw.ports import Haul, Placed, StoreUnavailable
+from bakerygw.ports import Haul, Placed, StoreUnavailable, StoreUnreadable
 from bakerygw.realtime.notifications import BEFORE_S, CLOSE_S, IDLE_S, LEASE_S, MAX_PAUSE_S, SLOTS, Notifications
 from bakerygw.realtime.notifier import ATTEMPT_S, Attempt
 from bakerygw.realtime.waking_log import WakingLog
@@ -66,10 +66,13 @@ class Tenants:
     def __init__(self):
         self.demos = set()
         self.away = False
+        self.spoilt = set()
 
     async def flags(self, tenant_id):
         if self.away:
             raise StoreUnavailable("away")
+        if tenant_id in self.spoilt:
+            raise StoreUnreadable("that key is no time")
         return TenantFlags(demo=tenant_id in self.demos)
 
 
@@ -101,6 +104,10 @@ class Fragile:
         self.takes += 1
         self._asked()
         return await self._outbox.take(count, lease_s=lease_s)
+
+    @property
+    def perishable(self):
+        return self._outbox.perishable
 
     async def finish(self, notification):
         self._asked()
@@ -398,6 +405,27 @@ def test_a_drain_ends_with_its_window_whatever_the_service_does():
     assert rig.clock.getDelayedCalls() == []
 
 
+def test_what_ends_with_the_process_is_told(logged):
+    rig = Rig(attempt("later", away=True)).started()
+    rig.put("t:1-1", "t:1-2")
+    closed = Deferred.fromCoroutine(rig.one.close())
+    rig.pump(CLOSE_S + 0.1)
+    assert success_of(closed) is None
+    (line,) = logged("notifications.given_up")
+    assert (line["reason"], line["number"]) == ("stopped", 2)
+
+
+def test_what_the_gateways_own_end_cuts_is_no_failure_of_the_service(logged):
+    rig = Rig().started()
+    rig.put("t:1-1")
+    rig.one.drain(5)
+    rig.service.answers(attempt("later", away=True))
+    rig.pump(1)
+    assert rig.counted.results == {"retried": 1}
+    assert rig.left() == 1
+    assert logged("notifications.failing") == []
+
+
 def test_what_was_taken_when_the_drain_began_is_given_back_at_once():
     rig = Rig(attempt())
     taking = Deferred()
@@ -477,6 +505,77 @@ def test_failing_and_resuming_are_told_once_each(logged):
     rig.pump(60)
     assert len(logged("notifications.failing")) == 1
     assert len(logged("notifications.resumed")) == 1
+
+
+def test_a_service_that_fails_with_every_other_alert_is_told_of_once_a_minute(logged):
+    rig = Rig().started()
+    for number in range(200):
+        rig.put(f"t:1-{number}")
+        rig.service.answers(attempt("later" if number % 2 else "accepted"))
+        rig.pump(0.1)
+    assert 1 <= len(logged("notifications.failing")) <= 2
+    assert 1 <= len(logged("notifications.resumed")) <= 2
+
+
+def test_a_service_that_is_away_soon_after_it_was_told_of_is_told_of_again(logged):
+    rig = Rig(attempt("later", away=True)).started()
+    rig.put("t:1-1")
+    rig.service.answer = attempt()
+    rig.pump(10)
+    assert len(logged("notifications.resumed")) == 1
+    rig.service.answer = attempt("later", away=True)
+    rig.put("t:1-2")
+    rig.pump(130)
+    assert len(logged("notifications.failing")) == 2
+
+
+def test_an_outbox_that_cannot_be_looked_into_is_told_of_once_and_ages(logged):
+    rig = Rig(attempt("later", away=True)).started()
+    rig.put("t:1-1")
+    rig.pump(5)
+    aged = rig.counted.waiting[1]
+    rig.way.away = True
+    rig.pump(8)
+    assert logged("notifications.store") == []
+    rig.pump(700)
+    (line,) = logged("notifications.store")
+    assert (line["state"], line["act"], line["reason"]) == ("failing", "take", "away")
+    assert rig.counted.waiting[0] == 1
+    assert rig.counted.waiting[1] > aged + 700
+    rig.way.away = False
+    rig.service.answer = attempt()
+    rig.pump(10)
+    assert [line["state"] for line in logged("notifications.store")] == ["failing", "serving"]
+    assert rig.counted.waiting == (0, 0.0)
+
+
+def test_what_was_accepted_and_cannot_be_removed_is_told_of_once(logged):
+    rig = Rig(attempt()).started()
+
+    async def refused(notification):
+        raise StoreUnavailable("NOPERM")
+
+    rig.way.finish = refused
+    rig.put("t:1-1", "t:1-2", "t:1-3")
+    rig.pump(30)
+    (line,) = logged("notifications.store")
+    assert (line["state"], line["act"], line["reason"]) == ("failing", "finish", "NOPERM")
+    del rig.way.finish
+    rig.pump(1)
+    assert [line["state"] for line in logged("notifications.store")] == ["failing", "serving"]
+
+
+def test_alerts_that_wait_for_a_spoilt_value_say_for_which(logged):
+    rig = Rig(attempt()).started()
+    rig.tenants.spoilt.add("t")
+    rig.put("t:1-1", "t:1-2", "u:1-1")
+    rig.pump(60)
+    assert rig.sent == ["u:1-1"]
+    (line,) = logged("notification.held")
+    assert (line["tenant_id"], line["reason"]) == ("t", "that key is no time")
+    rig.tenants.spoilt.clear()
+    rig.pump(120)
+    assert sorted(rig.sent) == ["t:1-1", "t:1-2", "u:1-1"]
 
 
 class Log:

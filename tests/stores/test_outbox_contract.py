@@ -358,6 +358,16 @@ async def test_in_memory_what_is_too_old_is_given_up():
 
 
 @pytest_twisted.ensureDeferred
+async def test_only_what_waits_in_memory_ends_with_the_process(in_redis):
+    kept, held = in_redis.outbox(), MemoryOutbox(time.time)
+    in_redis.put(ONE, b"{}")
+    held.put(ONE, b"{}")
+    assert (kept.perishable, held.perishable) == (0, 1)
+    await held.finish((await held.take(1, lease_s=5)).taken[0])
+    assert held.perishable == 0
+
+
+@pytest_twisted.ensureDeferred
 async def test_in_memory_being_put_and_finished_again_and_again_leaves_nothing():
     outbox = MemoryOutbox(lambda: 0.0)
     for number in range(500):

@@ -827,7 +827,19 @@ def test_every_change_is_logged_once(told: list[LogEvent]) -> None:
     assert {(event["service"], event["url"], event["cause"]) for event in changes} == {
         ("sales", ONE, "connection_refused")
     }
-    assert [event["log_level"].name for event in changes] == ["warn", "info", "warn", "info", "info"]
+    assert [event["log_level"].name for event in changes] == ["warn", "info", "debug", "debug", "info"]
+    house.open()
+    assert [event["log_level"].name for event in told if event["log_format"] == "upstream.breaker"][5:] == ["warn"]
+
+
+def test_an_outage_that_lasts_is_no_flood_of_lines(told: list[LogEvent]) -> None:
+    house = House()
+    house.open()
+    for _ in range(100):
+        house.net.reactor.advance(5)
+        house.refuse()
+    changes = [event for event in told if event["log_format"] == "upstream.breaker"]
+    assert [event["state"] for event in changes if event["log_level"].name != "debug"] == ["open", "half-open"]
 
 
 def test_a_change_of_health_is_logged_once(told: list[LogEvent]) -> None:
