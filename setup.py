@@ -82,7 +82,7 @@ COMPILED = [
     "realtime/fanout.py",
     "realtime/feed.py",
     "realtime/hub.py",
-    "realtime/reading.py",
+    "realtime/reader.py",
     "realtime/ring.py",
     "realtime/stream.py",
     "realtime/wheel.py",

@@ -13,7 +13,7 @@ from bakerygw.core.alerts import Position
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import Page
 from bakerygw.realtime.controls import GapReason, gap_event
-from bakerygw.realtime.reading import Reader, Surroundings
+from bakerygw.realtime.reader import Reader, Surroundings
 from bakerygw.realtime.ring import Frame, Ring
 
 PAGE_EVENTS: Final = 250

@@ -18,7 +18,7 @@ from bakerygw.ports.events import Page
 from bakerygw.realtime.controls import GapReason, gap_event, standing_event, state_event
 from bakerygw.realtime.feed import MAX_RETRY_S, RETRY_S, Feed, forget
 from bakerygw.realtime.held import Ending, Place
-from bakerygw.realtime.reading import Reader, Way
+from bakerygw.realtime.reader import Reader, Way
 from bakerygw.realtime.ring import Ring
 
 if TYPE_CHECKING:

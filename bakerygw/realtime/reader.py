@@ -1,4 +1,4 @@
-"""What a feed knows of its readers, and of what all feeds share."""
+"""A stream, as its feed sees it; and what a feed needs of all that feeds share."""
 
 from typing import TYPE_CHECKING, Final, Protocol
 
