@@ -128,6 +128,7 @@ def gateway(service_port: int) -> Iterator[tuple[Gateway, str]]:
         "JWT_PUBLIC_KEY": issuer.public_pem,
         "TRAINING_SERVICE_URL": f"http://127.0.0.1:{service_port}",
         "WS_MAX_PER_USER": "1000",
+        "SSE_NEW_PER_SECOND": "10000",  # the quick cases are over in a moment
         "HEALTH_CHECK_INTERVAL": "3600",
         **NO_LIMITS,
     }
