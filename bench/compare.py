@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import builds
@@ -208,21 +209,27 @@ def all_kept(verdicts: Sequence[Mapping[str, Any]]) -> bool:
     return bool(verdicts) and all(it["kept"] for it in verdicts)
 
 
-def main() -> int:
-    """All of it; 0 if every promise is kept and nothing went wrong."""
+def asked(words: Sequence[str] | None = None) -> tuple[Path, argparse.Namespace]:
+    """Where the figures go, and the options; of the command line unless `words` are given."""
     parser = arguments(__doc__)
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=float)
-    parser.add_argument("--warm-up", type=float)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--warm-up", type=float, default=2.0)
     parser.add_argument("--connections", type=int, default=50)
     parser.add_argument("--systems", type=lambda text: text.split(","), default=list(SYSTEMS))
-    options = parser.parse_args()
-    options.rounds = options.rounds or (1 if options.quick else 7)
-    options.seconds = options.seconds or (4.0 if options.quick else 5.0)
-    options.warm_up = options.warm_up or (1.0 if options.quick else 2.0)
+    options = parser.parse_args(words)
+    if options.quick:
+        parser.set_defaults(rounds=1, seconds=4.0, warm_up=1.0)
+        options = parser.parse_args(words)
+    return folder_of(parser, options), options
+
+
+def main() -> int:
+    """All of it; 0 if every promise is kept and nothing went wrong."""
+    folder, options = asked()
     unknown = [name for name in options.systems if name not in SYSTEMS]
     if unknown:
-        parser.error(f"no such system: {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
+        raise SystemExit(f"no such system: {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
     require("nginx", "wrk", "redis-server", *(["haproxy"] if "haproxy" in options.systems else []))
     require_peers(options.systems)
     if "bakerygw" in options.systems:
@@ -239,7 +246,7 @@ def main() -> int:
     verdicts = report(rows)
     kept = {name: getattr(options, name) for name in ("rounds", "seconds", "warm_up", "connections")}
     told = {"machine": about, "versions": versions(options.systems), "options": kept, "verdicts": verdicts}
-    save(result_name(options.systems), folder_of(parser, options), {**told, "systems": rows, "runs": runs})
+    save(result_name(options.systems), folder, {**told, "systems": rows, "runs": runs})
     return int(bool(wrong) or not all_kept(verdicts))
 
 

@@ -6,6 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import compare
 import folders
 import pytest
 from rig import RESULTS, Unusable, folder_of, require
@@ -55,3 +56,20 @@ def test_figures_are_for_the_page_only_if_they_measured_what_is_promised(options
     parser.add_argument("--seconds", type=int, default=60)
 
     assert folder_of(parser, parser.parse_args(options)) == folder
+
+
+@pytest.mark.parametrize(
+    ("words", "folder", "rounds"),
+    [
+        ("", RESULTS, 7),
+        ("--rounds 7", RESULTS, 7),
+        ("--rounds 3", RESULTS / "own", 3),
+        ("--systems bakerygw,haproxy", RESULTS / "own", 7),
+        ("--quick", RESULTS / "quick", 1),
+        ("--quick --rounds 2", RESULTS / "quick", 2),
+    ],
+)
+def test_a_comparison_as_promised_is_for_the_page(words: str, folder: Path, rounds: int) -> None:
+    found, options = compare.asked(words.split())
+
+    assert (found, options.rounds) == (folder, rounds)
