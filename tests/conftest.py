@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -40,6 +40,15 @@ def logged_failures() -> Iterator[list[Any]]:
         globalLogPublisher.removeObserver(observe)
     if failures:
         pytest.fail("logged failures:\n" + "\n".join(failure.getTraceback() for failure in failures))
+
+
+@pytest.fixture
+def logged() -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+    """The log events of a name, since the test began."""
+    events: list[dict[str, Any]] = []
+    globalLogPublisher.addObserver(events.append)
+    yield lambda name: [event for event in events if event.get("log_format") == name]
+    globalLogPublisher.removeObserver(events.append)
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,11 @@
 """How many connections there may be, and that each one's deadlines are kept."""
 
-from collections.abc import Callable, Iterator
 from ipaddress import ip_network
-from typing import Any
 
 import pytest
 from edge_fakes import OK, App, Client, give, make_site, request
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
-
-
-@pytest.fixture
-def logged() -> Iterator[Callable[[str], list[dict[str, Any]]]]:
-    """The log events of a name, since the test began."""
-    events: list[dict[str, Any]] = []
-    globalLogPublisher.addObserver(events.append)
-    yield lambda name: [event for event in events if event.get("log_format") == name]
-    globalLogPublisher.removeObserver(events.append)
 
 
 def connect(site, host: str):

@@ -1,11 +1,7 @@
 """How an instance begins to listen, how it is in doubt, and what others vouch for."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.logger import globalLogPublisher
 
 from bakerygw.stores.alert_channel import LONGEST_SILENCE_S, PING_S, RETRY_MAX_S, SILENT_BEATS, STALE_BEATS
 from bakerygw.stores.vouching import LISTENING, MAX_PENDING, VOUCH_S
@@ -26,15 +22,6 @@ class Scene:
 
     def go(self, seconds: float) -> None:
         go(self.instances, seconds)
-
-
-@pytest.fixture
-def logged() -> Iterator[Callable[[str], list[dict[str, Any]]]]:
-    """The log events of a name, since the test began."""
-    events: list[dict[str, Any]] = []
-    globalLogPublisher.addObserver(events.append)
-    yield lambda name: [event for event in events if event.get("log_format") == name]
-    globalLogPublisher.removeObserver(events.append)
 
 
 @pytest.fixture

@@ -1,12 +1,8 @@
 """The way of alerts to the notification service: each accepted once, whatever fails on the way."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
 
 from bakerygw.core.alerts import Alert
 from bakerygw.core.tenancy import TenantFlags
@@ -16,15 +12,6 @@ from bakerygw.realtime.notifier import ATTEMPT_S, Attempt
 from bakerygw.realtime.waking_log import WakingLog
 from bakerygw.stores.outbox import MemoryOutbox
 from tests.deferreds import success_of
-
-
-@pytest.fixture
-def logged() -> Iterator[Callable[[str], list[dict[str, Any]]]]:
-    """The log events of a name, since the test began."""
-    events: list[dict[str, Any]] = []
-    globalLogPublisher.addObserver(events.append)
-    yield lambda name: [event for event in events if event.get("log_format") == name]
-    globalLogPublisher.removeObserver(events.append)
 
 
 def attempt(verdict="accepted", *, away=False, asked_s=None):

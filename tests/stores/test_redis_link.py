@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from math import ceil
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from deferreds import failure_of, success_of
@@ -10,7 +10,6 @@ from redis_peer import Endpoint, Transport
 from store_fakes import RecordingTelemetry
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, globalLogPublisher
 
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.redis_line import RETRY_MAX_S, RedisAccess
@@ -83,12 +82,9 @@ def respond(bench: Bench, refusal: bytes | None) -> bool:
 
 
 @pytest.fixture
-def link_log() -> Iterator[Callable[[], list[tuple[str, str]]]]:
+def link_log(logged: Callable[[str], list[dict[str, Any]]]) -> Callable[[], list[tuple[str, str]]]:
     """What was logged of the link's state until now."""
-    events: list[LogEvent] = []
-    globalLogPublisher.addObserver(events.append)
-    yield lambda: [(event["state"], event["reason"]) for event in events if event["log_format"] == "store.link"]
-    globalLogPublisher.removeObserver(events.append)
+    return lambda: [(event["state"], event["reason"]) for event in logged("store.link")]
 
 
 @pytest.fixture(autouse=True)
