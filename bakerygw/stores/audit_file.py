@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from math import inf
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import BinaryIO, ClassVar, Final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -131,8 +131,7 @@ class FileAudit:
         for part in (*reversed(_segments(path)), path):
             with _translated():
                 if part.exists():
-                    _require_regular(part)
-                    with part.open("rb") as lines:
+                    with _opened(part) as lines:
                         for line in lines:
                             if line.endswith(b"\n"):
                                 yield line[:-1]
@@ -143,8 +142,7 @@ class FileAudit:
             path = self._ledger(ledger)
             if not path.exists():
                 return []
-            _require_regular(path)
-            with path.open("rb") as file:
+            with _opened(path) as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - READ_BYTES))
                 lines = file.read(READ_BYTES).split(b"\n")
@@ -157,8 +155,7 @@ class FileAudit:
     def _turn(self, path: Path, max_bytes: int) -> None:
         """Begin a new file once this one is large, or covers an eighth of the time that entries are kept."""
         try:
-            _require_regular(path)
-            with path.open("rb") as file:
+            with _opened(path) as file:
                 size = os.fstat(file.fileno()).st_size
                 began = _when(file.readline())
         except FileNotFoundError:
@@ -196,7 +193,7 @@ class FileAudit:
         self._lines = 0
         if seen is not None:
             oldest = self._now() - (self._days + 1) * DAY_S
-            with self._keys_path.open("rb") as lines:
+            with _opened(self._keys_path) as lines:
                 for line in lines:
                     self._lines += 1
                     name, key, used = _parsed(line)
@@ -233,10 +230,11 @@ def _segments(path: Path) -> list[Path]:
     return [path.with_name(f"{path.name}.{number}") for number in range(1, SEGMENTS + 1)]
 
 
-def _require_regular(path: Path) -> None:
-    """Raises OSError for a device, pipe or folder: what is written there can't be read again, or reading has no end."""
+def _opened(path: Path) -> BinaryIO:
+    """The file, to be read. Raises OSError; so also for a device or a pipe, of which reading may have no end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return path.open("rb")
 
 
 def _append(path: Path, data: bytes) -> None:
