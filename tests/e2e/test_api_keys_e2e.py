@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from bakerygw.core.api_keys import key_id_from, record_from, record_json, sealed, spelt
+from tests.e2e.asked import asked
 from tests.e2e.calling import Load, at_once, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.listening import Reader
@@ -122,11 +123,6 @@ def other(module_redis: RedisServer) -> Iterator[redis.Redis]:
     """Any other program's way to Redis."""
     with redis.Redis(host=module_redis.host, port=module_redis.port) as client:
         yield client
-
-
-def calls(client: redis.Redis) -> dict[str, int]:
-    stats: dict[str, Any] = client.info("commandstats")
-    return {name.removeprefix("cmdstat_"): its["calls"] for name, its in stats.items()}
 
 
 def record_of(key: Key) -> str:
@@ -343,23 +339,18 @@ class TestCost:
         key = here.make()
         for _ in range(3):
             here.use(key)
-        before = calls(other)
-        assert {here.use(key) for _ in range(100)} == {OK}
-        after = calls(other)
-        # The one GET for each is that of the script, for the bucket; a few may be by the instances themselves.
-        assert 100 <= after["evalsha"] - before["evalsha"] < 110
-        assert after["get"] - before["get"] < 110
+        with asked(other) as commands:
+            assert {here.use(key) for _ in range(100)} == {OK}
+        assert commands == {"EVALSHA": 100}
 
     def test_a_wrong_key_is_asked_for_once_and_nonsense_never(self, here: Instance, other: redis.Redis) -> None:
         wrong = Key({"id": "", "key": spelt(key_id_from(b"wrong-key!"), bytes(32)).decode()})
         nonsense = [Key({"id": "", "key": text}) for text in ("x", wrong.text[:-1], wrong.text + "0")]
         here.use(here.make())
-        before = calls(other)
-        assert {here.use(key) for key in nonsense for _ in range(10)} == {INVALID}
-        assert {here.use(wrong) for _ in range(50)} == {INVALID}
-        after = calls(other)
-        assert 80 <= after["evalsha"] - before["evalsha"] < 90
-        assert 1 <= after["getrange"] - before["getrange"] < 10
+        with asked(other) as commands:
+            assert {here.use(key) for key in nonsense for _ in range(10)} == {INVALID}
+            assert {here.use(wrong) for _ in range(50)} == {INVALID}
+        assert commands == {"EVALSHA": 80, "GETRANGE": 1}
 
 
 class TestTrouble:
