@@ -63,7 +63,7 @@ EXTRAS = {
 COMPILED = [
     "core/[!_]*.py",
     "runtime/[!_]*.py",
-    "edge/[!_]*.py",
+    "edge/**/[!_]*.py",
     "upstream/[!_]*.py",
     "stores/redis.py",
     "stores/resilient.py",
