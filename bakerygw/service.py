@@ -27,11 +27,11 @@ from bakerygw.demo.services import DemoServices
 from bakerygw.edge.admission import Admission
 from bakerygw.edge.apidocs import load_swagger_ui
 from bakerygw.edge.changes import SubscriptionChanges
+from bakerygw.edge.credentials.keys import KeyDesk
 from bakerygw.edge.framer import ChannelLimits
 from bakerygw.edge.gateway import Gateway, Handler, LocalPage
 from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.kernel import connections_allowed
-from bakerygw.edge.keys import KeyDesk
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
 from bakerygw.edition import Edition, limit_names, make_edition, pepper, refresh_gauges, service_names, templates

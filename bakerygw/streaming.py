@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
+from bakerygw.edge.credentials.tickets import Tickets
 from bakerygw.edge.gateway import Handler
 from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.tickets import Tickets
 from bakerygw.ports import AlertSource, EventLog, Upstreams
 from bakerygw.realtime.alerts import AlertStreams
 from bakerygw.realtime.guard import StreamGuard

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from port_fakes import NOW, ROUTES, STRICT, Stage, response
 from twisted.internet.defer import Deferred
 
 from bakerygw.core.routing import Route, Router
@@ -17,6 +16,7 @@ from bakerygw.edge.spending import Spending
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.records import MemoryRecords
 from bakerygw.tokens.session_seal import SessionSeal
+from tests.edge.port_fakes import NOW, ROUTES, STRICT, Stage, response
 
 JSON = b"Content-Type: application/json"
 REFRESH = b"/api/v1/auth/refresh"

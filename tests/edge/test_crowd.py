@@ -1,11 +1,11 @@
 """How many requests of one subject are under way: counted in, and out however they end."""
 
 import pytest
-from edge_fakes import Source, request
-from port_fakes import PRO, Stage, response
 
 from bakerygw.edge.crowd import SUBJECTS
 from bakerygw.ports import UpstreamFailed
+from tests.edge.edge_fakes import Source, request
+from tests.edge.port_fakes import PRO, Stage, response
 
 SALES = b"/api/v1/sales/today"
 GOOD = (b"Authorization: Bearer good",)

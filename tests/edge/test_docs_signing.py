@@ -3,14 +3,14 @@
 from typing import get_args
 
 import pytest
-from edge_fakes import Source, request
-from port_fakes import response
-from signing_fakes import JSON, LOGOUT, REFRESH, SESSION, SigningStage
 
 from bakerygw.core.refresh_tokens import MAX_BODY_BYTES, OPAQUE_S
 from bakerygw.edge.sessions import IDLE_S
 from bakerygw.edge.spending import UNKNOWN_S, Standing
 from bakerygw.ports import UpstreamFailed
+from tests.edge.edge_fakes import Source, request
+from tests.edge.port_fakes import response
+from tests.edge.signing_fakes import JSON, LOGOUT, REFRESH, SESSION, SigningStage
 from tests.test_docs import page, rows
 
 SALES = b"/api/v1/sales/today"

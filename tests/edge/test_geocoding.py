@@ -5,9 +5,6 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
-from edge_fakes import Source
-from port_fakes import DEMO, USER
-from record_fakes import Shared
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
@@ -23,6 +20,9 @@ from bakerygw.edge.geocoding import MAX_PER_TENANT, Geocoding
 from bakerygw.edge.turns import Turns
 from bakerygw.ports import UpstreamFailed
 from tests.deferreds import failure_of, success_of
+from tests.edge.edge_fakes import Source
+from tests.edge.port_fakes import DEMO, USER
+from tests.edge.record_fakes import Shared
 from tests.heads import make_head
 
 FORN = {"display_name": "Forn de Gràcia", "lat": 41.4, "lon": 2.2, "type": "bakery", "address": {"city": "Barcelona"}}

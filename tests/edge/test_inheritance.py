@@ -3,8 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from edge_fakes import request
-from port_fakes import DAY_S, DEMO, NOW, PRO, USER, Stage
 from twisted.internet.defer import Deferred
 
 from bakerygw.core.claims import TenantAccess
@@ -13,6 +11,8 @@ from bakerygw.core.stacks import LimitPolicy
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.edge.inheritance import MAX_AUDITED
 from bakerygw.ports import AdmissionAsk, StoreUnavailable
+from tests.edge.edge_fakes import request
+from tests.edge.port_fakes import DAY_S, DEMO, NOW, PRO, USER, Stage
 
 CHAIN = TenantAccess(
     tenant_id="chain", role="area-manager", tier="enterprise", status=None, valid_until=None, include_children=True

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from port_fakes import DEMO, GENERAL, PRO, ROUTES, SALES_LIMIT, STRICT, USER, Stage
 
 from bakerygw.core.limits import Level, LimitRule, TenantLimit, level_of, tenant_rule
 from bakerygw.core.routing import Route, Router
@@ -13,6 +12,7 @@ from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.limiting import limit_refusal, limit_row
 from bakerygw.edge.limits_page import LimitsPage
 from bakerygw.ports import AdmissionState
+from tests.edge.port_fakes import DEMO, GENERAL, PRO, ROUTES, SALES_LIMIT, STRICT, USER, Stage
 
 SALES = b"/api/v1/sales/today"
 LIMITS = Route(prefix="/api/v1/limits", template="/api/v1/limits", kind="local", exact=True, action="limits")

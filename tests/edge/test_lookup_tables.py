@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from port_fakes import DAY_S, NOW, PRO, USER, Stage
 
 from bakerygw.ports import LookupFailed
+from tests.edge.port_fakes import DAY_S, NOW, PRO, USER, Stage
 from tests.test_docs import page, rows
 
 TENANT = b"/api/v1/tenants/t-own"

@@ -4,8 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from edge_fakes import request
-from port_fakes import DAY_S, DEMO, NOW, PRO, ROUTES, USER, Stage, response
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
@@ -17,6 +15,8 @@ from bakerygw.edge.admission import Caller
 from bakerygw.edge.lookups import Inquiry
 from bakerygw.ports import AdmissionState, LookupFailed
 from tests.deferreds import success_of
+from tests.edge.edge_fakes import request
+from tests.edge.port_fakes import DAY_S, DEMO, NOW, PRO, ROUTES, USER, Stage, response
 from tests.heads import make_head
 
 SALES = b"/api/v1/sales/today"

@@ -4,9 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from edge_fakes import Source, request
-from port_fakes import NOW, USER, response
-from signing_fakes import EXCHANGE_S, JSON, LEEWAY_S, LOGOUT, REFRESH, SigningStage
 from twisted.internet.defer import Deferred
 
 from bakerygw.core.key_terms import KeyTerms
@@ -14,6 +11,9 @@ from bakerygw.core.refresh_tokens import OPAQUE_S, refresh_token
 from bakerygw.edge.admission import Grant
 from bakerygw.ports import UpstreamFailed
 from tests.deferreds import success_of
+from tests.edge.edge_fakes import Source, request
+from tests.edge.port_fakes import NOW, USER, response
+from tests.edge.signing_fakes import EXCHANGE_S, JSON, LEEWAY_S, LOGOUT, REFRESH, SigningStage
 from tests.minting import b64
 
 TOKEN = refresh_token("abc")

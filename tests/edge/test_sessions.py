@@ -5,9 +5,6 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
-from edge_fakes import Source, request
-from port_fakes import NOW, USER, response
-from signing_fakes import CONTENT, JSON, LEEWAY_S, LOGIN, LOGOUT, REFRESH, SESSION, SIGNED_IN, SigningStage
 
 from bakerygw.core.claims import TenantAccess
 from bakerygw.core.refresh_tokens import OPAQUE_S, refresh_token
@@ -15,6 +12,9 @@ from bakerygw.core.sessions import Session, Tokens
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.sessions import IDLE_S
 from bakerygw.ports import UpstreamFailed
+from tests.edge.edge_fakes import Source, request
+from tests.edge.port_fakes import NOW, USER, response
+from tests.edge.signing_fakes import CONTENT, JSON, LEEWAY_S, LOGIN, LOGOUT, REFRESH, SESSION, SIGNED_IN, SigningStage
 
 SALES = b"/api/v1/sales/today"
 LATER = replace(USER, exp=NOW + 5000, iat=NOW + 800, digest="digest-next")

@@ -9,7 +9,6 @@ from random import Random
 from typing import Any
 
 from deferreds import success_of
-from edge_fakes import Client, answers, request
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from test_tenancy_property import (
@@ -38,6 +37,7 @@ from bakerygw.realtime.hub import Hub
 from bakerygw.realtime.quotas import Quota, Quotas
 from bakerygw.realtime.rechecks import ROUND_S
 from bakerygw.stores.memory_events import MemoryEventLog
+from tests.edge.edge_fakes import Client, answers, request
 from tests.minting import iso
 from tests.oracle import Asked, State, opened, verdict
 from tests.realtime.stream_fakes import Told

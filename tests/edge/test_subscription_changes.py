@@ -4,8 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from edge_fakes import Source, request
-from port_fakes import NOW, PRO, ROUTES, USER, Answers, Stage, Store, Tenants, response
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -17,6 +15,8 @@ from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.subscriptions import SubscriptionHandler
 from bakerygw.ports import LookupFailed, StoreUnavailable, UpstreamFailed
 from tests.deferreds import success_of
+from tests.edge.edge_fakes import Source, request
+from tests.edge.port_fakes import NOW, PRO, ROUTES, USER, Answers, Stage, Store, Tenants, response
 
 PLAN = b"/api/v1/tenants/t-own/subscription"
 CHANGED = ("t-own", NOW)

@@ -3,8 +3,6 @@
 from typing import Any
 
 import pytest
-from edge_fakes import BUFFER_BYTES, request
-from resource_fakes import Own, Pushing
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -12,6 +10,8 @@ from twisted.web.server import NOT_DONE_YET
 
 from bakerygw.edge.line import READ_AHEAD_BYTES
 from tests.collector import goes_by_itself
+from tests.edge.edge_fakes import BUFFER_BYTES, request
+from tests.edge.resource_fakes import Own, Pushing
 
 OFFER = (b"Connection: keep-alive, Upgrade", b"Upgrade: echo")
 SWITCH = b"HTTP/1.1 101 Whatever\r\nServer: Taker\r\nUpgrade: echo\r\nConnection: Upgrade\r\nX-Own: 1\r\n\r\n"

@@ -16,7 +16,6 @@ import trustme
 from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny
-from edge_fakes import make_site
 from OpenSSL.SSL import TLS_SERVER_METHOD, Connection, Context
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -32,6 +31,7 @@ from bakerygw.core.outcome import Outcome, Trace
 from bakerygw.edge.conversation import Conversation, standing_headers
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.resource import ResourceHandler
+from tests.edge.edge_fakes import make_site
 
 
 class Echo(WebSocketServerProtocol):

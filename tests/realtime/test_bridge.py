@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import get_args
 
 import pytest
-from bridge_fakes import BusyClock, Span
 
 from bakerygw.realtime.bridge import (
     CLOSE_S,
@@ -20,6 +19,7 @@ from bakerygw.realtime.bridge import (
 from bakerygw.realtime.held import Ending
 from bakerygw.realtime.sides import MAX_MESSAGE_BYTES
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, closing, frame
+from tests.realtime.bridge_fakes import BusyClock, Span
 
 
 def say(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:

@@ -73,7 +73,7 @@ def test_operators_are_told_of_every_reason_in_the_audit_log() -> None:
     package = ROOT / "bakerygw"
     source = "".join(
         Path(package, name).read_text(encoding="utf-8")
-        for name in ("core/api_keys.py", "core/key_terms.py", "tokens/api_keys.py", "edge/keys.py")
+        for name in ("core/api_keys.py", "core/key_terms.py", "tokens/api_keys.py", "edge/credentials/keys.py")
     )
     reasons = {f"key-{reason}" for reason in re.findall(r'ClaimsError\("([a-z-]+)"\)', source)}
     reasons |= set(re.findall(r'(?:reason=|"token-invalid", )"(key-[a-z]+)"', source))

@@ -6,15 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from port_fakes import DEMO, NOW, ROUTES, USER, Stage
 
 from bakerygw.core.claims import Claims
 from bakerygw.core.http import Reply
 from bakerygw.core.routing import Route, Router
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.admission import Grant
-from bakerygw.edge.stream_credentials import query_values
+from bakerygw.edge.credentials.streams import query_values
 from bakerygw.ports import TokenRefused
+from tests.edge.port_fakes import DEMO, NOW, ROUTES, USER, Stage
 
 STREAM = b"/api/v1/alerts/stream"
 TRAINING = b"/api/v1/training/ws"

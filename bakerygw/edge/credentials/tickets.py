@@ -15,10 +15,10 @@ from bakerygw.core.routing import Route
 from bakerygw.core.values import value
 from bakerygw.edge.admission import Caller, Grant, state_unavailable
 from bakerygw.edge.conversation import NO_REFERRER
+from bakerygw.edge.credentials.streams import with_tenant
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.pages import json_reply
 from bakerygw.edge.policies import Policies
-from bakerygw.edge.stream_credentials import with_tenant
 from bakerygw.ports import Records, Scheme, StoreUnavailable
 
 TICKET_S: Final = 30

@@ -9,7 +9,7 @@ from bakerygw.core.http import RequestHead
 from bakerygw.core.origins import check_socket_origin
 from bakerygw.core.problem import Refused, refuse
 from bakerygw.core.routing import Match, Route
-from bakerygw.edge.credentials import presented
+from bakerygw.edge.credentials.requests import presented
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import Scheme
 

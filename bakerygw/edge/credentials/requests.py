@@ -5,7 +5,7 @@ from typing import Protocol
 
 from bakerygw.core.claims import Claims, bearer_token
 from bakerygw.core.http import RequestHead
-from bakerygw.edge.keys import api_key, is_api_key
+from bakerygw.edge.credentials.keys import api_key, is_api_key
 from bakerygw.ports import Scheme
 
 

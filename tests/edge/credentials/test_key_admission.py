@@ -4,16 +4,16 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
-from edge_fakes import request
-from port_fakes import DEMO, NOW, PRO, STRICT, USER, Stage, TokenTable
 
 from bakerygw.core.api_keys import key_id_from, spelt
 from bakerygw.core.claims import MAX_UNIX_S, Claims
 from bakerygw.core.key_terms import KeyTerms
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.edge.keys import USED_EVERY_S
+from bakerygw.edge.credentials.keys import USED_EVERY_S
 from bakerygw.ports import LookupFailed, StoreUnavailable, TokenRefused
+from tests.edge.edge_fakes import request
+from tests.edge.port_fakes import DEMO, NOW, PRO, STRICT, USER, Stage, TokenTable
 
 SALES = b"/api/v1/sales/today"
 KEY_ID = key_id_from(b"0123456789")

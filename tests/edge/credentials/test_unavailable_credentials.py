@@ -1,10 +1,10 @@
 """What a caller learns while there is nothing to check a token with."""
 
 import pytest
-from port_fakes import USER, Stage
 
 from bakerygw.core.claims import Claims
 from bakerygw.ports import CredentialsUnavailable
+from tests.edge.port_fakes import USER, Stage
 
 SALES = b"/api/v1/sales/today"
 
