@@ -129,7 +129,7 @@ OFF_THE_PATH = {
     "edge/credentials/tickets.py",
     "edge/facts.py",
     "edge/geocoding.py",
-    "edge/limits_page.py",
+    "edge/limits/page.py",
     "edge/lookups.py",
     "edge/refreshing.py",
     "edge/renewal.py",

@@ -15,10 +15,10 @@ from bakerygw.core.stacks import stacks_of
 from bakerygw.edge.apidocs import ApiDocs, Asset
 from bakerygw.edge.browser_module import load_browser_module
 from bakerygw.edge.conversation import UNREADABLE
-from bakerygw.edge.crowd import CONCURRENCY
 from bakerygw.edge.gateway import Handler, LocalPage
 from bakerygw.edge.geocoding import SERVICE as GEOCODER
 from bakerygw.edge.healthpages import HealthPages
+from bakerygw.edge.limits.crowd import CONCURRENCY
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.ports import Audit, Credentials, Scheme, TokenTelemetry

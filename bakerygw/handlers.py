@@ -13,7 +13,7 @@ from bakerygw.edge.answers import Answers
 from bakerygw.edge.changes import SubscriptionChanges
 from bakerygw.edge.gateway import Handler
 from bakerygw.edge.geocoding import Geocoding
-from bakerygw.edge.limits_page import LimitsPage
+from bakerygw.edge.limits.page import LimitsPage
 from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.subscriptions import SubscriptionHandler

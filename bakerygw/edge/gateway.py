@@ -16,9 +16,9 @@ from bakerygw.edge.admission import PUBLIC, Admission, Caller, Grant
 from bakerygw.edge.conversation import NO_REFERRER, Conversation, standing_headers
 from bakerygw.edge.credentials.streams import with_query_tenant
 from bakerygw.edge.credentials.tickets import Tickets
-from bakerygw.edge.crowd import Crowd
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.inheritance import Inheritance
+from bakerygw.edge.limits.crowd import Crowd
 from bakerygw.edge.lookups import Inquiry, Lookups
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy

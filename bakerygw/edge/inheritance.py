@@ -10,7 +10,7 @@ from bakerygw.core.recent import Seldom
 from bakerygw.core.routing import Match
 from bakerygw.core.tenancy import is_stale
 from bakerygw.edge.admission import state_unavailable
-from bakerygw.edge.limiting import tenant_buckets
+from bakerygw.edge.limits.budgets import tenant_buckets
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import AdmissionAsk, AdmissionState, AdmissionStore, Audit, Hierarchy, StoreUnavailable
 

@@ -9,8 +9,8 @@ from bakerygw.core.limits import Level, LimitRule, TenantLimit, level_of, tenant
 from bakerygw.core.routing import Route, Router
 from bakerygw.core.stacks import LimitPolicy, stacks_of
 from bakerygw.core.tenancy import TenantFlags
-from bakerygw.edge.limiting import limit_refusal, limit_row
-from bakerygw.edge.limits_page import LimitsPage
+from bakerygw.edge.limits.budgets import limit_refusal, limit_row
+from bakerygw.edge.limits.page import LimitsPage
 from bakerygw.ports import AdmissionState
 from tests.edge.port_fakes import DEMO, GENERAL, PRO, ROUTES, SALES_LIMIT, STRICT, USER, Stage
 

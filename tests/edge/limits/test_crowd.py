@@ -2,7 +2,7 @@
 
 import pytest
 
-from bakerygw.edge.crowd import SUBJECTS
+from bakerygw.edge.limits.crowd import SUBJECTS
 from bakerygw.ports import UpstreamFailed
 from tests.edge.edge_fakes import Source, request
 from tests.edge.port_fakes import PRO, Stage, response
