@@ -29,10 +29,10 @@ from bakerygw.core.tenancy import ReadOnly
 from bakerygw.edge.admission import Admission
 from bakerygw.edge.credentials.tickets import Tickets
 from bakerygw.edge.gateway import Gateway
-from bakerygw.edge.inheritance import Inheritance
-from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
+from bakerygw.edge.tenants.inheritance import Inheritance
+from bakerygw.edge.tenants.lookups import Lookups
 from bakerygw.ports import LookupFailed
 from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.memory import MemoryStore

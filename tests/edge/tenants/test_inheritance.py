@@ -9,7 +9,7 @@ from bakerygw.core.claims import TenantAccess
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.stacks import LimitPolicy
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.edge.inheritance import MAX_AUDITED
+from bakerygw.edge.tenants.inheritance import MAX_AUDITED
 from bakerygw.ports import AdmissionAsk, StoreUnavailable
 from tests.edge.edge_fakes import request
 from tests.edge.port_fakes import DAY_S, DEMO, NOW, PRO, USER, Stage

@@ -27,8 +27,8 @@ from bakerygw.core.tenancy import (
 )
 from bakerygw.core.values import value
 from bakerygw.edge.admission import Caller, Confirmed, check_in_force, state_unavailable
-from bakerygw.edge.facts import Facts
 from bakerygw.edge.policies import Policies
+from bakerygw.edge.tenants.facts import Facts
 from bakerygw.ports import (
     AdmissionState,
     Enquiries,

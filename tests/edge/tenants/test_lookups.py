@@ -12,7 +12,7 @@ from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Refused
 from bakerygw.core.tenancy import ReadOnly, TenantFlags, TenantView, effective_tenant
 from bakerygw.edge.admission import Caller
-from bakerygw.edge.lookups import Inquiry
+from bakerygw.edge.tenants.lookups import Inquiry
 from bakerygw.ports import AdmissionState, LookupFailed
 from tests.deferreds import success_of
 from tests.edge.edge_fakes import request

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, fail
 
 from bakerygw.core.claims import Subscription, subscription_from
 from bakerygw.core.facts import write_fact
-from bakerygw.edge.facts import CLOCKS_S, TTL_S, Facts
+from bakerygw.edge.tenants.facts import CLOCKS_S, TTL_S, Facts
 from bakerygw.ports import LookupFailed
 from tests.deferreds import failure_of, success_of
 

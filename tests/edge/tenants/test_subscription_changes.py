@@ -10,9 +10,9 @@ from twisted.internet.task import Clock
 from bakerygw.core.claims import Subscription
 from bakerygw.core.routing import Router
 from bakerygw.edge.admission import Confirmed
-from bakerygw.edge.changes import LAST_RETRY_S, MAX_DOUBTS, MAX_PENDING, SubscriptionChanges
 from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.subscriptions import SubscriptionHandler
+from bakerygw.edge.tenants.changes import LAST_RETRY_S, MAX_DOUBTS, MAX_PENDING, SubscriptionChanges
+from bakerygw.edge.tenants.subscriptions import SubscriptionHandler
 from bakerygw.ports import LookupFailed, StoreUnavailable, UpstreamFailed
 from tests.deferreds import success_of
 from tests.edge.edge_fakes import Source, request

@@ -9,10 +9,10 @@ from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Refused
 from bakerygw.core.routing import Route
 from bakerygw.edge.admission import Grant
-from bakerygw.edge.changes import SubscriptionChanges
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
+from bakerygw.edge.tenants.changes import SubscriptionChanges
 from bakerygw.ports import Audit
 
 _UNKNOWN: Final = frozenset({"upstream-timeout", "upstream-unreachable", "upstream-invalid"})
