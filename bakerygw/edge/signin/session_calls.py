@@ -17,7 +17,7 @@ from bakerygw.edge.body import collect
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.sessions import Sessions
+from bakerygw.edge.signin.sessions import Sessions
 from bakerygw.ports import CredentialsUnavailable, StoreUnavailable
 from bakerygw.runtime.gathering import NotWhole, gather
 from bakerygw.runtime.shield import shielded

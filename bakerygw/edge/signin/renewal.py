@@ -17,7 +17,7 @@ from bakerygw.core.problem import Problem, Refused
 from bakerygw.core.sessions import MAX_ANSWER_BYTES, Session, Tokens, ended, object_in, tokens_in
 from bakerygw.edge.body_sources import HeldBody
 from bakerygw.edge.proxy import RETRY_AFTER_SERVICE_S, VIA
-from bakerygw.edge.spending import UNKNOWN_S, Spending, Use
+from bakerygw.edge.signin.spending import UNKNOWN_S, Spending, Use
 from bakerygw.ports import CredentialsUnavailable, StoreUnavailable, UpstreamFailed, UpstreamRequest, Upstreams
 from bakerygw.runtime.gathering import NotWhole, gather
 from bakerygw.runtime.task import Task

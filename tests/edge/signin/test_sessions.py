@@ -10,7 +10,7 @@ from bakerygw.core.claims import TenantAccess
 from bakerygw.core.refresh_tokens import OPAQUE_S, refresh_token
 from bakerygw.core.sessions import Session, Tokens
 from bakerygw.core.tenancy import TenantFlags
-from bakerygw.edge.sessions import IDLE_S
+from bakerygw.edge.signin.sessions import IDLE_S
 from bakerygw.ports import UpstreamFailed
 from tests.edge.edge_fakes import Source, request
 from tests.edge.port_fakes import NOW, USER, response

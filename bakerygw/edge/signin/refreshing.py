@@ -19,7 +19,7 @@ from bakerygw.edge.body_sources import WatchedBody
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.spending import UNKNOWN_S, Spending, Standing, Use
+from bakerygw.edge.signin.spending import UNKNOWN_S, Spending, Standing, Use
 from bakerygw.ports import Audit, RevocationStore, StoreUnavailable
 from bakerygw.runtime.shield import shielded
 

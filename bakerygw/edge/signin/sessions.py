@@ -15,8 +15,8 @@ from bakerygw.core.problem import refuse
 from bakerygw.core.recent import Recent
 from bakerygw.core.refresh_tokens import OPAQUE_S, RefreshToken, refresh_token
 from bakerygw.core.sessions import Session, Tokens, digest_of, ended, session_from
-from bakerygw.edge.renewal import Renewal
-from bakerygw.edge.spending import Spending
+from bakerygw.edge.signin.renewal import Renewal
+from bakerygw.edge.signin.spending import Spending
 from bakerygw.ports import (
     Credentials,
     CredentialsUnavailable,

@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 
 from bakerygw.core.refresh_tokens import MAX_BODY_BYTES, OPAQUE_S
-from bakerygw.edge.sessions import IDLE_S
-from bakerygw.edge.spending import UNKNOWN_S, Standing
+from bakerygw.edge.signin.sessions import IDLE_S
+from bakerygw.edge.signin.spending import UNKNOWN_S, Standing
 from bakerygw.ports import UpstreamFailed
 from tests.edge.edge_fakes import Source, request
 from tests.edge.port_fakes import response
