@@ -25,11 +25,11 @@ from bakerygw.core.tenancy import TenantFlags
 from bakerygw.demo.page import ROUTE
 from bakerygw.demo.services import DemoServices
 from bakerygw.edge.admission import Admission
-from bakerygw.edge.apidocs import load_swagger_ui
 from bakerygw.edge.credentials.keys import KeyDesk
 from bakerygw.edge.framer import ChannelLimits
 from bakerygw.edge.gateway import Gateway, Handler, LocalPage
 from bakerygw.edge.kernel import connections_allowed
+from bakerygw.edge.pages.apidocs import load_swagger_ui
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
 from bakerygw.edge.tenants.changes import SubscriptionChanges

@@ -267,7 +267,7 @@ def test_a_broken_rule_is_found(module: str, source: str, why: str) -> None:
         ("bakerygw.stores.redis", "from bakerygw.ports import AdmissionStore\nfrom twisted.internet import defer"),
         ("bakerygw.stores.redis_protocol", "def f():\n    import txredisapi"),
         ("bakerygw.stores.redis_protocol", "if TYPE_CHECKING:\n    import txredisapi"),
-        ("bakerygw.edge.apidocs", "from bakerygw import __version__"),
+        ("bakerygw.edge.pages.apidocs", "from bakerygw import __version__"),
         ("bakerygw.admin.site", "from bakerygw.edge.deliver import deliver"),
         ("bakerygw.service", "from bakerygw.demo import services\nfrom bakerygw.upstream.pool import Pool"),
         ("bakerygw.tap", "def f():\n    from twisted.internet import reactor"),

@@ -17,7 +17,7 @@ from bakerygw.edge.admission import Caller, Grant, state_unavailable
 from bakerygw.edge.conversation import NO_REFERRER
 from bakerygw.edge.credentials.streams import with_tenant
 from bakerygw.edge.exchange import Exchange
-from bakerygw.edge.pages import json_reply
+from bakerygw.edge.pages.common import json_reply
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import Records, Scheme, StoreUnavailable
 

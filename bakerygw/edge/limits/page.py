@@ -9,7 +9,7 @@ from bakerygw.core.tenancy import TenantView
 from bakerygw.edge.admission import Grant, state_unavailable
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.limits.budgets import buckets_of, limit_row, scope_of
-from bakerygw.edge.pages import json_reply
+from bakerygw.edge.pages.common import json_reply
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import AdmissionAsk, AdmissionStore, StoreUnavailable
 

@@ -5,7 +5,7 @@ from importlib.resources import files
 import pytest
 
 from bakerygw.core.problem import Refused
-from bakerygw.edge.browser_module import load_browser_module
+from bakerygw.edge.pages.browser_module import load_browser_module
 from tests.heads import make_head
 
 
@@ -20,7 +20,7 @@ def test_the_module_is_served_as_a_script_that_is_kept_for_five_minutes():
 
     assert (reply.status, headers[b"Content-Type"]) == (200, b"text/javascript; charset=utf-8")
     assert headers[b"Cache-Control"] == b"public, max-age=300"
-    assert reply.body == (files("bakerygw.edge") / "static" / "bakerygw.js").read_bytes()
+    assert reply.body == (files("bakerygw.edge.pages") / "static" / "bakerygw.js").read_bytes()
     assert b"export class AlertStream" in reply.body
 
 

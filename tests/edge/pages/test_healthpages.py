@@ -6,8 +6,8 @@ import pytest
 from bakerygw.core.http import Reply
 from bakerygw.core.problem import Refused
 from bakerygw.core.times import iso_time
-from bakerygw.edge.healthpages import HealthPages
-from bakerygw.edge.pages import json_reply
+from bakerygw.edge.pages.common import json_reply
+from bakerygw.edge.pages.health import HealthPages
 from bakerygw.ports import ServiceHealth
 from tests.heads import make_head
 

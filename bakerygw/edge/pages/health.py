@@ -7,7 +7,7 @@ from bakerygw.core.breaker import BreakerState
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.problem import Problem, Refused
 from bakerygw.core.times import iso_time
-from bakerygw.edge.pages import json_reply, read_only_method
+from bakerygw.edge.pages.common import json_reply, read_only_method
 from bakerygw.ports import HealthSource, ServiceHealth, StoreLink
 
 NOT_PROBED: Final = ServiceHealth(status="unknown", latency_ms=None, since=None, checked_at=None, detail="")

@@ -4,8 +4,8 @@ from importlib.resources import files
 from typing import Final
 
 from bakerygw.core.http import Reply, RequestHead
-from bakerygw.edge.apidocs import Asset, make_asset
-from bakerygw.edge.pages import read_only_method
+from bakerygw.edge.pages.apidocs import Asset, make_asset
+from bakerygw.edge.pages.common import read_only_method
 
 CACHING: Final = b"public, max-age=300"
 """Five minutes: its address stays the same, and a page should soon have what belongs to this release."""
@@ -25,5 +25,5 @@ class BrowserModule:
 
 def load_browser_module() -> BrowserModule:
     """The module as it is installed, read once. Raises `FileNotFoundError`."""
-    source = files("bakerygw.edge") / "static" / "bakerygw.js"
+    source = files("bakerygw.edge.pages") / "static" / "bakerygw.js"
     return BrowserModule(make_asset(source.read_bytes(), b"text/javascript; charset=utf-8", caching=CACHING))

@@ -11,7 +11,7 @@ from bakerygw.core.http import Pairs, Reply, RequestHead
 from bakerygw.core.openapi import build_document
 from bakerygw.core.problem import Problem, Refused
 from bakerygw.core.routing import Route
-from bakerygw.edge.pages import read_only_method
+from bakerygw.edge.pages.common import read_only_method
 
 BUNDLE: Final = "openapi_ui_bundles.swagger_ui"
 BUNDLED: Final[Mapping[str, bytes]] = {

@@ -10,7 +10,7 @@ from bakerygw.core.limits import LimitRule
 from bakerygw.core.openapi import build_document
 from bakerygw.core.problem import PROBLEMS, Refused
 from bakerygw.core.routing import Route
-from bakerygw.edge.apidocs import ApiDocs, load_swagger_ui
+from bakerygw.edge.pages.apidocs import ApiDocs, load_swagger_ui
 from tests.heads import make_head
 
 ROUTES = (
