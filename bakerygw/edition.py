@@ -14,7 +14,7 @@ from bakerygw.core.routing import Action, Route
 from bakerygw.core.stacks import stacks_of
 from bakerygw.edge.conversation import UNREADABLE
 from bakerygw.edge.gateway import Handler, LocalPage
-from bakerygw.edge.geocoding import SERVICE as GEOCODER
+from bakerygw.edge.geocoding.handler import SERVICE as GEOCODER
 from bakerygw.edge.limits.crowd import CONCURRENCY
 from bakerygw.edge.pages.apidocs import ApiDocs, Asset
 from bakerygw.edge.pages.browser_module import load_browser_module

@@ -17,11 +17,11 @@ from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Problem, Refused
 from bakerygw.core.routing import Route
 from bakerygw.edge.admission import Grant, state_unavailable
-from bakerygw.edge.answers import Answers
 from bakerygw.edge.body import collect
 from bakerygw.edge.exchange import Exchange
+from bakerygw.edge.geocoding.answers import Answers
+from bakerygw.edge.geocoding.turns import NoTurn, Turns
 from bakerygw.edge.policies import Policies
-from bakerygw.edge.turns import NoTurn, Turns
 from bakerygw.ports import Geocoder, StoreUnavailable, UpstreamFailed
 
 MAX_BODY_BYTES: Final = 8 * 1024

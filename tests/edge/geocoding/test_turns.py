@@ -7,7 +7,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from bakerygw.edge.turns import COURTESY_S, HOLD_S, LOOK_EVERY_S, PATIENCE_S, REST_S, NoTurn, Turns
+from bakerygw.edge.geocoding.turns import COURTESY_S, HOLD_S, LOOK_EVERY_S, PATIENCE_S, REST_S, NoTurn, Turns
 from bakerygw.ports import StoreUnavailable
 from tests.deferreds import failure_of, success_of
 from tests.edge.record_fakes import Shared

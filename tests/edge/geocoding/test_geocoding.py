@@ -15,9 +15,9 @@ from bakerygw.core.places import Place, read_places
 from bakerygw.core.problem import Refused
 from bakerygw.core.tenancy import TenantView
 from bakerygw.edge.admission import Grant
-from bakerygw.edge.answers import EMPTY_KEPT_S, KEPT_S, MAX_SHARED_BYTES, Answers
-from bakerygw.edge.geocoding import MAX_PER_TENANT, Geocoding
-from bakerygw.edge.turns import Turns
+from bakerygw.edge.geocoding.answers import EMPTY_KEPT_S, KEPT_S, MAX_SHARED_BYTES, Answers
+from bakerygw.edge.geocoding.handler import MAX_PER_TENANT, Geocoding
+from bakerygw.edge.geocoding.turns import Turns
 from bakerygw.ports import UpstreamFailed
 from tests.deferreds import failure_of, success_of
 from tests.edge.edge_fakes import Source
