@@ -91,10 +91,10 @@ COMPILED = [
 NOT_COMPILED = {
     "core/values.py",  # decorates classes, and is marked by an attribute of its own
     "edge/line.py",  # the base of EdgeChannel, which its decorator leaves an ordinary class
-    "edge/producing.py",  # this and the next three are for resources of twisted.web: in no proxied request's way
-    "edge/rendering.py",
-    "edge/resource.py",
-    "edge/tunnel.py",
+    "edge/resource.py",  # this and the next three are for resources of twisted.web: in no proxied request's way
+    "edge/twisted_web/producing.py",
+    "edge/twisted_web/rendering.py",
+    "edge/twisted_web/tunnel.py",
     "runtime/resolver.py",  # waits in threads
     "runtime/sockets.py",  # Twisted deletes attributes of transports, which those of compiled classes do not allow
     "upstream/names.py",  # exceptions below Twisted's and OSError

@@ -26,7 +26,7 @@ from bakerygw.edge.admission import Grant
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import VIA, Proxy, refusal_of, reply_of
-from bakerygw.edge.tunnel import Tunnel
+from bakerygw.edge.twisted_web.tunnel import Tunnel
 from bakerygw.ports import SocketTelemetry, UpstreamFailed, UpstreamRequest, UpstreamResponse
 from bakerygw.realtime.bridge import Bridge
 from bakerygw.realtime.dialling import Dialling

@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from bakerygw.core.http import BodySink, Pairs, Reply
 from bakerygw.edge.exchange import Exchange
-from bakerygw.edge.producing import Producing
+from bakerygw.edge.twisted_web.producing import Producing
 
 _LOG = Logger()
 

@@ -19,8 +19,8 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from bakerygw.core.http import BodySink, Reply
 from bakerygw.core.problem import Problem, Refused
 from bakerygw.edge.exchange import BODILESS, Exchange
-from bakerygw.edge.producing import Producing
-from bakerygw.edge.tunnel import FRAMING, Tunnel
+from bakerygw.edge.twisted_web.producing import Producing
+from bakerygw.edge.twisted_web.tunnel import FRAMING, Tunnel
 
 _LOG = Logger()
 
