@@ -15,11 +15,11 @@ from bakerygw.edge.credentials.tickets import Tickets
 from bakerygw.edge.gateway import Handler
 from bakerygw.edge.proxy import Proxy
 from bakerygw.ports import AlertSource, EventLog, Upstreams
-from bakerygw.realtime.alerts import AlertStreams
+from bakerygw.realtime.alerts.handler import AlertStreams
+from bakerygw.realtime.alerts.hub import Hub
+from bakerygw.realtime.alerts.intake import Intake
 from bakerygw.realtime.guard import StreamGuard
 from bakerygw.realtime.held import Guard
-from bakerygw.realtime.hub import Hub
-from bakerygw.realtime.intake import Intake
 from bakerygw.realtime.notifications import Notifications
 from bakerygw.realtime.notifier import Notifier
 from bakerygw.realtime.quotas import Quota, Quotas

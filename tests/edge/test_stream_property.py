@@ -31,9 +31,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from bakerygw.core.alerts import parse_alert
-from bakerygw.realtime.alerts import AlertStreams
+from bakerygw.realtime.alerts.handler import AlertStreams
+from bakerygw.realtime.alerts.hub import Hub
 from bakerygw.realtime.guard import StreamGuard
-from bakerygw.realtime.hub import Hub
 from bakerygw.realtime.quotas import Quota, Quotas
 from bakerygw.realtime.rechecks import ROUND_S
 from bakerygw.stores.memory_events import MemoryEventLog

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bakerygw.core.alerts import Position, parse_position
-from bakerygw.realtime.stream import Stream
+from bakerygw.realtime.alerts.stream import Stream
 from tests.realtime.stream_fakes import History, Instance, Reading
 
 

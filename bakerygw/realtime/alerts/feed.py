@@ -12,9 +12,9 @@ from bakerygw.core import sse
 from bakerygw.core.alerts import Position
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import Page
-from bakerygw.realtime.controls import GapReason, gap_event
-from bakerygw.realtime.reader import Reader, Surroundings
-from bakerygw.realtime.ring import Frame, Ring
+from bakerygw.realtime.alerts.controls import GapReason, gap_event
+from bakerygw.realtime.alerts.reader import Reader, Surroundings
+from bakerygw.realtime.alerts.ring import Frame, Ring
 
 PAGE_EVENTS: Final = 250
 PAGE_BYTES: Final = 64 * 1024

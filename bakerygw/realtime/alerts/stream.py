@@ -15,14 +15,14 @@ from bakerygw.core.tenancy import TenantFlags
 from bakerygw.core.values import value
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import Page
-from bakerygw.realtime.controls import GapReason, gap_event, standing_event, state_event
-from bakerygw.realtime.feed import MAX_RETRY_S, RETRY_S, Feed, forget
+from bakerygw.realtime.alerts.controls import GapReason, gap_event, standing_event, state_event
+from bakerygw.realtime.alerts.feed import MAX_RETRY_S, RETRY_S, Feed, forget
+from bakerygw.realtime.alerts.reader import Reader, Way
+from bakerygw.realtime.alerts.ring import Ring
 from bakerygw.realtime.held import Ending, Place
-from bakerygw.realtime.reader import Reader, Way
-from bakerygw.realtime.ring import Ring
 
 if TYPE_CHECKING:
-    from bakerygw.realtime.hub import Hub
+    from bakerygw.realtime.alerts.hub import Hub
 
 NO_RUN: Final = -2
 RETRY_MS: Final = (1000, 5000)

@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 
 from bakerygw.core.alerts import MAX_ALERT_BYTES, Position
 from bakerygw.ports import Placed, StoreUnavailable
-from bakerygw.realtime.intake import (
+from bakerygw.realtime.alerts.intake import (
     BATCH,
     BATCH_BYTES,
     LAST_CHANCE_S,

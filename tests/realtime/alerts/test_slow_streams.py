@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from bakerygw.edge.line import Send
-from bakerygw.realtime.fanout import READERS
-from bakerygw.realtime.feed import MOMENT_S
-from bakerygw.realtime.hub import SLOW_S
-from bakerygw.realtime.ring import RING_BYTES, RING_FRAMES
-from bakerygw.realtime.stream import Stream
+from bakerygw.realtime.alerts.fanout import READERS
+from bakerygw.realtime.alerts.feed import MOMENT_S
+from bakerygw.realtime.alerts.hub import SLOW_S
+from bakerygw.realtime.alerts.ring import RING_BYTES, RING_FRAMES
+from bakerygw.realtime.alerts.stream import Stream
 from tests.realtime.stream_fakes import Instance, Reading
 
 

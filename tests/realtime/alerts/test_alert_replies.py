@@ -14,8 +14,8 @@ from bakerygw.core.tenancy import TenantView
 from bakerygw.edge.admission import Grant
 from bakerygw.edge.conversation import Conversation, standing_headers
 from bakerygw.edge.exchange import Exchange
-from bakerygw.realtime.alerts import RETRY_AFTER_S, AlertStreams, resume_of
-from bakerygw.realtime.hub import PATIENCE_S, SLOW_S
+from bakerygw.realtime.alerts.handler import RETRY_AFTER_S, AlertStreams, resume_of
+from bakerygw.realtime.alerts.hub import PATIENCE_S, SLOW_S
 from bakerygw.runtime.sockets import LASTING_BYTES, ServerSocket
 from tests.edge.edge_fakes import Client, dechunked, make_site, request
 from tests.heads import make_head

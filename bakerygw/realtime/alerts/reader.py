@@ -7,11 +7,11 @@ from twisted.internet.interfaces import IReactorTime
 
 from bakerygw.edge.line import Send
 from bakerygw.ports.events import EventLog
-from bakerygw.realtime.ring import Ring
-from bakerygw.realtime.wheel import Wheel
+from bakerygw.realtime.alerts.ring import Ring
+from bakerygw.realtime.alerts.wheel import Wheel
 
 if TYPE_CHECKING:
-    from bakerygw.realtime.feed import Feed
+    from bakerygw.realtime.alerts.feed import Feed
 
 PIECE_BYTES: Final = 64 * 1024
 """Written at once to a client that is behind."""

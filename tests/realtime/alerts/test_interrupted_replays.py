@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from bakerygw.realtime.fanout import SLICE_S, Fanout
-from bakerygw.realtime.feed import MAX_RETRY_S, RETRY_S
+from bakerygw.realtime.alerts.fanout import SLICE_S, Fanout
+from bakerygw.realtime.alerts.feed import MAX_RETRY_S, RETRY_S
 from tests.realtime.stream_fakes import Instance, Reading
 
 

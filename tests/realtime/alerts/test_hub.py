@@ -5,10 +5,10 @@ import pytest
 from bakerygw.core.alerts import Position
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.ports.events import Placed
-from bakerygw.realtime.feed import MAX_EARLY, MOMENT_S, RETRY_S
-from bakerygw.realtime.hub import KEPT_S, PATIENCE_S, SLOW_S
-from bakerygw.realtime.ring import BURST, RING_BYTES, RING_FRAMES
-from bakerygw.realtime.stream import RETRY_MS
+from bakerygw.realtime.alerts.feed import MAX_EARLY, MOMENT_S, RETRY_S
+from bakerygw.realtime.alerts.hub import KEPT_S, PATIENCE_S, SLOW_S
+from bakerygw.realtime.alerts.ring import BURST, RING_BYTES, RING_FRAMES
+from bakerygw.realtime.alerts.stream import RETRY_MS
 from tests.realtime.stream_fakes import History, Instance, Reading
 
 

@@ -6,7 +6,7 @@ from typing import get_args
 
 from bakerygw import realtime
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.realtime.controls import GapReason
+from bakerygw.realtime.alerts.controls import GapReason
 from bakerygw.realtime.held import Ending
 from tests.realtime.stream_fakes import Instance
 from tests.test_docs import page, rows
@@ -47,7 +47,7 @@ def test_every_reason_of_a_gap_and_of_an_end_is_documented() -> None:
 
 
 def test_operators_are_told_of_every_cause_for_which_a_stream_is_refused() -> None:
-    sources = "".join((REALTIME / name).read_text() for name in ("alerts.py", "guard.py", "quotas.py"))
+    sources = "".join((REALTIME / name).read_text() for name in ("alerts/handler.py", "guard.py", "quotas.py"))
     causes = set(re.findall(r'(?:reason=|not_now\(f?"[^"]*", )"([a-z-]+)"', sources)) | {"user-full", "tenant-full"}
     table = page("docs/operators.md").partition("\n## Troubleshooting\n")[2]
 

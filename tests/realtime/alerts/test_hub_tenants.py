@@ -10,8 +10,8 @@ from bakerygw.core.alerts import parse_alert
 from bakerygw.core.outcome import Trace
 from bakerygw.core.tenancy import TenantView
 from bakerygw.edge.admission import Grant
-from bakerygw.realtime.alerts import AlertStreams
-from bakerygw.realtime.hub import KEPT_S
+from bakerygw.realtime.alerts.handler import AlertStreams
+from bakerygw.realtime.alerts.hub import KEPT_S
 from bakerygw.stores.memory_events import MemoryEventLog
 from tests.deferreds import success_of
 from tests.heads import make_head

@@ -12,10 +12,10 @@ from bakerygw.edge.admission import Grant
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import StoreUnavailable
+from bakerygw.realtime.alerts.hub import Hub
+from bakerygw.realtime.alerts.stream import Resume, Stream
 from bakerygw.realtime.held import Guard
-from bakerygw.realtime.hub import Hub
 from bakerygw.realtime.quotas import RETRY_FROM_S, RETRY_UNTIL_S
-from bakerygw.realtime.stream import Resume, Stream
 
 HEADERS: Final[Pairs] = (
     (b"Content-Type", b"text/event-stream"),

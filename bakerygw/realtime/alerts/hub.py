@@ -10,11 +10,11 @@ from twisted.internet.interfaces import IReactorTime
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import EventLog, Placed
 from bakerygw.ports.telemetry import StreamTelemetry
-from bakerygw.realtime.fanout import Fanout
-from bakerygw.realtime.feed import READS_AT_ONCE, Feed, forget
-from bakerygw.realtime.ring import RING_BYTES, RING_FRAMES
-from bakerygw.realtime.stream import Resume, Stream
-from bakerygw.realtime.wheel import Wheel
+from bakerygw.realtime.alerts.fanout import Fanout
+from bakerygw.realtime.alerts.feed import READS_AT_ONCE, Feed, forget
+from bakerygw.realtime.alerts.ring import RING_BYTES, RING_FRAMES
+from bakerygw.realtime.alerts.stream import Resume, Stream
+from bakerygw.realtime.alerts.wheel import Wheel
 
 PATIENCE_S: Final = 2.0
 """A new stream waits so long for alerts to be heard again, and for its place in the history."""

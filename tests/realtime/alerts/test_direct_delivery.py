@@ -3,7 +3,7 @@
 import pytest
 
 from bakerygw.core.sse import HEARTBEAT
-from bakerygw.realtime.wheel import SLOTS
+from bakerygw.realtime.alerts.wheel import SLOTS
 from tests.realtime.stream_fakes import Instance, Reading
 
 
