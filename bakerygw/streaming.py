@@ -23,7 +23,7 @@ from bakerygw.realtime.held import Guard
 from bakerygw.realtime.notifications import Notifications
 from bakerygw.realtime.notifier import Notifier
 from bakerygw.realtime.quotas import Quota, Quotas
-from bakerygw.realtime.training import Training
+from bakerygw.realtime.training.handler import Training
 from bakerygw.realtime.waking_log import WakingLog
 from bakerygw.state import SharedState
 from bakerygw.telemetry.metrics import Metrics

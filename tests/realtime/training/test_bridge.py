@@ -5,7 +5,8 @@ from typing import get_args
 
 import pytest
 
-from bakerygw.realtime.bridge import (
+from bakerygw.realtime.held import Ending
+from bakerygw.realtime.training.bridge import (
     CLOSE_S,
     ENDINGS,
     LINGER_S,
@@ -16,8 +17,7 @@ from bakerygw.realtime.bridge import (
     STALL_S,
     TRIAL_S,
 )
-from bakerygw.realtime.held import Ending
-from bakerygw.realtime.sides import MAX_MESSAGE_BYTES
+from bakerygw.realtime.training.sides import MAX_MESSAGE_BYTES
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, closing, frame
 from tests.realtime.bridge_fakes import BusyClock, Span
 

@@ -10,8 +10,8 @@ from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.kernel import Stall
 from bakerygw.ports import Onward, SocketTelemetry, UpstreamFailed
 from bakerygw.realtime.held import Ending, Place
-from bakerygw.realtime.legs import Leg
-from bakerygw.realtime.sides import MAX_MESSAGE_BYTES, ClientLeg, ServiceLeg
+from bakerygw.realtime.training.legs import Leg
+from bakerygw.realtime.training.sides import MAX_MESSAGE_BYTES, ClientLeg, ServiceLeg
 
 PING_S: Final = 25.0
 """Between two pings to a peer; below the half minute after which many middleboxes forget an idle connection."""
@@ -46,7 +46,7 @@ GOING_AWAY: Final = 1001
 
 
 class Bridge:
-    """Implements `realtime.held.Held`, and `realtime.legs.Ear` for both of its legs."""
+    """Implements `realtime.held.Held`, and `realtime.training.legs.Ear` for both of its legs."""
 
     def __init__(
         self,

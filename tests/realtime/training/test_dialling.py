@@ -8,7 +8,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import CancelledError, Deferred
 
 from bakerygw.core.problem import Refused, refuse
-from bakerygw.realtime.dialling import Dialling
+from bakerygw.realtime.training.dialling import Dialling
 from tests.realtime.guard_fakes import BORN, USER, Reader, Stage, grant_of
 
 

@@ -11,7 +11,7 @@ from autobahn.twisted.websocket import (
 from twisted.internet.interfaces import IReactorTime
 
 from bakerygw.core.websocket import accept_of
-from bakerygw.realtime.legs import Leg
+from bakerygw.realtime.training.legs import Leg
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """Of a message, whole or in frames."""

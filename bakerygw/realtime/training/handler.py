@@ -28,10 +28,10 @@ from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import VIA, Proxy, refusal_of, reply_of
 from bakerygw.edge.twisted_web.tunnel import Tunnel
 from bakerygw.ports import SocketTelemetry, UpstreamFailed, UpstreamRequest, UpstreamResponse
-from bakerygw.realtime.bridge import Bridge
-from bakerygw.realtime.dialling import Dialling
 from bakerygw.realtime.held import Guard, Place
-from bakerygw.realtime.sides import LegFactories, ServiceLeg
+from bakerygw.realtime.training.bridge import Bridge
+from bakerygw.realtime.training.dialling import Dialling
+from bakerygw.realtime.training.sides import LegFactories, ServiceLeg
 
 _WEBSOCKET_FIELDS: Final = b"sec-websocket-"
 
