@@ -12,8 +12,8 @@ from twisted.python.failure import Failure
 
 from bakerygw.core.notifications import wait_s
 from bakerygw.ports import Notification, NotificationTelemetry, Outbox, StoreUnavailable, StoreUnreadable, TenantStore
-from bakerygw.realtime.notices import Notices
-from bakerygw.realtime.notifier import Attempt
+from bakerygw.realtime.notifications.notices import Notices
+from bakerygw.realtime.notifications.notifier import Attempt
 
 LEASE_S: Final = 15.0
 """Longer than an attempt takes with all that belongs to it, so that nobody sends what is still being sent."""

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from bakerygw.ports import Notification, UpstreamFailed, UpstreamResponse
-from bakerygw.realtime.notifier import ATTEMPT_S, Notifier
+from bakerygw.realtime.notifications.notifier import ATTEMPT_S, Notifier
 from tests.deferreds import success_of
 from tests.services import Services
 

@@ -7,9 +7,17 @@ from twisted.internet.task import Clock
 from bakerygw.core.alerts import Alert
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.ports import Haul, Placed, StoreUnavailable, StoreUnreadable
-from bakerygw.realtime.notifications import BEFORE_S, CLOSE_S, IDLE_S, LEASE_S, MAX_PAUSE_S, SLOTS, Notifications
-from bakerygw.realtime.notifier import ATTEMPT_S, Attempt
-from bakerygw.realtime.waking_log import WakingLog
+from bakerygw.realtime.notifications.dispatch import (
+    BEFORE_S,
+    CLOSE_S,
+    IDLE_S,
+    LEASE_S,
+    MAX_PAUSE_S,
+    SLOTS,
+    Notifications,
+)
+from bakerygw.realtime.notifications.notifier import ATTEMPT_S, Attempt
+from bakerygw.realtime.notifications.waking_log import WakingLog
 from bakerygw.stores.outbox import MemoryOutbox
 from tests.deferreds import success_of
 

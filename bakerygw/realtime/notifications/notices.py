@@ -7,7 +7,7 @@ from twisted.logger import Logger
 
 from bakerygw.core.recent import Seldom
 from bakerygw.ports import Haul, Notification, NotificationTelemetry
-from bakerygw.realtime.notifier import Attempt
+from bakerygw.realtime.notifications.notifier import Attempt
 
 PATIENCE_S: Final = 10.0
 """So long the outbox may be away before that is told: what is shorter, `alerts.link` tells of."""
