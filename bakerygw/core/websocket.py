@@ -16,7 +16,7 @@ VERSION: Final = b"13"
 MAX_REASON_BYTES: Final = 123
 """Of a close frame's 125 two are the code's (RFC 6455 section 5.5)."""
 BEARER: Final = "bearer"
-"""The subprotocol behind which a page offers its access token, as it can send no header of its own."""
+"""The subprotocol, in any case, behind which a page offers its access token, as it can send no header of its own."""
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -87,15 +87,18 @@ def accept_of(key: bytes) -> bytes:
 
 def without_bearer(protocols: Sequence[str]) -> tuple[str, ...]:
     """The subprotocols that are for the service: without `bearer` and the token that stands behind it."""
-    if BEARER not in protocols:
-        return tuple(protocols)
-    at = protocols.index(BEARER)
-    return (*protocols[:at], *protocols[at + 2 :])
+    at = _place_of_bearer(protocols)
+    return tuple(protocols) if at is None else (*protocols[:at], *protocols[at + 2 :])
 
 
 def answered_protocol(chosen: str | None, offered: Sequence[str]) -> str | None:
-    """What the client is told: the service's choice, else `bearer` if that was offered, else nothing."""
-    return BEARER if chosen is None and BEARER in offered else chosen
+    """What the client is told: the service's choice, else `bearer` as it was offered, else nothing."""
+    at = _place_of_bearer(offered)
+    return chosen if chosen is not None or at is None else offered[at]
+
+
+def _place_of_bearer(protocols: Sequence[str]) -> int | None:
+    return next((at for at, name in enumerate(protocols) if name.lower() == BEARER), None)
 
 
 def without_secrets(head: RequestHead) -> bytes:

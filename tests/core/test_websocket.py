@@ -86,6 +86,7 @@ def test_the_accept_is_that_of_the_rfc() -> None:
         (("bearer", "a.b.c"), ()),
         (("v1", "bearer", "a.b.c", "v2"), ("v1", "v2")),
         (("v1", "bearer"), ("v1",)),
+        (("v1", "BeaREr", "a.b.c", "v2"), ("v1", "v2")),
     ],
 )
 def test_bearer_and_its_token_are_not_for_the_service(offered: tuple[str, ...], left: tuple[str, ...]) -> None:
@@ -94,7 +95,13 @@ def test_bearer_and_its_token_are_not_for_the_service(offered: tuple[str, ...], 
 
 @pytest.mark.parametrize(
     ("chosen", "offered", "answer"),
-    [("v1", ("v1", "bearer", "t"), "v1"), (None, ("bearer", "t"), "bearer"), (None, ("v1",), None), (None, (), None)],
+    [
+        ("v1", ("v1", "bearer", "t"), "v1"),
+        (None, ("bearer", "t"), "bearer"),
+        (None, ("v1", "Bearer", "t"), "Bearer"),
+        (None, ("v1",), None),
+        (None, (), None),
+    ],
 )
 def test_the_services_choice_is_answered_else_bearer(
     chosen: str | None, offered: tuple[str, ...], answer: str | None

@@ -240,6 +240,7 @@ class TestHandshake:
             ("bearer, TOKEN", "", None, "bearer"),
             ("bearer, TOKEN, v1", "v1", "v1", "v1"),
             ("v1, bearer, TOKEN", "", "v1", "bearer"),
+            ("v1, Bearer, TOKEN", "", "v1", "Bearer"),
         ],
     )
     def test_subprotocols_are_agreed_on_end_to_end(

@@ -14,7 +14,7 @@ from bakerygw.edge.policies import Policies
 from bakerygw.ports import Scheme
 
 BEARER_PROTOCOL: Final = b"bearer"
-"""The subprotocol behind which a `WebSocket` offers its access token."""
+"""The subprotocol, in any case, behind which a `WebSocket` offers its access token."""
 _PARAMETERS: Final[tuple[tuple[bytes, Scheme], ...]] = ((b"ticket", "ticket"), (b"token", "bearer"))
 
 
@@ -79,10 +79,11 @@ def _bearer_protocol(head: RequestHead) -> bytes | None:
     """The token behind `bearer` among the subprotocols that are offered, if `bearer` is."""
     fields = head.fields.get(b"sec-websocket-protocol", ())
     offered = [name.strip(b" \t") for field in fields for name in field.split(b",")]
-    if BEARER_PROTOCOL not in offered:
+    places = [at for at, name in enumerate(offered) if name.lower() == BEARER_PROTOCOL]
+    if not places:
         return None
-    behind = offered[offered.index(BEARER_PROTOCOL) + 1 :]
-    if not behind or not behind[0] or BEARER_PROTOCOL in behind:
+    behind = offered[places[0] + 1 :]
+    if len(places) > 1 or not behind or not behind[0]:
         raise _invalid("Offer the subprotocol 'bearer' once, and the access token next to it.", "bearer-protocol")
     return behind[0]
 

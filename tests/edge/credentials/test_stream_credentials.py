@@ -123,6 +123,7 @@ def test_a_subprotocol_opens_the_socket_alone() -> None:
 
     assert stage.ask(TRAINING, offered).status == 200
     assert stage.ask(TRAINING, b"Sec-WebSocket-Protocol: bearer", b"Sec-WebSocket-Protocol: good, v1").status == 200
+    assert stage.ask(TRAINING, b"Sec-WebSocket-Protocol: v1, Bearer, good").status == 200
     assert stage.ask(STREAM, offered).problem()["code"] == "token-missing"
     assert stage.ask(TRAINING, b"Sec-WebSocket-Protocol: v1").problem()["code"] == "token-missing"
 
@@ -141,6 +142,8 @@ def test_a_subprotocol_opens_the_socket_alone() -> None:
         (b"", (b"Sec-WebSocket-Protocol: bearer",), "token-invalid"),
         (b"", (b"Sec-WebSocket-Protocol: bearer, , good",), "token-invalid"),
         (b"", (b"Sec-WebSocket-Protocol: bearer, bearer, good",), "token-invalid"),
+        (b"", (b"Sec-WebSocket-Protocol: bearer, good, BEARER, good",), "token-invalid"),
+        (b"", (b"Sec-WebSocket-Protocol: BEARER, good", b"Authorization: Bearer good"), "bad-request"),
         (b"?token=", (), "token-invalid"),
         (b"?token", (), "token-invalid"),
         (b"?token=bad", (), "token-invalid"),
