@@ -106,7 +106,9 @@ def make_streaming(
         handlers={
             "alerts": AlertStreams(hub, guard).open,
             "ticket": tickets.reply_to,
-            "training": Training(proxy, guard, metrics.sockets, reactor).reply_to,
+            "training": Training(
+                proxy, guard, metrics.sockets, reactor, frames_per_second=settings.ws_frames_per_second
+            ).reply_to,
         },
     )
 

@@ -44,6 +44,7 @@ from bakerygw.config.values import (
     Path,
     Pem,
     Port,
+    Rate,
     Seconds,
     Secret,
     SessionSecrets,
@@ -162,6 +163,8 @@ class Settings(BaseSettings):
     ws_max_per_tenant: Count = 200
     ws_max_sockets: Count = 2000
     """Of the whole instance."""
+    ws_frames_per_second: Rate = 1000
+    """Of each client; 0: any number."""
     publish_token: Token | None = None
     """Opens the admin port's call that publishes alerts, and nothing else."""
     drain_grace_seconds: Grace = 5.0

@@ -137,6 +137,7 @@ def _allowed(text: str) -> Any:
 Bool = Annotated[bool, _allowed("true or false")]
 Port = Annotated[int, Field(ge=0, le=65535, description="a port: 0 (any free one) to 65535")]
 Count = Annotated[int, Field(ge=1, le=2**40, description="a whole number from 1")]
+Rate = Annotated[int, Field(ge=0, le=2**40, description="a whole number from 0")]
 Amount = Annotated[int, Field(ge=0, le=3650, description="a whole number from 0 to 3650")]
 Window = Annotated[int, Field(ge=1, le=86_400, description="whole seconds from 1 to 86400")]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False, description="seconds: over 0, at most 86400")]

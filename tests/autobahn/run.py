@@ -129,6 +129,7 @@ def gateway(service_port: int) -> Iterator[tuple[Gateway, str]]:
         "TRAINING_SERVICE_URL": f"http://127.0.0.1:{service_port}",
         "WS_MAX_PER_USER": "1000",
         "SSE_NEW_PER_SECOND": "10000",  # the quick cases are over in a moment
+        "WS_FRAMES_PER_SECOND": "0",
         "HEALTH_CHECK_INTERVAL": "3600",
         **NO_LIMITS,
     }

@@ -484,6 +484,19 @@ class TestPace:
             assert (ended["close_code"], ended["closed_by"]) == (1006, "client")
         stage.service.hear.set()
 
+    def test_a_client_that_sends_too_many_frames_is_read_more_slowly(self, issuer: Issuer, stage: Stage) -> None:
+        settings = {
+            "JWT_PUBLIC_KEY": issuer.public_pem,
+            "TRAINING_SERVICE_URL": stage.service.url,
+            "WS_FRAMES_PER_SECOND": "500",
+            **NO_LIMITS,
+        }
+        with Gateway(settings) as gateway, RawSocket(gateway.port, stage.token) as client:
+            began = time.monotonic()
+            client.send(b"".join(frame(TEXT, b"%d" % number) for number in range(1500)))
+            assert [int(client.receive()[1]) for _ in range(1500)] == list(range(1500))
+            assert time.monotonic() - began > 1  # 500 at once, and of the others all but what was read together
+
 
 def _stands_still(look: Any) -> int:
     """The value once it has not moved for a while."""

@@ -115,10 +115,10 @@ class BusyClock(Clock):
 class Span:
     """The bridge and its two ends."""
 
-    def __init__(self, behind: bytes = b"", clock: Clock | None = None) -> None:
+    def __init__(self, behind: bytes = b"", clock: Clock | None = None, frames_per_second: int = 0) -> None:
         self.clock = clock or Clock()
         self.telemetry, self.place, self.notes = Telemetry(), Place(), SocketNotes()
-        factories = LegFactories(self.clock)
+        factories = LegFactories(self.clock, frames_per_second=frames_per_second)
         service, client = factories.service(), factories.client()
         service.prepare()
         wire, self.onward = Wire(), FakeOnward(behind)

@@ -210,7 +210,7 @@ class Bridge:
     def _check(self) -> None:
         self._beat = self._clock.callLater(PING_S - PONG_S, self._ping)
         for leg in (self._client, self._service):
-            if leg.open and not (leg.heard or leg.blocked or leg.pausing):
+            if leg.open and not (leg.heard or leg.blocked or leg.waiting):
                 self._fall_silent(leg, f"{leg.name}-silent")
 
     def _judge(self, failure: UpstreamFailed | None = None) -> None:

@@ -39,9 +39,18 @@ _WEBSOCKET_FIELDS: Final = b"sec-websocket-"
 class Training:
     """The handler of the route to the training service's WebSocket."""
 
-    def __init__(self, proxy: Proxy, guard: Guard, telemetry: SocketTelemetry, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        guard: Guard,
+        telemetry: SocketTelemetry,
+        clock: IReactorTime,
+        *,
+        frames_per_second: int,
+    ) -> None:
+        """`frames_per_second`: of each client; 0: any number."""
         self._proxy, self._guard, self._telemetry, self._clock = proxy, guard, telemetry, clock
-        self._legs = LegFactories(clock)
+        self._legs = LegFactories(clock, frames_per_second=frames_per_second)
 
     async def reply_to(self, exchange: Exchange, route: Route, grant: Grant, policies: Policies, trace: Trace) -> Reply:
         """The 101 once the service has given one, else its refusal; 426 and 400 for what is no handshake.

@@ -8,6 +8,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bakerygw.core.websocket import MAX_REASON_BYTES, close_fault
+from bakerygw.realtime.training.budget import FrameBudget
 
 PIECE_BYTES: Final = 2048
 """Of what begins with a frame's head, parsed at once; autobahn copies all that is left for every frame."""
@@ -61,11 +62,16 @@ class Leg:
     """The peer does not take what is written."""
     pausing = False
     """What the peer sends is not wanted for now."""
+    budget: FrameBudget | None = None
+    """Of the peer's frames; `None`: there may be any number."""
     clock: IReactorTime
     _reading = True
     _unfed = b""
     """Read, and not parsed yet."""
     _feeding: IDelayedCall | None = None
+    """When that goes on, or reading does."""
+    _frames = 0
+    """That have come since the budget was charged."""
     _owed_pong: bytes | None = None
     _message: bytes | bytearray = b""
     """What has come of the message under way, its fragments joined at once: they may be many, and empty."""
@@ -123,11 +129,16 @@ class Leg:
             self.heard = True
             self.follow_pace()
 
+    @property
+    def waiting(self) -> bool:
+        """Nothing is read for now: the peer's silence is no sign of its death."""
+        return self.pausing or self._feeding is not None
+
     def follow_pace(self) -> None:
         """Read, or not, as it is due; what was read first comes first."""
         if self._unfed and not self.pausing and self._feeding is None:
             self._feeding = self.clock.callLater(0, self._go_on)
-        reading = not self.pausing and not self._unfed
+        reading = not self.waiting and not self._unfed
         if reading != self._reading and self.state != self.STATE_CLOSED:
             self._reading = reading
             if reading:
@@ -151,19 +162,21 @@ class Leg:
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the peer."""
         self.heard = True
-        if self._unfed:
+        if self._unfed or self._feeding is not None:
             self._unfed += data
         else:
             self._feed(data, self.clock.seconds() + SLICE_S)
 
     def _go_on(self) -> None:
         self._feeding = None
-        data, self._unfed = self._unfed, b""
-        self._feed(data, self.clock.seconds() + SLICE_S)
+        self.heard = True
+        if not self.pausing:
+            data, self._unfed = self._unfed, b""
+            self._feed(data, self.clock.seconds() + SLICE_S)
         self.follow_pace()
 
     def _feed(self, data: bytes, until: float) -> None:
-        """Have it parsed, as much of it as there is time for, and as the other side takes."""
+        """Have it parsed: as much of it as there is time for, as the other side takes, and as the budget allows."""
         at = 0
         try:
             while at < len(data) and self.state != self.STATE_CLOSED:
@@ -174,8 +187,11 @@ class Leg:
                 at += size
                 self.data = self.data + piece if self.data else piece
                 self.consumeData()
-                if at < len(data) and (self.pausing or self.clock.seconds() > until):
+                rest_s = self._charge()
+                if rest_s or (at < len(data) and (self.pausing or self.clock.seconds() > until)):
                     self._unfed = data[at:]
+                    if rest_s:
+                        self._feeding = self.clock.callLater(rest_s, self._go_on)
                     self.follow_pace()
                     return
         except Exception:
@@ -183,12 +199,17 @@ class Leg:
             self.data = b""
             self._fail_connection(1011, "")
 
+    def _charge(self) -> float:
+        """For how many seconds to read nothing, for the frames that have come."""
+        frames, self._frames = self._frames, 0
+        return self.budget.spend(frames, self.clock.seconds()) if frames and self.budget is not None else 0.0
+
     def connectionLost(self, reason: Failure | None = None) -> None:
         """The end of it; what came before it is still heard."""
         if self._feeding is not None:
             self._feeding.cancel()
             self._feeding = None
-        self.pausing = False
+        self.pausing, self.budget = False, None
         unfed, self._unfed = self._unfed, b""
         self._feed(unfed, inf)
         self.state = self.STATE_CLOSED
@@ -229,7 +250,8 @@ class Leg:
         self._message += payload
 
     def onMessageFrameEnd(self) -> None:
-        """Nothing to do before the last one."""
+        """Counted, the last one too."""
+        self._frames += 1
 
     def onMessageEnd(self) -> None:
         """A whole message."""
@@ -239,6 +261,7 @@ class Leg:
 
     def onPing(self, payload: bytes) -> None:
         """Answer, once the peer takes what is written: one that only sends pings must not pile up pongs."""
+        self._frames += 1
         if self.blocked:
             self._owed_pong = payload
         elif self.open:
@@ -246,6 +269,7 @@ class Leg:
 
     def onPong(self, payload: bytes) -> None:
         """Heard already."""
+        self._frames += 1
 
     def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool:
         """The peer's close frame, the first one or its answer to ours."""

@@ -11,6 +11,7 @@ from autobahn.twisted.websocket import (
 from twisted.internet.interfaces import IReactorTime
 
 from bakerygw.core.websocket import accept_of
+from bakerygw.realtime.training.budget import FrameBudget
 from bakerygw.realtime.training.legs import Leg
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
@@ -70,8 +71,9 @@ class _Nowhere:
 class LegFactories:
     """Makes legs with the options that hold for all of them."""
 
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
+    def __init__(self, clock: IReactorTime, *, frames_per_second: int) -> None:
+        """So many frames a client may send on average; 0: any number."""
+        self._clock, self._frames_per_second = clock, frames_per_second
         self._clients = WebSocketServerFactory(reactor=clock, server="")
         self._services = WebSocketClientFactory(reactor=clock)
         self._clients.setProtocolOptions(webStatus=False)
@@ -90,6 +92,8 @@ class LegFactories:
         """A leg to a client."""
         leg = ClientLeg()
         leg.factory, leg.clock = self._clients, self._clock
+        if self._frames_per_second:
+            leg.budget = FrameBudget(self._frames_per_second)
         return leg
 
     def service(self) -> ServiceLeg:
