@@ -83,7 +83,7 @@ class Peer:
     """Who is on the other end of one leg."""
 
     def __init__(self, leg: Leg, wire: Wire) -> None:
-        self.leg, self.wire = leg, wire
+        self.leg, self.wire, self._lost = leg, wire, False
 
     def says(self, *frames: bytes) -> None:
         self.leg.dataReceived(b"".join(frames))
@@ -95,7 +95,10 @@ class Peer:
         return parsed(data)
 
     def is_lost(self) -> None:
-        self.leg.connectionLost(OVER)
+        """Its connection is gone; a connection is lost once."""
+        if not self._lost:
+            self._lost = True
+            self.leg.connectionLost(OVER)
 
     def stalls(self) -> None:
         self.wire.producer.pauseProducing()

@@ -214,7 +214,10 @@ class Leg:
         self._feed(unfed, inf)
         self.state = self.STATE_CLOSED
         self.data = self._message = b""
-        self.ear.lost(self)
+        # Both hold this leg: in a circle they would keep their memory until the next collection.
+        ear, self.transport = self.ear, None
+        del self.ear
+        ear.lost(self)
 
     # From autobahn, in place of its own.
 

@@ -1,5 +1,7 @@
 """What either side of a bridged WebSocket says reaches the other, until one of them, or the gateway, ends it."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import get_args
 
@@ -105,6 +107,20 @@ def test_when_both_are_gone_the_place_is_free_and_nothing_is_left_to_do() -> Non
     assert span.place.left == 1
     assert span.telemetry.told == ["opened", (1000, 1, 0)]
     assert span.clock.getDelayedCalls() == []
+
+
+def test_nothing_of_a_socket_that_is_over_waits_for_the_collector() -> None:
+    span = Span()
+    span.client.says(frame(TEXT, b"x"), closing(1000))
+    refs = [weakref.ref(it) for it in (span.client.leg, span.service.leg, span.bridge)]
+    span.client.is_lost()
+    span.service.is_lost()
+    gc.disable()
+    try:
+        del span
+        assert [ref() for ref in refs] == [None, None, None]
+    finally:
+        gc.enable()
 
 
 def test_messages_behind_a_close_frame_are_dropped() -> None:
