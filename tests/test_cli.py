@@ -1,6 +1,9 @@
 """The `bakerygw` command: what it prints and how it ends."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jwt
@@ -15,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from bakerygw.cli import main, run
+from tests.e2e.harness import clean_environment
 
 
 def invoke(*argv: str, **environ: str) -> tuple[int, str, str]:
@@ -231,6 +235,16 @@ def test_main_reads_the_processs_own_environment(
     monkeypatch.setenv("PORT", "x")
     assert main(["check", "--demo"]) == 1
     assert "PORT: got 'x'" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path: Path) -> None:
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    command = "import sys; from bakerygw.cli import main; sys.exit(main(['routes', '--demo']))"
+    routes, environ = [sys.executable, "-c", command], clean_environment({}, tmp_path)
+    done = subprocess.run(routes, stdout=ours, stderr=subprocess.PIPE, env=environ, check=False)
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_version_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
