@@ -16,8 +16,12 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from twisted.internet.defer import Deferred
 
 from bakerygw.cli import main, run
+from bakerygw.stores.audit_file import FileAudit
+from bakerygw.telemetry.subjects import name_of
+from tests.deferreds import success_of
 from tests.e2e.harness import clean_environment
 
 
@@ -237,12 +241,16 @@ def test_main_reads_the_processs_own_environment(
     assert "PORT: got 'x'" in capsys.readouterr().err
 
 
-def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["routes --demo", "audit export --user ana --demo"])
+def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path: Path, words: str) -> None:
+    trail = FileAudit(tmp_path / "audit.jsonl", days=365, clock=None, erased=str)
+    success_of(Deferred.fromCoroutine(trail.keys({name_of("ana"): b"k" * 32})))
     theirs, ours = os.pipe()
     os.close(theirs)
-    command = "import sys; from bakerygw.cli import main; sys.exit(main(['routes', '--demo']))"
-    routes, environ = [sys.executable, "-c", command], clean_environment({}, tmp_path)
-    done = subprocess.run(routes, stdout=ours, stderr=subprocess.PIPE, env=environ, check=False)
+    command = f"import sys; from bakerygw.cli import main; sys.exit(main({words.split()}))"
+    environ = clean_environment({"AUDIT_FILE": str(tmp_path / "audit.jsonl")}, tmp_path)
+    call = [sys.executable, "-c", command]
+    done = subprocess.run(call, stdout=ours, stderr=subprocess.PIPE, env=environ, check=False, timeout=30)
     os.close(ours)
     assert (done.returncode, done.stderr) == (1, b"")
 
