@@ -19,6 +19,8 @@ class SocketNotes:
     """From the client."""
     messages_out: int = 0
     """To the client."""
+    unread_s: float = 0.0
+    """For how long nothing was read from the client, since it had sent too many frames."""
     ended: bool = False
     """How it ended is known."""
 

@@ -43,7 +43,11 @@ def _about(socket: SocketNotes) -> dict[str, object]:
         "messages_in": socket.messages_in,
         "messages_out": socket.messages_out,
     }
-    return about if socket.why is None else {**about, "closed_for": socket.why}
+    if socket.unread_s:
+        about["unread_ms"] = round(socket.unread_s * 1000)
+    if socket.why is not None:
+        about["closed_for"] = socket.why
+    return about
 
 
 class RequestLog:

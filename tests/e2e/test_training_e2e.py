@@ -496,6 +496,9 @@ class TestPace:
             client.send(b"".join(frame(TEXT, b"%d" % number) for number in range(1500)))
             assert [int(client.receive()[1]) for _ in range(1500)] == list(range(1500))
             assert time.monotonic() - began > 1  # 500 at once, and of the others all but what was read together
+            client.send(closing(1000))
+            client.end(answer=False)
+            assert gateway.wait_for_event("request.done")["unread_ms"] > 1000
 
 
 def _stands_still(look: Any) -> int:

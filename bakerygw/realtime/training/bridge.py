@@ -99,6 +99,10 @@ class Bridge:
         if other.open:
             other.sendFrame(2 if binary else 1, payload)
 
+    def overdrawn(self, leg: Leg, unread_s: float) -> None:
+        """Told in the end: its messages come late."""
+        self._notes.unread_s += unread_s
+
     def closed(self, leg: Leg, code: int | None, reason: bytes) -> None:
         """One side has begun to close: so does the other, by the same code."""
         self._judge()

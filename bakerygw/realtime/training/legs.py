@@ -23,6 +23,9 @@ class Ear(Protocol):
     def message(self, leg: "Leg", payload: bytes, binary: bool) -> None:
         """A whole message."""
 
+    def overdrawn(self, leg: "Leg", unread_s: float) -> None:
+        """The peer has sent too many frames: nothing is read from it for so long."""
+
     def closed(self, leg: "Leg", code: int | None, reason: bytes) -> None:
         """The peer has begun to close, and has been answered."""
 
@@ -191,6 +194,7 @@ class Leg:
                 if rest_s or (at < len(data) and (self.pausing or self.clock.seconds() > until)):
                     self._unfed = data[at:]
                     if rest_s:
+                        self.ear.overdrawn(self, rest_s)
                         self._feeding = self.clock.callLater(rest_s, self._go_on)
                     self.follow_pace()
                     return

@@ -37,6 +37,7 @@ def test_more_are_read_at_the_pace_that_is_allowed_and_none_is_lost() -> None:
         heard += span.service.hears()
     span.clock.advance(0.1)
     assert [int(payload) for _, payload in heard] == list(range(5000))
+    assert 3 < span.notes.unread_s <= 4
     assert span.client.wire.reading
     assert span.client.hears() == []
 
@@ -76,6 +77,7 @@ def test_a_service_may_send_any_number_and_so_may_clients_without_a_budget() -> 
     span.service.says(frame(TEXT, b"x", masked=False) * 5000)
     other.client.says(frame(TEXT, b"x") * 5000)
     assert (len(span.client.hears()), len(other.service.hears())) == (5000, 5000)
+    assert span.notes.unread_s == other.notes.unread_s == 0
 
 
 @pytest.mark.parametrize("frames", [100, PING_S + PONG_S], ids=["not read", "read again for a second"])
