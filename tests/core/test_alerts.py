@@ -27,6 +27,7 @@ def test_what_is_no_id_is_none(alert_id):
         ([], False),
         ("email", False),
         ([["email"], 5], False),
+        (["email", 5], True),
         ({"email": 1}, False),
     ],
 )
