@@ -310,6 +310,12 @@ def test_with_sessions_the_page_goes_by_the_cookie_and_holds_no_token(browser: B
         page.wait_for("document.getElementById('loss').getAttribute('points').split(' ').length > 1", 8)
         page.click("#write")
         page.wait_for("document.getElementById('written').className === 'written done'")
+        page.evaluate("Math.random = () => 0; 1")  # the least wait that the gateway's goodbye leads to
+        bakery = bakery_of(gateway, "ana@espiga.example")
+        assert admin.post(f"/api/tenants/{bakery}/subscription-changed").status_code == 200
+        page.wait_for("document.getElementById('state').dataset.state === 'waiting'")
+        page.wait_for("document.getElementById('state').dataset.state === 'open'", 12)
+        page.wait_for("document.getElementById('train').disabled === false", 8)
         page.click("#leave")
         page.wait_for("fetch('/api/v1/auth/session').then(({ status }) => status === 401)")
         assert [error for error in page.errors if "status of 40" not in error] == []
