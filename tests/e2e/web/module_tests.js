@@ -911,6 +911,20 @@ test("a socket's token is renewed behind the second in which the subscription ch
   equal([asked, told.closes.map((it) => it.willRetry)], [[false, true, true], [true, true]]);
 });
 
+test("a socket that operators have ended comes back later with the same token", async (stage) => {
+  const asked = [];
+  const { told } = socket(stage, { getToken: async ({ renew }) => (asked.push(renew), token("u1")) });
+  await opened();
+  FakeSocket.last.closes(1008, "disconnected");
+  await until(() => told.closes.length === 1);
+  dispatchEvent(new Event("online"));
+  await stage.clock.advance(900);
+  equal([asked.length, told.closes[0].willRetry], [1, true]);
+  await stage.clock.advance(600);
+  await opened(2);
+  equal(asked, [false, false]);
+});
+
 test("a socket of which the browser tells an error and no end has ended", async (stage) => {
   const { told } = socket(stage);
   await until(() => FakeSocket.all.length === 1);

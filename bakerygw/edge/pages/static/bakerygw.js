@@ -1078,12 +1078,14 @@ export class TrainingSocket {
       const { code, reason, lastedMs } = await this.#converse(url, signal);
       const stale = code === 1008 && reason === "token stale";
       this.#attempts.ended(stale ? WORKED_MS : lastedMs);
-      const renewable = code === 1008 && this.#access.canRenew && !signal.aborted && this.#attempts.mayRenew();
-      const willRetry = !signal.aborted && (renewable || RETRIED_CLOSES.has(code));
+      const sentAway = code === 1008 && reason === "disconnected"; // by operators, and not for its token
+      const refused = code === 1008 && !sentAway && !signal.aborted;
+      const renewable = refused && this.#access.canRenew && this.#attempts.mayRenew();
+      const willRetry = !signal.aborted && (renewable || sentAway || RETRIED_CLOSES.has(code));
       this.#call(this.#options.onClose, { code, reason, willRetry });
       if (!willRetry) return;
       const delay = renewable && !stale ? MIN_DELAY_MS : this.#attempts.delay(stale ? STALE_MS : null);
-      await this.#pause.wait(delay, signal, stale || code === 1013);
+      await this.#pause.wait(delay, signal, stale || sentAway || code === 1013);
     }
   }
 
