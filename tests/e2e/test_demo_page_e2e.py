@@ -292,6 +292,12 @@ TOKENS_SHOWN = """
 """
 
 
+SIGN_OUT = """
+    fetch("/api/v1/auth/session").then((answer) => answer.json()).then(({ csrf_token }) =>
+      fetch("/api/v1/auth/logout", { method: "POST", headers: { "X-CSRF-Token": csrf_token } })).then(() => 1)
+"""
+
+
 def test_with_sessions_the_page_goes_by_the_cookie_and_holds_no_token(browser: Browser) -> None:
     settings = {"SESSION_COOKIES": "true", "SESSION_SECRET": "s" * 40}
     with (
@@ -318,6 +324,11 @@ def test_with_sessions_the_page_goes_by_the_cookie_and_holds_no_token(browser: B
         page.wait_for("document.getElementById('train').disabled === false", 8)
         page.click("#leave")
         page.wait_for("fetch('/api/v1/auth/session').then(({ status }) => status === 401)")
+        sign_in(page, "ana@espiga.example")
+        page.evaluate(SIGN_OUT)
+        page.wait_for("document.getElementById('problem').textContent.includes('The session has ended')", 12)
+        page.click("#problem button")
+        assert page.evaluate("document.activeElement.dataset.email") == "ana@espiga.example"
         assert [error for error in page.errors if "status of 40" not in error] == []
         assert page.evaluate("shown") == []
 

@@ -6,6 +6,7 @@ const CUT_MS = 5_000;
 const MAX_ALERTS = 200;
 const EPOCHS = 60;
 const LIMITS_EVERY_MS = 2_000;
+const SIGNED_OUT = new Set(["token-missing", "token-invalid", "token-expired", "token-revoked"]);
 const CHART = { left: 52, right: 550, top: 10, bottom: 180, highest: 1.1 };
 
 /** @param {string} id @returns {any} */
@@ -25,6 +26,7 @@ function made(name, text = "", kind = "") {
 /** @param {unknown} error @returns {string} why; for what has no answer each browser has words of its own */
 function told(error) {
   const { code, message } = GatewayError.of(error);
+  if (SIGNED_OUT.has(code)) return "The session has ended; sign in again.";
   return code === "network" ? "The gateway does not answer." : message;
 }
 
@@ -639,7 +641,11 @@ class Page {
     const head = made("p");
     head.append(...explained(error));
     const request = error.requestId ? [made("p", `request ${error.requestId}`, "small")] : [];
-    return box.replaceChildren(head, ...request);
+    if (!this.#session || !SIGNED_OUT.has(error.code)) return box.replaceChildren(head, ...request);
+    const again = /** @type {HTMLButtonElement} */ (made("button", "Sign in again"));
+    again.type = "button";
+    again.onclick = () => this.#leave();
+    return box.replaceChildren(head, ...request, again);
   }
 }
 
