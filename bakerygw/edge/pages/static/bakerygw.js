@@ -89,7 +89,7 @@ export class GatewayError extends Error {
   constructor({ code, status = 0, detail = "", problem = null, retryAfterS = null }) {
     super(detail || code);
     this.name = "GatewayError";
-    /** The problem's code; `network`, `silent`, `stream-invalid` or `http-<status>` where there is no problem. */
+    /** The problem's code; where there is none `network`, `silent`, `stream-invalid`, `user-changed` or `http-<status>`. */
     this.code = code;
     /** The HTTP status; 0 where there was no answer. */
     this.status = status;
