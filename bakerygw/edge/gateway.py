@@ -32,6 +32,7 @@ _BY_TOKEN: Final = frozenset(
     {"token-stale", "tenant-forbidden", "tier-required", "subscription-expired", "subscription-inactive"}
 )
 """Refusals, all of them before any handler, that another access token of the same user may not meet."""
+_OF_THE_SESSION: Final[frozenset[Action]] = frozenset({"session", "logout"})
 
 
 class Gateway(Conversation):
@@ -141,15 +142,15 @@ class Gateway(Conversation):
     async def _final(self, refusal: Refused, caller: Caller, match: Match | None, policies: Policies) -> Refused | None:
         """The refusal to answer with; `None` if the caller's session has another token by now, known here, to judge by.
 
-        A stale one is renewed for who asks about the session: a page that was loaded anew can't yet show what a write
-        has to.
+        A stale one is renewed for who asks about the session, since a page that was loaded anew can't yet show what a
+        write has to, and for who ends it.
         """
         sessions = policies.sessions
         if sessions is None or caller.scheme != "session":
             return refusal
         if caller.known is not None and await sessions.renewed_elsewhere(caller.secret, caller.known):
             return None
-        if refusal.problem.code != "token-stale" or match is None or match.route.action != "session":
+        if refusal.problem.code != "token-stale" or match is None or match.route.action not in _OF_THE_SESSION:
             return refusal
         try:
             await sessions.renew(caller.secret)

@@ -475,6 +475,15 @@ def test_a_stale_session_is_renewed_for_a_page_that_was_loaded_anew(known):
     assert len(refreshes(stage)) == 1
 
 
+def test_who_signs_out_of_a_stale_session_has_signed_out():
+    stage, browser = stale()
+    answer = browser.write(LOGOUT)
+    assert answer.status == 200
+    assert b"Max-Age=0" in answer.headers[b"set-cookie"][0]
+    assert stage.services.requests[-1][1].body.whole() == b'{"refresh_token": "r-2"}'
+    assert code(browser.ask(SALES)) == (401, "token-invalid")
+
+
 def test_a_session_that_is_stale_even_with_new_tokens_is_renewed_once_for_each_question():
     stage, browser = stale(changed_at=NOW + 900)
     assert code(browser.ask(SESSION)) == (401, "token-stale")
