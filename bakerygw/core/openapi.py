@@ -65,6 +65,8 @@ SESSION: Final = "/api/v1/auth/session"
 
 SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}, {"session": []}]
 """One of these, where a token is needed."""
+STAYING_OPEN: Final[list[dict[str, list[str]]]] = [*SECURITY, {"ticket": []}, {"token": []}]
+"""For streams and sockets, one of these."""
 
 SESSION_SCHEME: Final = (
     "Where operators have turned sessions on: the cookie of a sign-in. Everything but reading needs the session's "
@@ -189,7 +191,7 @@ def _operation(route: Route, method: str) -> Json:
 def _security(route: Route) -> list[dict[str, list[str]]]:
     if not route.auth:
         return []
-    return [*SECURITY, *({name: []} for name in IN_QUERY)] if route.prefix in GET_ONLY else SECURITY
+    return STAYING_OPEN if route.prefix in GET_ONLY else SECURITY
 
 
 def _summary(route: Route) -> str:
