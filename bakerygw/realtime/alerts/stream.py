@@ -250,12 +250,15 @@ class Stream(Reader):
 
     async def _replay(self, page: Page | None) -> None:
         """Give what the history has, page by page and as fast as the client takes it, until the feed can go on."""
-        feed, wait_s = self._feed, RETRY_S
+        feed, wait_s, told = self._feed, RETRY_S, False
         while self._sink is not None:
             if page is None:
                 try:
                     page = await feed.read(Position(epoch=feed.epoch, offset=self._offset))
                 except StoreUnavailable:
+                    if feed.told_degraded and not told:
+                        told = self._fell = True  # `_join` tells when it goes on
+                        self._write(sse.control("degraded", {}))
                     await deferLater(self._hub.clock, wait_s)
                     wait_s = min(2 * wait_s, MAX_RETRY_S)
                 continue
