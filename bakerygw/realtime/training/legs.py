@@ -188,9 +188,10 @@ class Leg:
         if self._feeding is not None:
             self._feeding.cancel()
             self._feeding = None
-        self.pausing = False
-        unfed, self._unfed = self._unfed, b""
-        self._feed(unfed, inf)
+        while self._unfed:
+            self.pausing = False  # the other side may have it set at every piece
+            unfed, self._unfed = self._unfed, b""
+            self._feed(unfed, inf)
         self.state = self.STATE_CLOSED
         self.data = self._message = b""
         self.ear.lost(self)
