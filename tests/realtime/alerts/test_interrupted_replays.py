@@ -1,12 +1,13 @@
 """Streams whose history goes away, ends or moves on while they are given it; and what goes on beside a fault."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
 
 from bakerygw.realtime.alerts.fanout import SLICE_S, Fanout
-from bakerygw.realtime.alerts.feed import MAX_RETRY_S, RETRY_S
+from bakerygw.realtime.alerts.feed import MAX_RETRY_S, READS_AT_ONCE, RETRY_S
 from tests.realtime.stream_fakes import Instance, Reading
 
 
@@ -97,6 +98,7 @@ def test_what_is_trimmed_during_a_replay_is_told() -> None:
     here.turn(1)
 
     assert gaps(reading) == [("trimmed", "7-25")]
+    assert here.told.gaps == ["trimmed"]
     assert alerts(reading) == [f"7-{number}" for number in [*range(1, 11), *range(26, 31)]]
 
 
@@ -200,6 +202,16 @@ def test_feeds_take_turns_and_each_slice_of_time_ends() -> None:
     assert clock.getDelayedCalls() == []
 
 
+def test_what_a_slice_has_time_for_is_done_in_it() -> None:
+    clock, served = Clock(), list[str]()
+    fanout = Fanout(clock)
+    for name in "abc":
+        fanout.add(Turn(clock, name, 2, served, SLICE_S / 4))
+    clock.callLater(0, served.append, "what else the reactor has to do")
+    clock.advance(0)
+    assert served == ["a", "b", "c", "a", "what else the reactor has to do", "b", "c"]
+
+
 def test_a_feed_that_is_broken_holds_up_no_other(logged_failures: list[Any]) -> None:
     clock, served = Clock(), list[str]()
     fanout = Fanout(clock)
@@ -213,3 +225,22 @@ def test_a_feed_that_is_broken_holds_up_no_other(logged_failures: list[Any]) -> 
     assert not broken.queued, "so that it has its turn again when something is new"
     assert [failure.getErrorMessage() for failure in logged_failures] == ["broken"]
     logged_failures.clear()
+
+
+def test_thousands_who_wait_for_the_history_are_all_told_that_it_is_away() -> None:
+    here = with_history(3, page=10)
+    here.open()
+    here.log.slow = True
+    readings = [here.open("7-1") for _ in range(2000)]
+    assert len(here.log.asked) == READS_AT_ONCE
+
+    here.hub.degraded()
+    for asked in list(here.log.asked):
+        asked.answer()
+    for _ in range(10):
+        here.turn()
+
+    ends = Counter(reading.end for reading in readings)
+    assert ends == {"refused": len(readings) - READS_AT_ONCE, None: READS_AT_ONCE}
+    assert here.hub.feeds["t1"].opening == 0
+    assert here.hub.reads.tokens == READS_AT_ONCE
