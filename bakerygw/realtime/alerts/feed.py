@@ -273,6 +273,7 @@ class Feed:
 
     def _start(self, head: Position) -> None:
         self.epoch, self.offset, self.known = head.epoch, head.offset, True
+        self.told_degraded = not self._hub.listening  # its streams are, as they begin
         self.ring = Ring(head.offset, *self._hub.bounds)
 
     def _take(self, page: Page, before: Position, ahead: int) -> int:

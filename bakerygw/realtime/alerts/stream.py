@@ -46,7 +46,7 @@ class Stream(Reader):
 
     __slots__ = (
         "_feed", "_fell", "_flags", "_hub", "_left", "_place", "_resume", "_sink", "_started", "_trace", "_waits",
-        "run", "slot",
+        "_warned", "run", "slot",
     )  # fmt: skip
     length = None
     _log: ClassVar[Logger] = Logger()
@@ -60,7 +60,7 @@ class Stream(Reader):
         self._resume = resume
         self._sink: BodySink | None = None
         self._flags: TenantFlags | None = None
-        self._started = self._left = self._waits = self._fell = False
+        self._started = self._left = self._waits = self._fell = self._warned = False
         self.run = self.slot = 0
         """The run of offsets that it is in, by the number of its first frame; and its place on the wheel."""
 
@@ -77,7 +77,10 @@ class Stream(Reader):
         self._chunked = exchange.chunked
         exchange.channel.settle()
         self.run = feed.ring.run
+        self._warned = feed.told_degraded
         greeting = sse.retry(hub.random.randint(*RETRY_MS)) + self._greet()
+        if feed.told_degraded:
+            greeting += sse.control("degraded", {})
         resume, self._resume = self._resume, None
         feed.readers[self] = None
         hub.wheel.add(self)
@@ -141,7 +144,7 @@ class Stream(Reader):
     def behind(self) -> None:
         """Go on with the history, which waits for its client; who takes nothing for a while is `slow`."""
         ring = self._feed.ring
-        self.live, self._fell = False, True
+        self.live, self._warned, self._fell = False, False, True
         self.run = ring.run if self.next > ring.run else NO_RUN
         if self.blocked:
             self._waits = True  # `resume` goes on
@@ -230,8 +233,8 @@ class Stream(Reader):
         if number is None:
             return False
         self.next, self.run, self.live = number, ring.run, True
-        if self._fell:
-            self._fell = False
+        if self._fell or self._warned != feed.told_degraded:
+            self._fell = self._warned = False
             self._write(standing_event(feed.head, self._offset, degraded=feed.told_degraded))
         if number < ring.end:
             feed.more(number)
@@ -256,6 +259,7 @@ class Stream(Reader):
                 try:
                     page = await feed.read(Position(epoch=feed.epoch, offset=self._offset))
                 except StoreUnavailable:
+                    self._warn()
                     await deferLater(self._hub.clock, wait_s)
                     wait_s = min(2 * wait_s, MAX_RETRY_S)
                 continue
@@ -272,6 +276,12 @@ class Stream(Reader):
                 feed.compare().addErrback(forget)
                 return
             page = None
+
+    def _warn(self) -> None:
+        """Tell once that alerts may be late: the feed tells only those that it serves."""
+        if self._feed.told_degraded and not self._warned:
+            self._warned = True
+            self._write(sse.control("degraded", {}))
 
     def _give_page(self, page: Page) -> None:
         frames = []

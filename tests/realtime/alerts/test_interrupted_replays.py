@@ -21,6 +21,12 @@ def gaps(reading: Reading) -> list[tuple[str, str]]:
     return [(event.json["reason"], event.last_id) for event in reading.client.events if event.kind == "gap"]
 
 
+def degrees(reading: Reading) -> list[str]:
+    """What it was told of how alerts come."""
+    reading.read()
+    return [event.kind for event in reading.client.events if event.kind in ("hello", "degraded")]
+
+
 def with_history(number: int, *, page: int) -> Instance:
     """An instance that has to fetch what somebody has missed, page by page."""
     here = Instance()
@@ -244,3 +250,54 @@ def test_thousands_who_wait_for_the_history_are_all_told_that_it_is_away() -> No
     assert ends == {"refused": len(readings) - READS_AT_ONCE, None: READS_AT_ONCE}
     assert here.hub.feeds["t1"].opening == 0
     assert here.hub.reads.tokens == READS_AT_ONCE
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_stream_that_begins_just_as_alerts_are_heard_no_more_is_told_and_told_of_the_end(known: bool) -> None:
+    here = with_history(3, page=10)
+    if known:
+        here.open()
+    here.log.slow = True
+    reading = here.open("7-1") if known else here.open()
+    here.hub.degraded()
+    here.log.asked[0].answer()
+    here.turn()
+    assert degrees(reading) == ["hello", "degraded"]
+
+    here.log.slow = False
+    here.hub.restored()
+    here.turn()
+    assert degrees(reading) == ["hello", "degraded", "hello"]
+    assert reading.end is None
+
+
+def test_a_stream_that_waits_for_the_history_is_told_once_that_alerts_may_be_late() -> None:
+    here = with_history(30, page=10)
+    reading = in_replay(here)
+    here.hub.degraded()
+    here.log.away = True
+    here.log.asked[0].answer()
+    here.log.slow = False
+    for _ in range(10):
+        here.turn(MAX_RETRY_S)
+    assert degrees(reading) == ["hello", "degraded"]
+
+    here.log.away = False
+    here.hub.restored()
+    here.turn(MAX_RETRY_S)
+    assert degrees(reading) == ["hello", "degraded", "hello"]
+    assert alerts(reading) == [f"7-{number}" for number in range(1, 31)]
+
+
+def test_a_stream_whose_last_page_was_on_its_way_then_is_told_too() -> None:
+    here = with_history(30, page=10)
+    reading = in_replay(here)
+    while len(here.log.asked) == 1 and here.log.reads < 3:
+        here.log.asked[0].answer()
+        here.turn()
+    here.hub.degraded()
+    here.log.asked[0].answer()
+    here.turn()
+
+    assert len(alerts(reading)) == 30
+    assert degrees(reading) == ["hello", "degraded"]
