@@ -294,6 +294,14 @@ def test_no_stream_begins_while_nothing_is_heard() -> None:
     assert here.hub.feeds == {}
 
 
+def test_who_was_refused_since_nothing_is_heard_is_forgotten() -> None:
+    here = Instance(listening=False)
+    here.open()
+    assert len(here.hub._hopeful) == 1
+    here.turn(PATIENCE_S)
+    assert here.hub._hopeful == []
+
+
 def test_a_stream_that_waited_a_moment_begins() -> None:
     here = Instance(listening=False)
     reading = here.open()
