@@ -209,6 +209,17 @@ class TestEndOfTheToken:
         stage.advance(60, step_s=1)
         assert len(stage.clock.getDelayedCalls()) <= 1
 
+    def test_who_has_left_holds_nothing_any_more(self) -> None:
+        stage = Stage()
+        place = stage.guard.enter("stream", grant_of())
+        place.leave()
+        reader = Reader(place)
+        place.hold(reader)
+        stage.guard.drain(0, lambda: None)
+
+        assert stage.clock.getDelayedCalls() == []
+        assert reader.ended is None
+
 
 class TestChanges:
     @ensureDeferred
@@ -559,6 +570,7 @@ class TestOperators:
 class TestDrain:
     def test_all_are_told_spread_over_the_window_and_nobody_comes_in(self) -> None:
         stage = Stage()
+        stage.clock.advance(100)
         readers = [stage.open(stage.someone(number), lingers=True) for number in range(100)]
         done: list[float] = []
         stage.guard.drain(10, lambda: done.append(stage.clock.seconds()))

@@ -123,6 +123,11 @@ def turn_back(redis):
     redis.set(HEAD, b" ".join((era, epoch, b"1")))
 
 
+def turn_back_epoch(redis):
+    era, epoch, _ = redis.get(HEAD).split()
+    redis.set(HEAD, b"%b %d 9" % (era, int(epoch) - 1))
+
+
 LOSSES = [
     lose_head,
     lose_era,
@@ -133,6 +138,7 @@ LOSSES = [
     spoil_era,
     spoil_era_type,
     turn_back,
+    turn_back_epoch,
 ]
 
 
@@ -186,6 +192,16 @@ async def test_a_number_that_no_clock_gives_is_not_believed_and_does_no_lasting_
     assert [position.offset for position in first] == [1, 2]
     assert await one.place("d") == [Position(epoch=first[0].epoch, offset=3)]
     assert await one.log.era() == await other.log.era() <= first[0].epoch
+
+
+@pytest.mark.parametrize("forged", [10**15 - 1, FAR + 10**11], ids=["e15-1", "far"])
+@pytest_twisted.ensureDeferred
+async def test_nor_is_such_an_epoch_of_the_present_era(one, redis, forged):
+    era = await one.log.era()
+    redis.set(HEAD, f"{era} {forged} 3")
+    (placed,) = await one.place("a")
+    assert abs(placed.epoch - time.time() * 1000) < 20_000
+    assert placed.offset == 1
 
 
 @pytest_twisted.ensureDeferred

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
+from bakerygw.ports.events import Page
 from bakerygw.realtime.alerts.fanout import SLICE_S, Fanout
 from bakerygw.realtime.alerts.feed import MAX_RETRY_S, READS_AT_ONCE, RETRY_S
 from tests.realtime.stream_fakes import Instance, Reading
@@ -301,3 +302,25 @@ def test_a_stream_whose_last_page_was_on_its_way_then_is_told_too() -> None:
 
     assert len(alerts(reading)) == 30
     assert degrees(reading) == ["hello", "degraded"]
+
+
+def test_a_history_that_breaks_is_reported_and_the_next_alert_asks_it_again(logged_failures: list[Any]) -> None:
+    here = Instance()
+    reading = here.open()
+    read = here.log.read
+
+    async def broken(*_: object, **__: object) -> Page:
+        raise ValueError("broken")
+
+    here.log.read = broken  # type: ignore[method-assign]
+    here.history.add(b"elsewhere")
+    here.publish()
+    here.turn(0.1)
+    assert [failure.getErrorMessage() for failure in logged_failures] == ["broken"]
+    logged_failures.clear()
+
+    here.log.read = read  # type: ignore[method-assign]
+    here.history.add(b"elsewhere")
+    here.publish()
+    here.turn(0.1)
+    assert alerts(reading) == ["7-1", "7-2", "7-3", "7-4"]

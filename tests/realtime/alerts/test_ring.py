@@ -50,12 +50,12 @@ def test_some_are_as_many_as_fit_but_at_least_one(max_bytes: int, number: int) -
 
 
 def test_where_an_offset_goes_on_is_known_within_the_run() -> None:
-    ring = ring_of(3, max_frames=100)
+    ring = ring_of(10, max_frames=100)
     ring.begin_run(Frame(b"gap", 0))
     for offset in (1, 2, 2):  # the last one is an event of the gateway's own
         ring.append(Frame(b"x", offset))
 
-    assert [ring.behind(offset) for offset in (0, 1, 2, 3)] == [4, 5, 7, 7]
+    assert [ring.behind(offset) for offset in (0, 1, 2, 3)] == [11, 12, 14, 14]
     assert ring_of(3).behind(-1) is None
 
 
@@ -63,3 +63,18 @@ def test_what_a_run_no_longer_has_is_not_known() -> None:
     ring = ring_of(10)
     ring.shed(ring.end, ring.end)
     assert [ring.behind(offset) for offset in (5, 6, 9)] == [None, 6, 9]
+
+
+def test_what_is_let_go_of_before_a_run_is_nothing_of_it() -> None:
+    ring = ring_of(3, max_frames=4)
+    ring.begin_run(Frame(b"gap", 7))
+    for offset in (8, 9, 10):
+        ring.append(Frame(b"x", offset))
+    ring.shed(ring.end, ring.end)
+    assert (ring.first, ring.reach, ring.behind(7)) == (3, 7, 4)
+    ring.append(Frame(b"x", 11))
+    ring.shed(ring.end, ring.end)
+    assert (ring.first, ring.reach, ring.behind(7)) == (4, 7, 4)
+    ring.append(Frame(b"x", 12))
+    ring.shed(ring.end, ring.end)
+    assert (ring.first, ring.reach, ring.behind(7), ring.behind(8)) == (5, 8, None, 5)
