@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bakerygw.realtime.alerts.hub import Hub
 
 NO_RUN: Final = -2
+"""The run of a stream that was not given the event which begins the ring's present one."""
 RETRY_MS: Final = (1000, 5000)
 """Between these, at random, so that those cut together do not come back together."""
 FOR_GOOD: Final = frozenset({"token-revoked", "forbidden"})
@@ -42,7 +43,11 @@ class Resume:
 
 
 class Stream(Reader):
-    """Both the source of a reply's body and what is `Held`. It is a reader of its feed from `start` to its end."""
+    """Both the source of a reply's body and what is `Held`. It is a reader of its feed from `start` to its end.
+
+    It is `live` as long as it gets frames from the feed's ring. Else it is given pages of the history, or waits: for
+    its client to take what was written, or among the feed's `waiting` for the feed to come to where it is.
+    """
 
     __slots__ = (
         "_feed", "_fell", "_flags", "_hub", "_left", "_place", "_resume", "_sink", "_started", "_trace", "_waits",
@@ -60,7 +65,13 @@ class Stream(Reader):
         self._resume = resume
         self._sink: BodySink | None = None
         self._flags: TenantFlags | None = None
-        self._started = self._left = self._waits = self._fell = self._warned = False
+        self._started = self._left = False
+        self._waits = False
+        """It goes on as soon as its client takes more."""
+        self._fell = False
+        """The ring has left it behind, so it is told how it stands once it is live again."""
+        self._warned = False
+        """It was told that alerts may be late, which its feed tells those that are live."""
         self.run = self.slot = 0
         """The run of offsets that it is in, by the number of its first frame; and its place on the wheel."""
 
