@@ -159,6 +159,15 @@ async def test_after_any_loss_ids_go_on_in_a_new_epoch_from_which_nothing_is_mis
     assert (await other.log.append(some("d")))[0].position == after[0]
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_place_that_is_told_again_is_not_taken_for_the_newest(one, redis):
+    before = await one.place("a", "b", "c")
+    assert await one.place("a") == before[:1]
+    turn_back(redis)
+    (after,) = await one.place("d")
+    assert after.epoch > before[0].epoch
+
+
 @pytest.mark.parametrize("loss", [lose_head, lose_all, turn_back])
 @pytest_twisted.ensureDeferred
 async def test_whoever_looks_first_after_a_loss_begins_the_epoch_of_all(one, other, redis, loss):

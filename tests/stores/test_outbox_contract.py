@@ -362,6 +362,19 @@ async def test_in_memory_the_oldest_is_given_up_beyond_number_and_bytes():
 
 
 @pytest_twisted.ensureDeferred
+async def test_in_memory_what_is_there_is_not_put_there_again():
+    outbox = MemoryOutbox(lambda: 0.0, max_bytes=10)
+    outbox.put(ONE, b"12345")
+    (held,) = (await outbox.take(1, lease_s=60)).taken
+    outbox.put(ONE, b"67890")
+    outbox.put(TWO, b"12345")
+    haul = await outbox.take(2, lease_s=60)
+    assert (names(haul), haul.waiting, haul.given_up) == ([TWO], 2, {})
+    await outbox.finish(held)
+    assert outbox.perishable == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_in_memory_what_is_too_old_is_given_up():
     now = [0.0]
     outbox = MemoryOutbox(lambda: now[0], max_age_s=10)

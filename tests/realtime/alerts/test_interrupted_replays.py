@@ -324,3 +324,55 @@ def test_a_history_that_breaks_is_reported_and_the_next_alert_asks_it_again(logg
     here.publish()
     here.turn(0.1)
     assert alerts(reading) == ["7-1", "7-2", "7-3", "7-4"]
+
+
+@pytest.mark.parametrize(("last_id", "told"), [(None, []), ("7-0", ["7-1"])])
+def test_an_alert_that_comes_while_the_head_is_asked_for_is_not_lost(last_id: str | None, told: list[str]) -> None:
+    here = Instance(slow=True)
+    reading = here.open(last_id)
+    here.log.asked[0].look()
+    here.publish()
+    while here.log.asked:
+        here.log.asked[0].answer()
+        here.turn()
+
+    assert alerts(reading) == told
+    here.publish()
+    here.turn()
+    assert alerts(reading) == [*told, "7-2"]
+
+
+def test_who_compares_with_the_history_while_alerts_are_heard_no_more_does_not_say_that_they_are() -> None:
+    here = Instance()
+    reading = here.open()
+    here.hub.degraded()
+    here.log.slow = True
+    here.hub.restored()
+    here.turn()
+    here.hub.degraded()
+    here.log.asked[0].answer()
+    here.turn()
+    assert degrees(reading) == ["hello", "degraded"]
+
+    here.log.slow = False
+    here.hub.restored()
+    here.turn()
+    assert degrees(reading) == ["hello", "degraded", "hello"]
+
+
+def test_a_history_that_is_away_is_not_asked_for_a_hole_that_nobody_reads_any_more() -> None:
+    here = Instance()
+    reading = here.open()
+    here.log.away = True
+    here.history.add(b"elsewhere")
+    here.publish()
+    here.turn(0.1)
+    reading.leave()
+    here.turn(RETRY_S)
+    reads = here.log.reads
+    for _ in range(10):
+        here.turn(MAX_RETRY_S)
+
+    assert here.log.reads == reads
+    assert here.hub.feeds == {}
+    assert here.clock.getDelayedCalls() == []

@@ -458,3 +458,7 @@ def test_who_is_being_closed_has_its_time_for_that_though_it_gave_none() -> None
     assert span.client.wire.aborted
     assert span.service.wire.aborted
     assert span.ended == (1012, "gateway", "draining")
+    span.client.is_lost()
+    span.service.is_lost()
+    assert span.place.left == 1
+    assert span.clock.getDelayedCalls() == []
