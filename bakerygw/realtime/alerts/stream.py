@@ -235,7 +235,8 @@ class Stream(Reader):
         """Go on with the feed, if its ring has all that comes next, or a gap that says so."""
         feed = self._feed
         ring = feed.ring
-        if self.run != ring.run:
+        gap = self.run != ring.run
+        if gap:
             number: int | None = self._tell_gap(ring)
         elif self._offset > feed.offset:
             return False
@@ -246,7 +247,7 @@ class Stream(Reader):
         self.next, self.run, self.live = number, ring.run, True
         if self._fell or self._warned != feed.told_degraded:
             self._fell = self._warned = False
-            self._write(standing_event(feed.head, self._offset, degraded=feed.told_degraded))
+            self._write(standing_event(feed.head, self._offset, gap=gap, degraded=feed.told_degraded))
         if number < ring.end:
             feed.more(number)
         return True
