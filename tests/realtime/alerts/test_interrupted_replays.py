@@ -22,12 +22,6 @@ def gaps(reading: Reading) -> list[tuple[str, str]]:
     return [(event.json["reason"], event.last_id) for event in reading.client.events if event.kind == "gap"]
 
 
-def degrees(reading: Reading) -> list[str]:
-    """What it was told of how alerts come."""
-    reading.read()
-    return [event.kind for event in reading.client.events if event.kind in ("hello", "degraded")]
-
-
 def with_history(number: int, *, page: int) -> Instance:
     """An instance that has to fetch what somebody has missed, page by page."""
     here = Instance()
@@ -317,12 +311,12 @@ def test_a_stream_that_begins_just_as_alerts_are_heard_no_more_is_told_and_told_
     here.hub.degraded()
     here.log.asked[0].answer()
     here.turn()
-    assert degrees(reading) == ["hello", "degraded"]
+    assert kinds(reading) == ["hello", "degraded"]
 
     here.log.slow = False
     here.hub.restored()
     here.turn()
-    assert degrees(reading) == ["hello", "degraded", "hello"]
+    assert kinds(reading) == ["hello", "degraded", "hello"]
     assert reading.end is None
 
 
@@ -337,7 +331,7 @@ def test_a_stream_whose_last_page_was_on_its_way_then_is_told_too() -> None:
     here.turn()
 
     assert len(alerts(reading)) == 30
-    assert degrees(reading) == ["hello", "degraded"]
+    assert kinds(reading) == ["hello", "degraded"]
 
 
 def test_a_history_that_breaks_is_reported_and_the_next_alert_asks_it_again(logged_failures: list[Any]) -> None:
@@ -388,12 +382,12 @@ def test_who_compares_with_the_history_while_alerts_are_heard_no_more_does_not_s
     here.hub.degraded()
     here.log.asked[0].answer()
     here.turn()
-    assert degrees(reading) == ["hello", "degraded"]
+    assert kinds(reading) == ["hello", "degraded"]
 
     here.log.slow = False
     here.hub.restored()
     here.turn()
-    assert degrees(reading) == ["hello", "degraded", "hello"]
+    assert kinds(reading) == ["hello", "degraded", "hello"]
 
 
 def test_a_history_that_is_away_is_not_asked_for_a_hole_that_nobody_reads_any_more() -> None:
