@@ -5,10 +5,14 @@ import pytest
 from bakerygw.realtime.alerts.ring import BURST, Frame, Ring
 
 
+def frame(offset: int, size: int = 10) -> Frame:
+    return Frame(b"x" * size, offset, float(offset))
+
+
 def ring_of(frames: int, size: int = 10, *, max_frames: int = 4, max_bytes: int = 1000) -> Ring:
     ring = Ring(0, max_frames, max_bytes)
     for offset in range(1, frames + 1):
-        ring.append(Frame(b"x" * size, offset))
+        ring.append(frame(offset, size))
     return ring
 
 
@@ -51,9 +55,9 @@ def test_some_are_as_many_as_fit_but_at_least_one(max_bytes: int, number: int) -
 
 def test_where_an_offset_goes_on_is_known_within_the_run() -> None:
     ring = ring_of(10, max_frames=100)
-    ring.begin_run(Frame(b"gap", 0))
+    ring.begin_run(frame(0))
     for offset in (1, 2, 2):  # the last one is an event of the gateway's own
-        ring.append(Frame(b"x", offset))
+        ring.append(frame(offset))
 
     assert [ring.behind(offset) for offset in (0, 1, 2, 3)] == [11, 12, 14, 14]
     assert ring_of(3).behind(-1) is None
@@ -67,14 +71,20 @@ def test_what_a_run_no_longer_has_is_not_known() -> None:
 
 def test_what_is_let_go_of_before_a_run_is_nothing_of_it() -> None:
     ring = ring_of(3, max_frames=4)
-    ring.begin_run(Frame(b"gap", 7))
+    ring.begin_run(frame(7))
     for offset in (8, 9, 10):
-        ring.append(Frame(b"x", offset))
+        ring.append(frame(offset))
     ring.shed(ring.end, ring.end)
     assert (ring.first, ring.reach, ring.behind(7)) == (3, 7, 4)
-    ring.append(Frame(b"x", 11))
+    ring.append(frame(11))
     ring.shed(ring.end, ring.end)
     assert (ring.first, ring.reach, ring.behind(7)) == (4, 7, 4)
-    ring.append(Frame(b"x", 12))
+    ring.append(frame(12))
     ring.shed(ring.end, ring.end)
     assert (ring.first, ring.reach, ring.behind(7), ring.behind(8)) == (5, 8, None, 5)
+
+
+def test_it_is_known_when_what_somebody_lacks_came() -> None:
+    ring = ring_of(10)
+    ring.shed(ring.end, ring.end)
+    assert [ring.since(number) for number in (6, 9, 10)] == [7.0, 10.0, None]
