@@ -188,10 +188,11 @@ class Leg:
         if self._feeding is not None:
             self._feeding.cancel()
             self._feeding = None
+        self.pausing = False
         while self._unfed:
-            self.pausing = False  # the other side may have it set at every piece
             unfed, self._unfed = self._unfed, b""
             self._feed(unfed, inf)
+            self.pausing = False  # the other side may have it set at every piece
         self.state = self.STATE_CLOSED
         self.data = self._message = b""
         self.ear.lost(self)
