@@ -6,7 +6,7 @@ import time
 import pytest
 import pytest_twisted
 from redis import Redis
-from store_fakes import RecordingTelemetry, link_to, pause
+from store_fakes import RecordingTelemetry, link_to
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
@@ -400,12 +400,13 @@ async def test_a_lower_bound_holds_at_once_and_takes_no_more_room_from_the_next_
 @pytest.mark.parametrize("young", [0, 1, 30])
 @pytest_twisted.ensureDeferred
 async def test_what_is_past_its_age_takes_no_room(one, redis, young):
-    log = RedisEventLog(one.link, clock=Clock(), history_events=1000, history_s=0.3)
-    await log.append(some(*map(str, range(40))))
-    await pause(0.2)
-    await log.append(some(*map(str, range(40, 40 + young))))
-    await pause(0.15)
-    page = await log.read("t", START, count=100, max_bytes=10_000)
+    await one.place(*map(str, range(40 + young)))
+    entries = redis.xrange(KEPT)
+    redis.delete(KEPT)
+    for number, (entry, fields) in enumerate(entries):
+        came = int(fields[b"t"]) - (61_000 if number < 40 else 0)
+        redis.xadd(KEPT, {"t": came, "p": fields[b"p"]}, id=entry)
+    page = await one.log.read("t", START, count=100, max_bytes=10_000)
     assert (page.first, len(page.events), redis.xlen(KEPT)) == (41, young, young)
 
 
