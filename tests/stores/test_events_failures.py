@@ -13,6 +13,7 @@ from twisted.logger import globalLogPublisher
 from bakerygw.core.alerts import Position, parse_alert
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.events import RedisEventLog
+from tests.patience import PATIENCE_S
 
 ERA, HEAD, KEPT = "bakerygw:alerts:era", "bakerygw:alerts:head:t", "bakerygw:alerts:kept:t"
 START = Position(epoch=0, offset=0)
@@ -375,11 +376,11 @@ async def test_a_lower_bound_holds_at_once_and_takes_no_more_room_from_the_next_
 @pytest.mark.parametrize("young", [0, 1, 30])
 @pytest_twisted.ensureDeferred
 async def test_what_is_past_its_age_takes_no_room(one, redis, young):
-    log = RedisEventLog(one.link, clock=Clock(), history_events=1000, history_s=0.3)
+    log = RedisEventLog(one.link, clock=Clock(), history_events=1000, history_s=1.0)
     await log.append(some(*map(str, range(40))))
-    await pause(0.2)
+    await pause(0.7)
     await log.append(some(*map(str, range(40, 40 + young))))
-    await pause(0.15)
+    await pause(0.4)
     page = await log.read("t", START, count=100, max_bytes=10_000)
     assert (page.first, len(page.events), redis.xlen(KEPT)) == (41, young, young)
 
@@ -389,7 +390,7 @@ async def test_a_full_redis_refuses_and_loses_nothing(one, redis):
     before = await one.place("a", "b")
     heard = redis.pubsub()
     heard.psubscribe("alerts:*")
-    heard.get_message(timeout=1)
+    heard.get_message(timeout=PATIENCE_S)
     redis.config_set("maxmemory", "1")
     try:
         with pytest.raises(StoreUnavailable, match="OOM"):
