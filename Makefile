@@ -66,7 +66,7 @@ $(VENV)/installed: setup.py pyproject.toml
 	@touch $@
 
 # Not editable: what is compiled does not follow its sources, so it is made anew when one of them changes.
-$(COMPILED)/installed: setup.py pyproject.toml $(wildcard bakerygw/*.py bakerygw/*/*.py)
+$(COMPILED)/installed: setup.py pyproject.toml $(wildcard bakerygw/*.py bakerygw/*/*.py bakerygw/*/*/*.py)
 	@set -e; $(FIND_PYTHON); $(call MAKE_VENV,$(COMPILED))
 	rm -rf build # what an earlier build has left there is of other sources
 	BAKERYGW_COMPILE=1 $(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check .

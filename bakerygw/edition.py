@@ -12,13 +12,13 @@ from bakerygw.core.cors import CorsPolicy
 from bakerygw.core.limits import TENANT_RULE, LimitRule
 from bakerygw.core.routing import Action, Route
 from bakerygw.core.stacks import stacks_of
-from bakerygw.edge.apidocs import ApiDocs, Asset
-from bakerygw.edge.browser_module import load_browser_module
 from bakerygw.edge.conversation import UNREADABLE
-from bakerygw.edge.crowd import CONCURRENCY
 from bakerygw.edge.gateway import Handler, LocalPage
-from bakerygw.edge.geocoding import SERVICE as GEOCODER
-from bakerygw.edge.healthpages import HealthPages
+from bakerygw.edge.geocoding.handler import SERVICE as GEOCODER
+from bakerygw.edge.limits.crowd import CONCURRENCY
+from bakerygw.edge.pages.apidocs import ApiDocs, Asset
+from bakerygw.edge.pages.browser_module import load_browser_module
+from bakerygw.edge.pages.health import HealthPages
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.ports import Audit, Credentials, Scheme, TokenTelemetry

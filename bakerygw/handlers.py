@@ -9,15 +9,15 @@ from bakerygw import __version__
 from bakerygw.config.checks import is_public_nominatim, may_geocode
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
-from bakerygw.edge.answers import Answers
-from bakerygw.edge.changes import SubscriptionChanges
 from bakerygw.edge.gateway import Handler
-from bakerygw.edge.geocoding import Geocoding
-from bakerygw.edge.limits_page import LimitsPage
-from bakerygw.edge.lookups import Lookups
+from bakerygw.edge.geocoding.answers import Answers
+from bakerygw.edge.geocoding.handler import Geocoding
+from bakerygw.edge.geocoding.turns import Turns
+from bakerygw.edge.limits.page import LimitsPage
 from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.subscriptions import SubscriptionHandler
-from bakerygw.edge.turns import Turns
+from bakerygw.edge.tenants.changes import SubscriptionChanges
+from bakerygw.edge.tenants.lookups import Lookups
+from bakerygw.edge.tenants.subscriptions import SubscriptionHandler
 from bakerygw.ports import Audit, SharedFacts
 from bakerygw.state import SharedState
 from bakerygw.stores.sealed import SealedRecords

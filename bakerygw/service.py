@@ -25,15 +25,15 @@ from bakerygw.core.tenancy import TenantFlags
 from bakerygw.demo.page import ROUTE
 from bakerygw.demo.services import DemoServices
 from bakerygw.edge.admission import Admission
-from bakerygw.edge.apidocs import load_swagger_ui
-from bakerygw.edge.changes import SubscriptionChanges
+from bakerygw.edge.credentials.keys import KeyDesk
 from bakerygw.edge.framer import ChannelLimits
 from bakerygw.edge.gateway import Gateway, Handler, LocalPage
-from bakerygw.edge.inheritance import Inheritance
 from bakerygw.edge.kernel import connections_allowed
-from bakerygw.edge.keys import KeyDesk
+from bakerygw.edge.pages.apidocs import load_swagger_ui
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.site import EdgeSite
+from bakerygw.edge.tenants.changes import SubscriptionChanges
+from bakerygw.edge.tenants.inheritance import Inheritance
 from bakerygw.edition import Edition, limit_names, make_edition, pepper, refresh_gauges, service_names, templates
 from bakerygw.handlers import make_handlers, make_lookups, shared_facts
 from bakerygw.lifecycle import GatewayService

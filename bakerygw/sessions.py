@@ -11,11 +11,11 @@ from bakerygw.core.routing import Action
 from bakerygw.edge.gateway import Handler
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.refreshing import Refreshing
-from bakerygw.edge.renewal import Renewal
-from bakerygw.edge.session_calls import SessionCalls
-from bakerygw.edge.sessions import Sessions
-from bakerygw.edge.spending import Spending
+from bakerygw.edge.signin.refreshing import Refreshing
+from bakerygw.edge.signin.renewal import Renewal
+from bakerygw.edge.signin.session_calls import SessionCalls
+from bakerygw.edge.signin.sessions import Sessions
+from bakerygw.edge.signin.spending import Spending
 from bakerygw.ports import Audit
 from bakerygw.state import SharedState
 from bakerygw.tokens.session_seal import SessionSeal

@@ -11,20 +11,20 @@ from twisted.internet.defer import Deferred
 
 from bakerygw.config.settings import Settings
 from bakerygw.core.routing import Action
+from bakerygw.edge.credentials.tickets import Tickets
 from bakerygw.edge.gateway import Handler
 from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.tickets import Tickets
 from bakerygw.ports import AlertSource, EventLog, Upstreams
-from bakerygw.realtime.alerts import AlertStreams
+from bakerygw.realtime.alerts.handler import AlertStreams
+from bakerygw.realtime.alerts.hub import Hub
+from bakerygw.realtime.alerts.intake import Intake
 from bakerygw.realtime.guard import StreamGuard
 from bakerygw.realtime.held import Guard
-from bakerygw.realtime.hub import Hub
-from bakerygw.realtime.intake import Intake
-from bakerygw.realtime.notifications import Notifications
-from bakerygw.realtime.notifier import Notifier
+from bakerygw.realtime.notifications.dispatch import Notifications
+from bakerygw.realtime.notifications.notifier import Notifier
+from bakerygw.realtime.notifications.waking_log import WakingLog
 from bakerygw.realtime.quotas import Quota, Quotas
-from bakerygw.realtime.training import Training
-from bakerygw.realtime.waking_log import WakingLog
+from bakerygw.realtime.training.handler import Training
 from bakerygw.state import SharedState
 from bakerygw.telemetry.metrics import Metrics
 from bakerygw.tokens.session_seal import TICKETS, SessionSeal

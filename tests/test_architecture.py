@@ -2,7 +2,9 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -165,6 +167,46 @@ def test_module_keeps_the_rules(path: Path) -> None:
     assert violations(module_name(path), source, is_package=path.name == "__init__.py") == []
 
 
+def folder_of(module: str) -> str | None:
+    """`bakerygw.edge.pages.health` -> `edge.pages`; what lies directly in a part is in none of its folders."""
+    names = module.split(".")
+    return ".".join(names[1:3]) if len(names) > 3 else None
+
+
+def circle(sources: Iterable[tuple[str, str]]) -> list[str]:
+    """Folders, each of which imports the one before it, and the first the last; empty if there is no such circle.
+
+    `sources` are names of modules, none of them a package's own, with their text.
+    """
+    below: defaultdict[str, set[str]] = defaultdict(set)
+    for module, source in sources:
+        if folder := folder_of(module):
+            names = (name for name, _, _ in imports_of(ast.parse(source), module, is_package=False))
+            below[folder] |= {it for name in names if (it := folder_of(name))} - {folder}
+    try:
+        TopologicalSorter(below).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_folders_do_not_import_each_other_in_circles() -> None:
+    modules = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+
+    assert circle((module_name(path), path.read_text(encoding="utf-8")) for path in modules) == []
+
+
+def test_a_circle_of_folders_is_found() -> None:
+    layers = [
+        ("bakerygw.edge.gateway", "from bakerygw.edge.limits.crowd import Crowd"),
+        ("bakerygw.edge.limits.crowd", "from bakerygw.edge.gateway import Gateway"),
+        ("bakerygw.edge.limits.page", "from ..pages.common import json_reply\nfrom .crowd import Crowd"),
+    ]
+
+    assert circle(layers) == []
+    assert circle([*layers, ("bakerygw.edge.pages.common", "from bakerygw.edge.limits import crowd")]) != []
+
+
 def test_every_folder_of_modules_is_a_package() -> None:
     folders = {path.parent for path in PACKAGE.rglob("*.py")}
 
@@ -225,7 +267,7 @@ def test_a_broken_rule_is_found(module: str, source: str, why: str) -> None:
         ("bakerygw.stores.redis", "from bakerygw.ports import AdmissionStore\nfrom twisted.internet import defer"),
         ("bakerygw.stores.redis_protocol", "def f():\n    import txredisapi"),
         ("bakerygw.stores.redis_protocol", "if TYPE_CHECKING:\n    import txredisapi"),
-        ("bakerygw.edge.apidocs", "from bakerygw import __version__"),
+        ("bakerygw.edge.pages.apidocs", "from bakerygw import __version__"),
         ("bakerygw.admin.site", "from bakerygw.edge.deliver import deliver"),
         ("bakerygw.service", "from bakerygw.demo import services\nfrom bakerygw.upstream.pool import Pool"),
         ("bakerygw.tap", "def f():\n    from twisted.internet import reactor"),

@@ -65,10 +65,11 @@ def test_every_record_in_redis_is_in_the_operators_table() -> None:
 def test_maintainers_are_told_of_every_module_and_of_no_other_file() -> None:
     text = page("docs/architecture.md")
     table = text.partition("\n## Files\n")[2].partition("\n## ")[0]
-    for package in sorted(path.parent for path in (ROOT / "bakerygw").glob("*/__init__.py")):
-        (row,) = re.findall(rf"^\| `bakerygw/{package.name}` \|.*\|(.*)\|$", table, re.MULTILINE)
+    for package in sorted(path.parent for path in (ROOT / "bakerygw").glob("*/**/__init__.py")):
+        name = package.relative_to(ROOT).as_posix()
+        (row,) = re.findall(rf"^\| `{name}` \|.*\|(.*)\|$", table, re.MULTILINE)
         modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
-        assert set(re.findall(r"`([a-z_]+)`", row)) == modules, package.name
+        assert set(re.findall(r"`([a-z_]+)`", row)) == modules, name
     for name in re.findall(r"`([a-z_/]+\.(?:py|lua))`", text):
         places = [path for top in ("bakerygw", "tests", "bench") for path in (ROOT / top).rglob(Path(name).name)]
         assert any(path.as_posix().endswith(f"/{name}") for path in [*places, *ROOT.glob(name)]), name

@@ -58,7 +58,13 @@ def sources(pattern: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["bakerygw/**/*.py", "bakerygw/**/*.lua", "bakerygw/edge/static/*", "bakerygw/demo/page/**/*", "twisted/**/*.py"],
+    [
+        "bakerygw/**/*.py",
+        "bakerygw/**/*.lua",
+        "bakerygw/edge/pages/static/*",
+        "bakerygw/demo/page/**/*",
+        "twisted/**/*.py",
+    ],
 )
 def test_the_wheel_holds_every_source_file(wheel: zipfile.ZipFile, pattern: str) -> None:
     assert sources(pattern) - set(wheel.namelist()) == set()

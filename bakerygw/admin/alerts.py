@@ -9,7 +9,7 @@ from bakerygw.admin.fields import bad_field, state_unavailable
 from bakerygw.core.alerts import Alert, AlertRefused, parse_alert
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.problem import Refused, refuse
-from bakerygw.edge.pages import json_reply
+from bakerygw.edge.pages.common import json_reply
 from bakerygw.ports import EventLog, StoreUnavailable
 
 PATH: Final = "/api/tenants/{id}/alerts"

@@ -22,7 +22,7 @@ from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.problem import refuse
 from bakerygw.core.routing import Router
 from bakerygw.core.times import iso_time
-from bakerygw.edge.pages import json_reply
+from bakerygw.edge.pages.common import json_reply
 from bakerygw.ports import Audit, KeyStore, KeyUnreadable, RevocationStore, StoreUnavailable, TenantStore
 from bakerygw.runtime.shield import shielded
 

@@ -19,9 +19,9 @@ from bakerygw.core.limits import (
     tenant_subject,
 )
 from bakerygw.core.times import iso_time
-from bakerygw.edge.crowd import Crowd
-from bakerygw.edge.limiting import limit_row
-from bakerygw.edge.pages import json_reply
+from bakerygw.edge.limits.budgets import limit_row
+from bakerygw.edge.limits.crowd import Crowd
+from bakerygw.edge.pages.common import json_reply
 from bakerygw.edge.policies import Policies
 from bakerygw.ports import AdmissionAsk, AdmissionStore, Audit, StoreUnavailable, TenantLimits
 

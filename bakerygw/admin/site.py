@@ -15,7 +15,7 @@ from bakerygw.core.claims import is_id
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.problem import Problem, Refused, refuse
 from bakerygw.core.times import iso_time
-from bakerygw.edge.pages import json_reply
+from bakerygw.edge.pages.common import json_reply
 from bakerygw.ports import Audit
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")

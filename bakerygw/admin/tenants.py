@@ -13,7 +13,7 @@ from bakerygw.admin.fields import bad_field, read_object, text_of, time_of, unre
 from bakerygw.core.http import Reply, RequestHead
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.core.times import iso_time
-from bakerygw.edge.pages import json_reply
+from bakerygw.edge.pages.common import json_reply
 from bakerygw.ports import Audit, Signals, StoreUnavailable, TenantStore
 
 MAX_REASON_CHARS: Final = 500

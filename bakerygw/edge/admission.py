@@ -21,10 +21,10 @@ from bakerygw.core.tenancy import (
     effective_tenant,
 )
 from bakerygw.core.values import value
-from bakerygw.edge.keys import MISPLACED, KeyDesk, looks_like_key, revoked_key
-from bakerygw.edge.limiting import buckets_of, budgets_of, limit_refusal
+from bakerygw.edge.credentials.keys import MISPLACED, KeyDesk, looks_like_key, revoked_key
+from bakerygw.edge.credentials.streams import presented_on
+from bakerygw.edge.limits.budgets import buckets_of, budgets_of, limit_refusal
 from bakerygw.edge.policies import Policies
-from bakerygw.edge.stream_credentials import presented_on
 from bakerygw.ports import (
     AdmissionAsk,
     AdmissionState,

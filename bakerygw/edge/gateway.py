@@ -14,14 +14,14 @@ from bakerygw.core.problem import Refused
 from bakerygw.core.routing import Action, Match, Route
 from bakerygw.edge.admission import PUBLIC, Admission, Caller, Grant
 from bakerygw.edge.conversation import NO_REFERRER, Conversation, standing_headers
-from bakerygw.edge.crowd import Crowd
+from bakerygw.edge.credentials.streams import with_query_tenant
+from bakerygw.edge.credentials.tickets import Tickets
 from bakerygw.edge.exchange import Exchange
-from bakerygw.edge.inheritance import Inheritance
-from bakerygw.edge.lookups import Inquiry, Lookups
+from bakerygw.edge.limits.crowd import Crowd
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.stream_credentials import with_query_tenant
-from bakerygw.edge.tickets import Tickets
+from bakerygw.edge.tenants.inheritance import Inheritance
+from bakerygw.edge.tenants.lookups import Inquiry, Lookups
 from bakerygw.ports import Telemetry
 
 LocalPage = Callable[[RequestHead], Reply]

@@ -10,7 +10,7 @@ from bakerygw.core.limits import LimitRule
 from bakerygw.core.problem import refuse
 from bakerygw.core.routing import Router
 from bakerygw.core.stacks import Stacks
-from bakerygw.edge.credentials import SessionCookies
+from bakerygw.edge.credentials.requests import SessionCookies
 from bakerygw.ports import Credentials, Scheme, Upstreams
 
 HSTS: Final = ((b"Strict-Transport-Security", b"max-age=31536000; includeSubDomains"),)

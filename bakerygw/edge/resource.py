@@ -15,7 +15,7 @@ from bakerygw.core.http import Reply
 from bakerygw.core.problem import Problem, Refused
 from bakerygw.edge.body import collect
 from bakerygw.edge.exchange import Exchange
-from bakerygw.edge.rendering import OwnRequest, ResourceChannel
+from bakerygw.edge.twisted_web.rendering import OwnRequest, ResourceChannel
 
 
 class ResourceHandler:

@@ -17,8 +17,8 @@ from bakerygw.core.problem import Problem, Refused
 from bakerygw.core.routing import Route, Router
 from bakerygw.core.stacks import LimitPolicy
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
-from bakerygw.edge.crowd import Crowd
-from bakerygw.edge.healthpages import HealthPages
+from bakerygw.edge.limits.crowd import Crowd
+from bakerygw.edge.pages.health import HealthPages
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.api_keys import StoredKeys
 from bakerygw.stores.memory import MemoryStore

@@ -17,7 +17,7 @@ from bakerygw.core.websocket import (
     without_bearer,
     without_secrets,
 )
-from bakerygw.realtime.bridge import ENDINGS
+from bakerygw.realtime.training.bridge import ENDINGS
 from tests.heads import make_head
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="

@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.browser import Browser
 from tests.e2e.pages import WEB, Pages
 
-MODULE = Path(str(files("bakerygw.edge"))) / "static" / "bakerygw.js"
+MODULE = Path(str(files("bakerygw.edge.pages"))) / "static" / "bakerygw.js"
 NAMES = re.findall(r'^test\("(.+)", ', (WEB / "module_tests.js").read_text(encoding="utf-8"), re.MULTILINE)
 
 

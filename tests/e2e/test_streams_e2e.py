@@ -11,7 +11,7 @@ import httpx
 import pytest
 import redis
 
-from bakerygw.realtime.intake import LAST_CHANCE_S
+from bakerygw.realtime.alerts.intake import LAST_CHANCE_S
 from tests.e2e.calling import WITHIN_S, until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.e2e.listening import STREAM, Reader

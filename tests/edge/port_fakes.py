@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edge_fakes import App, Client, Source, request
-from record_fakes import Shared
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -17,13 +15,13 @@ from bakerygw.core.outcome import Outcome, Trace
 from bakerygw.core.routing import Route, Router
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
 from bakerygw.edge.admission import Admission
+from bakerygw.edge.credentials.keys import KeyDesk
+from bakerygw.edge.credentials.tickets import Tickets
 from bakerygw.edge.gateway import Gateway
-from bakerygw.edge.inheritance import Inheritance
-from bakerygw.edge.keys import KeyDesk
-from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.tickets import Tickets
+from bakerygw.edge.tenants.inheritance import Inheritance
+from bakerygw.edge.tenants.lookups import Lookups
 from bakerygw.ports import (
     AdmissionAsk,
     AdmissionState,
@@ -35,6 +33,8 @@ from bakerygw.ports import (
     UpstreamResponse,
 )
 from bakerygw.tokens.session_seal import SessionSeal
+from tests.edge.edge_fakes import App, Client, Source, request
+from tests.edge.record_fakes import Shared
 
 NOW = 1_700_000_000.0
 DAY_S = 86_400.0

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from edge_fakes import Wire, dechunked, make_site
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -18,6 +17,7 @@ from bakerygw.core.outcome import Outcome, Trace
 from bakerygw.edge.conversation import Conversation, standing_headers
 from bakerygw.edge.exchange import Exchange
 from bakerygw.edge.resource import ResourceHandler
+from tests.edge.edge_fakes import Wire, dechunked, make_site
 
 MAX_BODY_BYTES = 1000
 OURS = {b"date", b"server", b"x-request-id", b"x-content-type-options", b"connection", b"transfer-encoding"}

@@ -4,19 +4,19 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from port_fakes import NOW, ROUTES, STRICT, Stage, response
 from twisted.internet.defer import Deferred
 
 from bakerygw.core.routing import Route, Router
 from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.refreshing import Refreshing
-from bakerygw.edge.renewal import Renewal
-from bakerygw.edge.session_calls import SessionCalls
-from bakerygw.edge.sessions import Sessions
-from bakerygw.edge.spending import Spending
+from bakerygw.edge.signin.refreshing import Refreshing
+from bakerygw.edge.signin.renewal import Renewal
+from bakerygw.edge.signin.session_calls import SessionCalls
+from bakerygw.edge.signin.sessions import Sessions
+from bakerygw.edge.signin.spending import Spending
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.records import MemoryRecords
 from bakerygw.tokens.session_seal import SessionSeal
+from tests.edge.port_fakes import NOW, ROUTES, STRICT, Stage, response
 
 JSON = b"Content-Type: application/json"
 REFRESH = b"/api/v1/auth/refresh"

@@ -4,12 +4,12 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
-from edge_fakes import request
-from port_fakes import DAY_S, DEMO, GENERAL, NOW, PRO, USER, Stage
 
 from bakerygw.core.claims import Subscription
 from bakerygw.core.limits import LimitRule
 from bakerygw.core.tenancy import ReadOnly, TenantFlags
+from tests.edge.edge_fakes import request
+from tests.edge.port_fakes import DAY_S, DEMO, GENERAL, NOW, PRO, USER, Stage
 
 SALES = b"/api/v1/sales/today"
 HOLD = ReadOnly(reason="unpaid", until="2026-01-01T00:00:00Z")

@@ -2,11 +2,11 @@
 
 import pytest
 from deferreds import failure_of, success_of
-from edge_fakes import Sink
 from twisted.internet.defer import CancelledError, Deferred
 
 from bakerygw.core.problem import Problem, Refused
 from bakerygw.edge.body import MAX_UNREAD_BYTES, RequestBody, collect
+from tests.edge.edge_fakes import Sink
 
 
 class Tap:

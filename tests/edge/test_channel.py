@@ -1,7 +1,6 @@
 """A connection's requests in order, its deadlines, its pace, and its end."""
 
 import pytest
-from edge_fakes import BUFFER_BYTES, HOST, OK, App, Client, Sink, Source, answers, give, make_site, request
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -10,6 +9,7 @@ from bakerygw.core.problem import Problem, problem_reply
 from bakerygw.edge.body import MAX_UNREAD_BYTES, collect, too_large
 from bakerygw.edge.channel import PIECE_BYTES, READ_AHEAD_BYTES, SERVED_A_TURN
 from tests.collector import goes_by_itself
+from tests.edge.edge_fakes import BUFFER_BYTES, HOST, OK, App, Client, Sink, Source, answers, give, make_site, request
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 EXPECTING = request(b"POST", b"/", b"Expect: 100-continue", b"Content-Length: 5")

@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from edge_fakes import Source, answers, request
-from port_fakes import Stage, response
 
 from bakerygw.core.http import Reply
 from bakerygw.edge.conversation import Entropy, identify, printable
+from tests.edge.edge_fakes import Source, answers, request
+from tests.edge.port_fakes import Stage, response
 from tests.heads import make_head
 
 SALES = b"/api/v1/sales/today"

@@ -2,10 +2,10 @@
 
 import pytest
 from deferreds import failure_of, success_of
-from edge_fakes import App, Client, Source, answers, give, request
 from twisted.internet.defer import CancelledError, Deferred
 
 from bakerygw.core.http import Reply
+from tests.edge.edge_fakes import App, Client, Source, answers, give, request
 
 OLD = b"GET / HTTP/1.0\r\nHost: a\r\n\r\n"
 

@@ -3,7 +3,6 @@
 from itertools import pairwise
 
 import pytest
-from edge_fakes import HOST, OK, Client, Sink, give, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from bakerygw.core.http import RequestHead
 from bakerygw.core.problem import Refused
 from bakerygw.edge.body import RequestBody
 from bakerygw.edge.framer import ChannelLimits, Framer, Framing
+from tests.edge.edge_fakes import HOST, OK, Client, Sink, give, request
 
 SMUGGLED = request(b"GET", b"/smuggled")
 CHUNKED = b"Transfer-Encoding: chunked"

@@ -4,8 +4,9 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
-from edge_fakes import request
-from port_fakes import Stage, response
+
+from tests.edge.edge_fakes import request
+from tests.edge.port_fakes import Stage, response
 
 APP = b"Origin: https://app.example"
 PREFLIGHT = (APP, b"Access-Control-Request-Method: PUT")

@@ -1,10 +1,10 @@
 """Requests to services, and their answers and failures back."""
 
 import pytest
-from edge_fakes import Sink, Source, answers, request
-from port_fakes import DEMO, Stage, response
 
 from bakerygw.ports import UpstreamFailed
+from tests.edge.edge_fakes import Sink, Source, answers, request
+from tests.edge.port_fakes import DEMO, Stage, response
 
 SALES = b"/api/v1/sales/today"
 BEARER = b"Authorization: Bearer good"

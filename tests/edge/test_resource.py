@@ -3,8 +3,6 @@
 from typing import Any
 
 import pytest
-from edge_fakes import BUFFER_BYTES, request
-from resource_fakes import MAX_BODY_BYTES, Own, Pushing, Stock, Waiting
 from twisted.python.failure import Failure
 from twisted.web.error import UnsupportedMethod
 from twisted.web.resource import Resource
@@ -12,6 +10,8 @@ from twisted.web.server import NOT_DONE_YET
 
 from bakerygw.core.problem import refuse
 from tests.collector import goes_by_itself
+from tests.edge.edge_fakes import BUFFER_BYTES, request
+from tests.edge.resource_fakes import MAX_BODY_BYTES, Own, Pushing, Stock, Waiting
 
 OLD = b"GET /%b HTTP/1.0\r\nHost: a\r\n\r\n"
 

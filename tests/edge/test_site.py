@@ -3,9 +3,10 @@
 from ipaddress import ip_network
 
 import pytest
-from edge_fakes import OK, App, Client, give, make_site, request
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
+
+from tests.edge.edge_fakes import OK, App, Client, give, make_site, request
 
 
 def connect(site, host: str):

@@ -9,7 +9,6 @@ from random import Random
 from typing import Any
 
 from deferreds import success_of
-from edge_fakes import Client, answers, request
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from test_tenancy_property import (
@@ -32,12 +31,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from bakerygw.core.alerts import parse_alert
-from bakerygw.realtime.alerts import AlertStreams
+from bakerygw.realtime.alerts.handler import AlertStreams
+from bakerygw.realtime.alerts.hub import Hub
 from bakerygw.realtime.guard import StreamGuard
-from bakerygw.realtime.hub import Hub
 from bakerygw.realtime.quotas import Quota, Quotas
 from bakerygw.realtime.rechecks import ROUND_S
 from bakerygw.stores.memory_events import MemoryEventLog
+from tests.edge.edge_fakes import Client, answers, request
 from tests.minting import iso
 from tests.oracle import Asked, State, opened, verdict
 from tests.realtime.stream_fakes import Told

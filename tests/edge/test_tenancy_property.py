@@ -14,11 +14,9 @@ from typing import Any
 import pytest
 import pytest_twisted
 import redis
-from edge_fakes import Answer, Client, answers, request
 from greenlet import getcurrent, greenlet
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
-from port_fakes import Answers, Desk, Notes, Services
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -29,12 +27,12 @@ from bakerygw.core.limits import LimitRule
 from bakerygw.core.routing import Route, Router
 from bakerygw.core.tenancy import ReadOnly
 from bakerygw.edge.admission import Admission
+from bakerygw.edge.credentials.tickets import Tickets
 from bakerygw.edge.gateway import Gateway
-from bakerygw.edge.inheritance import Inheritance
-from bakerygw.edge.lookups import Lookups
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
-from bakerygw.edge.tickets import Tickets
+from bakerygw.edge.tenants.inheritance import Inheritance
+from bakerygw.edge.tenants.lookups import Lookups
 from bakerygw.ports import LookupFailed
 from bakerygw.stores.hierarchy import MemoryHierarchy, RedisHierarchy
 from bakerygw.stores.memory import MemoryStore
@@ -45,6 +43,8 @@ from bakerygw.tokens.bearer import BearerTokens
 from bakerygw.tokens.keys import PemKey, load_public_key
 from bakerygw.tokens.session_seal import SessionSeal
 from bakerygw.tokens.verifier import TokenVerifier
+from tests.edge.edge_fakes import Answer, Client, answers, request
+from tests.edge.port_fakes import Answers, Desk, Notes, Services
 from tests.minting import Issuer, iso
 from tests.oracle import Asked, State, opened, verdict
 from tests.redis_server import RedisServer

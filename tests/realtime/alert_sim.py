@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from bakerygw.core.alerts import CHANNEL_PREFIX, Position
 from bakerygw.ports import Placed, StoreUnavailable
-from bakerygw.realtime.intake import Intake
+from bakerygw.realtime.alerts.intake import Intake
 from bakerygw.stores.alert_channel import RedisAlertChannel
 from bakerygw.stores.redis_line import RedisAccess
 

@@ -10,10 +10,10 @@ from twisted.python.failure import Failure
 
 from bakerygw.core.outcome import SocketNotes
 from bakerygw.ports import Heir, UpstreamFailed
-from bakerygw.realtime.bridge import Bridge
 from bakerygw.realtime.held import Held
-from bakerygw.realtime.legs import Leg
-from bakerygw.realtime.sides import LegFactories
+from bakerygw.realtime.training.bridge import Bridge
+from bakerygw.realtime.training.legs import Leg
+from bakerygw.realtime.training.sides import LegFactories
 from tests.frames import parsed
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="

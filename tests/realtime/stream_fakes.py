@@ -12,9 +12,9 @@ from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.line import Send
 from bakerygw.ports import StoreUnavailable
 from bakerygw.ports.events import Page, Placed, Stored
+from bakerygw.realtime.alerts.hub import Hub
+from bakerygw.realtime.alerts.stream import Resume, Stream
 from bakerygw.realtime.held import Held
-from bakerygw.realtime.hub import Hub
-from bakerygw.realtime.stream import Resume, Stream
 from tests.realtime.sse_client import EventClient
 
 TENANT = "t1"

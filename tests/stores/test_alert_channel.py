@@ -10,7 +10,7 @@ from store_fakes import RecordingTelemetry, access_to, link_to, pause
 
 from bakerygw.core.alerts import Position
 from bakerygw.ports import StoreUnavailable
-from bakerygw.realtime.intake import Intake
+from bakerygw.realtime.alerts.intake import Intake
 from bakerygw.stores.alert_channel import RedisAlertChannel, RedisAlertPublisher
 from bakerygw.stores.events import RedisEventLog
 from tests.patience import PATIENCE_S

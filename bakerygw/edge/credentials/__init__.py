@@ -1,0 +1,1 @@
+"""What a request presents to say who asks."""

@@ -1,0 +1,1 @@
+"""Refresh tokens that are used once, and the sessions of browsers."""

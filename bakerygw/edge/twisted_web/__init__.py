@@ -1,0 +1,1 @@
+"""Resources and protocols of Twisted on the gateway's own connections."""

@@ -1,0 +1,1 @@
+"""Alerts over SSE: brought into the history, and given to streams."""

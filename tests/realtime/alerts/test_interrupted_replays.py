@@ -1,0 +1,215 @@
+"""Streams whose history goes away, ends or moves on while they are given it; and what goes on beside a fault."""
+
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from bakerygw.realtime.alerts.fanout import SLICE_S, Fanout
+from bakerygw.realtime.alerts.feed import MAX_RETRY_S, RETRY_S
+from tests.realtime.stream_fakes import Instance, Reading
+
+
+def alerts(reading: Reading) -> list[str]:
+    reading.read()
+    return [event.last_id for event in reading.client.events if event.kind == "alert"]
+
+
+def gaps(reading: Reading) -> list[tuple[str, str]]:
+    reading.read()
+    return [(event.json["reason"], event.last_id) for event in reading.client.events if event.kind == "gap"]
+
+
+def with_history(number: int, *, page: int) -> Instance:
+    """An instance that has to fetch what somebody has missed, page by page."""
+    here = Instance()
+    here.log.page_events = page
+    for _ in range(number):
+        here.history.add(b"{}")
+    return here
+
+
+def in_replay(here: Instance) -> Reading:
+    """A stream that has the first page, while the second is being asked for."""
+    here.log.slow = True
+    reading = here.open("7-0")
+    while here.log.reads < 2:
+        here.log.asked[0].answer()
+        here.turn()
+    return reading
+
+
+def test_a_replay_goes_on_where_it_was_when_the_history_is_back() -> None:
+    here = with_history(30, page=10)
+    reading = in_replay(here)
+    here.log.away = True
+    here.log.asked[0].answer()
+    here.log.slow = False
+    for _ in range(40):
+        here.turn(RETRY_S / 2)
+    reads = here.log.reads
+    assert len(alerts(reading)) == 10
+    assert reading.end is None
+    assert reads <= 10, "a history that is away is asked less and less often"
+
+    here.publish()
+    here.log.away = False
+    here.turn(MAX_RETRY_S)
+
+    assert alerts(reading) == [f"7-{number}" for number in range(1, 32)]
+    assert gaps(reading) == []
+
+
+def test_who_leaves_while_a_page_is_on_its_way_is_not_read_for_any_more() -> None:
+    here = with_history(30, page=10)
+    reading = in_replay(here)
+    reading.leave()
+    reads = here.log.reads
+    for asked in list(here.log.asked):
+        asked.answer()
+    here.turn()
+
+    assert here.log.reads == reads
+    assert len(alerts(reading)) == 10
+    assert reading.place.left == 1
+
+
+def test_who_leaves_while_the_history_is_away_is_not_read_for_any_more() -> None:
+    here = with_history(30, page=10)
+    reading = in_replay(here)
+    here.log.away = True
+    here.log.asked[0].answer()
+    reading.leave()
+    here.log.away = False
+    reads = here.log.reads
+    here.turn(MAX_RETRY_S)
+
+    assert here.log.reads == reads
+
+
+def test_what_is_trimmed_during_a_replay_is_told() -> None:
+    here = with_history(30, page=10)
+    reading = in_replay(here)
+    here.history.trim(5)
+    for asked in list(here.log.asked):
+        asked.answer()
+    here.log.slow = False
+    here.turn(1)
+
+    assert gaps(reading) == [("trimmed", "7-25")]
+    assert alerts(reading) == [f"7-{number}" for number in [*range(1, 11), *range(26, 31)]]
+
+
+@pytest.mark.parametrize("read_before", [True, False])
+def test_a_new_epoch_during_a_replay_is_told_and_nothing_of_the_old_one_follows(read_before: bool) -> None:
+    here = with_history(30, page=10)
+    reading = in_replay(here)
+    if read_before:
+        here.log.asked[0].look()
+    here.history.begin_era()
+    for _ in range(15):
+        here.publish()
+    here.turn()
+    here.log.slow = False
+    for asked in list(here.log.asked):
+        asked.answer()
+    here.turn(1)
+
+    assert [reason for reason, _ in gaps(reading)] == ["epoch"]
+    assert alerts(reading) == [*(f"7-{n}" for n in range(1, 11)), *(f"8-{n}" for n in range(1, 16))]
+
+
+def test_a_history_that_loses_its_end_while_somebody_comes_back_is_a_gap() -> None:
+    here = with_history(30, page=10)
+    here.hub.bounds = (5, 10_000)
+    first = here.open()
+    first.read()
+    here.log.slow = True
+    reading = here.open("7-20")
+    (asked,) = here.log.asked
+    del here.history.payloads[15:]  # what Redis wrote last is lost
+    asked.answer()
+    here.log.slow = False
+    here.turn(1)
+
+    assert gaps(reading)[0][0] == "unknown"
+    assert alerts(reading) == []
+
+
+def test_what_a_client_does_not_take_for_a_moment_comes_from_the_history_if_the_ring_is_past_it() -> None:
+    here = Instance()
+    here.hub.bounds = (5, 10_000)
+    slow = here.open()
+    slow.read()
+    assert slow.stream is not None
+    slow.stream.pause()
+    for _ in range(5):
+        here.publish()
+        here.turn(2)
+    for _ in range(3):
+        here.publish()
+    here.turn()
+    slow.stream.resume()
+    here.turn(1)
+
+    assert alerts(slow) == [f"7-{number}" for number in range(1, 9)]
+    assert slow.end is None
+
+
+def test_nothing_is_timed_once_the_hub_has_closed() -> None:
+    here = Instance()
+    reading = here.open()
+    here.history.add(b"{}")
+    here.publish()  # behind a hole, which would be looked into soon
+    assert reading.stream is not None
+    here.hub.close()
+
+    here.clock.advance(0)
+    assert here.clock.getDelayedCalls() == []
+    assert here.hub.feeds == {}
+
+
+class Turn:
+    """A feed with so many parts to serve, each of which takes a while."""
+
+    def __init__(self, clock: Clock, name: str, parts: int, served: list[str], takes_s: float = 0.0) -> None:
+        self.queued = False
+        self._clock, self._name, self._parts, self._served, self._takes_s = clock, name, parts, served, takes_s
+
+    def advance(self, number: int) -> bool:
+        self._served.append(self._name)
+        self._clock.rightNow += self._takes_s
+        self._parts -= 1
+        if self._parts < 0:
+            raise ValueError("broken")
+        return self._parts > 0
+
+
+def test_feeds_take_turns_and_each_slice_of_time_ends() -> None:
+    clock, served = Clock(), list[str]()
+    fanout = Fanout(clock)
+    many, few = Turn(clock, "many", 4, served, SLICE_S), Turn(clock, "few", 1, served, SLICE_S)
+    for feed in (many, few, many):
+        fanout.add(feed)
+    clock.callLater(0, served.append, "what else the reactor has to do")
+    for _ in range(10):
+        clock.advance(0)
+
+    assert served == ["many", "what else the reactor has to do", "few", "many", "many", "many"]
+    assert not many.queued
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_feed_that_is_broken_holds_up_no_other(logged_failures: list[Any]) -> None:
+    clock, served = Clock(), list[str]()
+    fanout = Fanout(clock)
+    broken, well = Turn(clock, "broken", 0, served), Turn(clock, "well", 2, served)
+    for feed in (broken, well):
+        fanout.add(feed)
+    for _ in range(3):
+        clock.advance(0)
+
+    assert served == ["broken", "well", "well"]
+    assert not broken.queued, "so that it has its turn again when something is new"
+    assert [failure.getErrorMessage() for failure in logged_failures] == ["broken"]
+    logged_failures.clear()
