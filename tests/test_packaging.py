@@ -130,7 +130,7 @@ def test_a_compiled_build_that_cannot_be_says_why(command: str, told: str) -> No
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -176,7 +176,7 @@ def test_twistd_finds_the_command_from_another_folder(tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
 
     shown = subprocess.run(
-        [twistd, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        [twistd, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
     assert re.search(r"^ +bakerygw +The API gateway", shown.stdout, re.MULTILINE), shown.stdout + shown.stderr
@@ -186,7 +186,7 @@ def make(folder: Path, *args: str, path: str) -> subprocess.CompletedProcess[str
     """Run the Makefile's targets with nothing but `path` to find programs on."""
     command = [shutil.which("make") or "make", "-f", str(REPOSITORY / "Makefile"), *args]
     return subprocess.run(
-        command, cwd=folder, env={"PATH": path}, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=folder, env={"PATH": path}, capture_output=True, text=True, timeout=300, check=False
     )
 
 
