@@ -84,10 +84,10 @@ def test_a_bakery_is_seen_live_through_a_cut_a_training_and_a_hold(
 
     page.evaluate("document.getElementById('cut').click()")
     page.wait_for("document.getElementById('state').dataset.state === 'cut'")
+    first = page.evaluate("document.getElementById('loss').getAttribute('points').split(' ').length")
     missed = ["Cold store at 9.4 °C: its door has stood open for 6 minutes", "Butter: 4 kg left, the minimum is 12"]
     for name in missed:
         publish(admin, bakery, name)
-    first = page.evaluate("document.getElementById('loss').getAttribute('points').split(' ').length")
     assert page.errors == []
     page.click(".spend")
     page.wait_for("document.getElementById('sent').textContent === '20 sent, all let pass'")
