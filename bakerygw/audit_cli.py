@@ -88,9 +88,8 @@ async def erase(store: AuditStore, user_id: str, *, out: TextIO, err: TextIO) ->
         document = document_of(data)
         if document is not None and document.get("user") == subject.pseudonym:
             left.add(document.get("id"))
-    print(
-        f"erased: {len(left)} entries about {user_id} are nobody's now, and so is the pseudonym in the logs", file=out
-    )
+    told = f"1 entry about {user_id} is" if len(left) == 1 else f"{len(left)} entries about {user_id} are"
+    print(f"erased: {told} nobody's now, and so is the pseudonym in the logs", file=out)
     return 0
 
 
@@ -117,12 +116,18 @@ def _kept(settings: Settings, reactor: Any, environ: Mapping[str, str]) -> KeptT
 
 def _run(work: Callable[[Any], Coroutine[Any, Any, int]]) -> int:
     status = [1]
+    unread: list[BrokenPipeError] = []
 
     async def main(reactor: Any) -> None:
-        status[0] = await work(reactor)
+        try:
+            status[0] = await work(reactor)
+        except BrokenPipeError as error:  # the reactor would take it for a defect
+            unread.append(error)
 
     with suppress(SystemExit):  # it always ends so
         react(main)
+    if unread:
+        raise unread[0]
     return status[0]
 
 

@@ -30,8 +30,14 @@ class _UserError(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command of `bakerygw`; returns the exit status: 0 done, 1 refused, 2 misused."""
-    return run(sys.argv[1:] if argv is None else argv, environ=os.environ, out=sys.stdout, err=sys.stderr)
+    """Run one command of `bakerygw`; returns the exit status: 0 done, 1 refused or not read to its end, 2 misused."""
+    try:
+        status = run(sys.argv[1:] if argv is None else argv, environ=os.environ, out=sys.stdout, err=sys.stderr)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain as it ends
+        return 1
+    return status
 
 
 def run(argv: Sequence[str], *, environ: Mapping[str, str], out: TextIO, err: TextIO) -> int:

@@ -21,6 +21,7 @@ from bakerygw.edge.pages.browser_module import load_browser_module
 from bakerygw.edge.pages.health import HealthPages
 from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
+from bakerygw.edge.signin.sessions import Sessions
 from bakerygw.ports import Audit, Credentials, Scheme, TokenTelemetry
 from bakerygw.sessions import make_session_parts
 from bakerygw.signing import Signing, make_signing
@@ -40,6 +41,7 @@ class Edition:
     policies: Policies
     signing: Signing
     keys: ApiKeys
+    sessions: Sessions | None
     upstreams: UpstreamClient
     probe: HttpProbe
     health: HealthChecks
@@ -55,7 +57,10 @@ class Edition:
     def signers(self) -> Collection[bytes] | None:
         """`Claims.signer` of all credentials in force is one of these; `None` while the issuer's keys are not known."""
         of_tokens = self.signing.verifier.signers
-        return None if of_tokens is None else {*of_tokens, self.keys.signer}
+        if of_tokens is None:
+            return None
+        of_sessions = () if self.sessions is None else self.sessions.signers(of_tokens)
+        return {*of_tokens, *of_sessions, self.keys.signer}
 
     def retire(self) -> None:
         """Stop probing and keep no connection to services; requests under way go on."""
@@ -120,6 +125,7 @@ def make_edition(
         policies=sessions.policies,
         signing=signing,
         keys=keys,
+        sessions=sessions.sessions,
         upstreams=upstreams,
         probe=probe,
         health=health,

@@ -25,6 +25,7 @@ from bakerygw.tokens.session_seal import SessionSeal
 class SessionParts:
     """Policies that know of sessions, where there are some, and the handlers of the auth service's routes."""
 
+    sessions: Sessions | None
     policies: Policies
     handlers: Mapping[Action, Handler]
 
@@ -50,8 +51,9 @@ def make_session_parts(
     )
     handlers: dict[Action, Handler] = {"refresh": refreshing.refresh, "logout": refreshing.logout}
     if sessions is None or calls is None:
-        return SessionParts(policies=policies, handlers=handlers)
+        return SessionParts(sessions=None, policies=policies, handlers=handlers)
     return SessionParts(
+        sessions=sessions,
         policies=replace(policies, credentials={**policies.credentials, "session": sessions}, sessions=sessions),
         handlers={**handlers, "login": calls.login, "session": calls.session},
     )
@@ -72,6 +74,7 @@ def _sessions(
         renewal=Renewal(policies.upstreams, spending, reactor),
         origins=policies.cors.origins,
         now=time.time,
+        seconds=reactor.seconds,
         leeway_s=settings.jwt_leeway_seconds,
         cache_ttl_s=settings.token_cache_ttl_seconds,
     )

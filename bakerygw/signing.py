@@ -85,6 +85,7 @@ def make_signing(
         leeway_s=settings.jwt_leeway_seconds,
         cache_ttl_s=settings.token_cache_ttl_seconds,
         now=time.time,
+        seconds=reactor.seconds,
     )
     bearer = BearerTokens(verifier, keys=keys, shared=_shared(settings, state, telemetry))
     return Signing(bearer=bearer, verifier=verifier, keys=keys, fetch=fetch, source=source)

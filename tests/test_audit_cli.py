@@ -67,6 +67,13 @@ def test_an_erased_user_is_found_no_more_and_all_others_are(store):
     assert store.kept["refusals"] == before
 
 
+def test_one_entry_is_told_as_one(store):
+    store.kept["refusals"] = store.kept["refusals"][:1]
+    store.kept["events"] = []
+    (told,) = call(audit_cli.erase, store, "ana")[1]
+    assert told == "erased: 1 entry about ana is nobody's now, and so is the pseudonym in the logs"
+
+
 def test_what_others_put_into_the_trail_cannot_steer_a_terminal(store):
     status, lines, _ = call(audit_cli.export, store, "eva")
     assert (status, len(lines)) == (0, 3)

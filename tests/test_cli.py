@@ -1,6 +1,9 @@
 """The `bakerygw` command: what it prints and how it ends."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jwt
@@ -13,8 +16,13 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from twisted.internet.defer import Deferred
 
 from bakerygw.cli import main, run
+from bakerygw.stores.audit_file import FileAudit
+from bakerygw.telemetry.subjects import name_of
+from tests.deferreds import success_of
+from tests.e2e.harness import clean_environment
 
 
 def invoke(*argv: str, **environ: str) -> tuple[int, str, str]:
@@ -231,6 +239,20 @@ def test_main_reads_the_processs_own_environment(
     monkeypatch.setenv("PORT", "x")
     assert main(["check", "--demo"]) == 1
     assert "PORT: got 'x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["routes --demo", "audit export --user ana --demo"])
+def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path: Path, words: str) -> None:
+    trail = FileAudit(tmp_path / "audit.jsonl", days=365, clock=None, erased=str)
+    success_of(Deferred.fromCoroutine(trail.keys({name_of("ana"): b"k" * 32})))
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    command = f"import sys; from bakerygw.cli import main; sys.exit(main({words.split()}))"
+    environ = clean_environment({"AUDIT_FILE": str(tmp_path / "audit.jsonl")}, tmp_path)
+    call = [sys.executable, "-c", command]
+    done = subprocess.run(call, stdout=ours, stderr=subprocess.PIPE, env=environ, check=False, timeout=30)
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_version_and_usage(capsys: pytest.CaptureFixture[str]) -> None:

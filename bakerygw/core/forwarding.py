@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from bakerygw.core.http import Pairs, RequestHead
 
@@ -71,6 +72,8 @@ _IDENTITY_PREFIXES: Final = (
 )
 """Whole families that services take for the gateway's word."""
 
+_CREDENTIALS_IN_QUERIES: Final = frozenset({b"ticket", b"token"})
+
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 _NEVER_TO_CLIENT: Final = _HOP_BY_HOP | {
@@ -96,7 +99,8 @@ def forward_headers(head: RequestHead, owed: Pairs, *, via: bytes) -> Pairs:
     request id, trace); it is appended last, so no `Connection` option of the client can take it away. `via` is the
     gateway's own entry, e.g. `1.1 bakerygw` (RFC 9110 section 7.6.3). Host and framing are the connection's affair.
     A name with `_` never passes: many frameworks read `X_User_Id` and `X-User-Id` as the same variable. Nor does an API
-    key, which is for the gateway alone, also where it is mistaken for a bearer token.
+    key, which is for the gateway alone, also where it is mistaken for a bearer token. Of a `Referer` whose query has a
+    ticket or a token, as those of streams do, the query stays here.
     """
     dropped = _NEVER_TO_SERVICE if _continues_trace(head, owed) else _NEVER_TO_SERVICE_NOR_TRACESTATE
     fields = head.fields
@@ -106,7 +110,7 @@ def forward_headers(head: RequestHead, owed: Pairs, *, via: bytes) -> Pairs:
         if value[7:12] == b"bkry_" or (value[:1] in (b"A", b"a") and value[:6].lower() == b"apikey"):
             dropped = dropped | {b"authorization"}
     kept = []
-    for pair in head.headers:
+    for pair in head.headers if b"referer" not in fields else _with_safe_referer(head):
         name = pair[0].lower()
         if name in dropped or b"_" in name or (name[:2] == b"x-" and name.startswith(_IDENTITY_PREFIXES)):
             continue
@@ -174,6 +178,25 @@ def _without_session(cookies: bytes) -> bytes:
     """One `Cookie` value less the gateway's own session; the other cookies stay as they were spelt."""
     others = [part for part in cookies.split(b";") if part.partition(b"=")[0].strip(b" \t") != SESSION_COOKIE]
     return b";".join(others).strip(b" \t")
+
+
+def _with_safe_referer(head: RequestHead) -> Pairs:
+    """The fields with every `Referer` less its query, if that names a credential."""
+    if not any(map(_names_credential, head.fields[b"referer"])):
+        return head.headers
+    kept = []
+    for pair in head.headers:
+        if pair[0].lower() != b"referer" or not _names_credential(pair[1]):
+            kept.append(pair)
+        elif not pair[1].startswith(b"?"):
+            kept.append((pair[0], pair[1].partition(b"?")[0]))
+    return tuple(kept)
+
+
+def _names_credential(url: bytes) -> bool:
+    """Whether the query has one of the parameters by which streams take credentials, percent-encoded or not."""
+    query = url.partition(b"?")[2]
+    return any(unquote_to_bytes(pair.partition(b"=")[0]) in _CREDENTIALS_IN_QUERIES for pair in query.split(b"&"))
 
 
 def _append_forwarding(kept: list[tuple[bytes, bytes]], head: RequestHead, via: bytes) -> None:

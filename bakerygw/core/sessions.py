@@ -41,6 +41,8 @@ class Session:
     until: float
     """Unix seconds at which it ends, whatever happens."""
     user_id: str
+    sealed_by: bytes = b""
+    """The thumbprint of the secret that it is sealed with."""
 
     def document(self) -> bytes:
         """As it is kept, sealed."""
@@ -49,8 +51,8 @@ class Session:
         return json.dumps(kept).encode()
 
 
-def session_from(text: bytes) -> Session | None:
-    """What `document` has made."""
+def session_from(text: bytes, sealed_by: bytes = b"") -> Session | None:
+    """What `document` has made, and what it was sealed with."""
     try:
         said = strict_object(text)
         access, refresh, until = said.get("access"), said.get("refresh"), said.get("until")
@@ -60,7 +62,12 @@ def session_from(text: bytes) -> Session | None:
         its_refresh = refresh_token(refresh) if isinstance(refresh, str) else None
     except (ClaimsError, Refused):
         return None
-    return Session(access=access, refresh=its_refresh, until=float(until), user_id=user_id)
+    return Session(access=access, refresh=its_refresh, until=float(until), user_id=user_id, sealed_by=sealed_by)
+
+
+def signer_of(of_token: bytes, sealed_by: bytes) -> bytes:
+    """The `Claims.signer` of a session: what its access token was checked with, and what its record is sealed with."""
+    return sha256(b"session" + of_token + sealed_by).digest() if of_token else b""
 
 
 def digest_of(session_id: bytes) -> str:

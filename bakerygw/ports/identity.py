@@ -1,5 +1,6 @@
 """Who asks."""
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from bakerygw.core.api_keys import ApiKey
@@ -71,11 +72,15 @@ class KeyStore(Protocol):
 class SessionSealer(Protocol):
     """Keeps what must lie in the shared state from whoever can read or write that, and pages of other sites out."""
 
+    @property
+    def thumbprints(self) -> Sequence[bytes]:
+        """Of the secrets that are in force; the first is the one that seals."""
+
     def seal(self, session_id: bytes, text: bytes) -> bytes:
         """`text` for this session, unreadable and unchangeable without its id, and good for no other session."""
 
-    def opened(self, session_id: bytes, sealed: bytes) -> bytes | None:
-        """The text; `None` for whatever was not sealed here for this session."""
+    def opened_with(self, session_id: bytes, sealed: bytes) -> tuple[bytes, bytes] | None:
+        """The text, and the thumbprint of its secret; `None` for whatever was not sealed here for this session."""
 
     def csrf_token(self, session_id: bytes) -> str:
         """The token that writes of this session have to show."""

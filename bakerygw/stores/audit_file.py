@@ -108,7 +108,8 @@ class FileAudit:
                 self._keys |= {name: (key, today) for name, (key, since) in used.items() if today - since >= DAY_S}
                 self._seen = _state(self._keys_path)
             if self._lines > 2 * len(self._keys) + SPARE_LINES:
-                self._write_keys()
+                with suppress(OSError):  # what has room for a line may have none for all of them
+                    self._write_keys(self._keys)
         return {name: key for name, (key, _) in used.items()}
 
     async def key(self, name: str) -> bytes | None:
@@ -121,9 +122,9 @@ class FileAudit:
         """Forget a key for good. Raises `StoreUnavailable`."""
         with _translated(), self._locked():
             self._read_keys()
-            there = self._keys.pop(name, None) is not None
-            self._write_keys()
-        return there
+            before = self._keys
+            self._write_keys({its: kept for its, kept in before.items() if its != name})
+        return name in before
 
     async def entries(self, ledger: Ledger) -> AsyncIterator[bytes]:
         """All that is kept, oldest first. Raises `StoreUnavailable`."""
@@ -204,16 +205,16 @@ class FileAudit:
         for name in gone:
             self._erased(name)
 
-    def _write_keys(self) -> None:
-        """Put the keys that are left into the file's place, in one step."""
+    def _write_keys(self, keys: dict[str, tuple[bytes, float]]) -> None:
+        """Put these keys into the file's place, in one step."""
         new = self._keys_path.with_name(self._keys_path.name + ".new")
         new.unlink(missing_ok=True)
-        _append(new, b"".join(_line(name, key, used) for name, (key, used) in self._keys.items()))
+        _append(new, b"".join(_line(name, key, used) for name, (key, used) in keys.items()))
         with suppress(OSError):  # who erases as root must not take the file from the gateway's own user
             about = self._keys_path.stat()
             os.chown(new, about.st_uid, about.st_gid)
         os.replace(new, self._keys_path)
-        self._lines, self._seen = len(self._keys), _state(self._keys_path)
+        self._keys, self._lines, self._seen = keys, len(keys), _state(self._keys_path)
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
@@ -238,6 +239,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _append(path: Path, data: bytes) -> None:
+    """Add all of these lines, or none. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     number = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -247,9 +249,9 @@ def _append(path: Path, data: bytes) -> None:
         try:
             while left:
                 left = left[os.write(number, left) :]
-        except OSError:
+        except OSError as error:
             os.ftruncate(number, size)  # half a line would spoil the next one
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(number)
 

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -32,6 +33,7 @@ LOGIN_ROUTE: Final = "/api/v1/auth/login"
 REFUSED: Final = frozenset({401, 402, 403, 429})
 """Statuses of refusals by policy; the others say that something was not there or went wrong."""
 LEDGERS: Final[tuple[Ledger, ...]] = ("events", "refusals")
+DROPPED: Final = "audit.dropped"
 
 
 class Told(Protocol):
@@ -39,6 +41,20 @@ class Told(Protocol):
 
     def __call__(self, result: str, number: int) -> None:
         """`result`: written or dropped."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Lost:
+    """What a ledger will never hold."""
+
+    since: str
+    when: str = ""
+    count: int = 0
+
+    def entry(self, ledger: Ledger) -> Entry:
+        """The entry that stands for it."""
+        fields: dict[str, object] = {"count": self.count, "since": self.since}
+        return Entry(ledger=ledger, when=self.when, event=DROPPED, user_id=None, personal={}, fields=fields)
 
 
 class AuditTrail:
@@ -62,6 +78,10 @@ class AuditTrail:
         self._stamp, self._redactor, self._line, self._told = stamp, redactor, line, told
         self._repeats = Repeats(clock.seconds)
         self._queues: dict[Ledger, deque[Entry]] = {ledger: deque() for ledger in LEDGERS}
+        self._lost: dict[Ledger, Lost] = {}
+        """Of which ledgers the trail itself does not tell yet that entries are missing."""
+        self._untold = 0
+        """Entries dropped of which the log does not tell yet."""
         self._writing: list[Entry] = []
         self._networks: dict[str, str] = {}
         self._work: Deferred[None] | None = None
@@ -137,9 +157,11 @@ class AuditTrail:
             await self._work
         self._retry_at, self._closing = 0.0, True
         await self._write_safely()
-        for queue in self._queues.values():
-            self._drop(len(queue))
+        for ledger, queue in self._queues.items():
+            self._drop(ledger, len(queue))
             queue.clear()
+        if self._untold:
+            self._log.warn(DROPPED, entries=self._untold)
 
     def _network(self, address: str) -> str:
         found = self._networks.get(address)
@@ -160,7 +182,7 @@ class AuditTrail:
     def _put(self, entry: Entry) -> None:
         queue = self._queues[entry.ledger]
         if len(queue) >= MAX_QUEUED:
-            self._drop(1)
+            self._drop(entry.ledger, 1)
         else:
             queue.append(entry)
 
@@ -178,7 +200,10 @@ class AuditTrail:
         self._work = None
 
     async def _write_safely(self) -> None:
-        """Write all there is, unless the store has failed just now. A ledger that fails does not hold up the other."""
+        """Write all there is, unless the store has failed just now. A ledger that fails does not hold up the other.
+
+        What is too old goes first: that may be what makes room.
+        """
         now = self._clock.seconds()
         if now < self._retry_at:
             return
@@ -186,9 +211,9 @@ class AuditTrail:
         try:
             for ledger in LEDGERS:
                 try:
-                    await self._write_all(ledger)
                     if now >= self._trim_at:
                         await self._store.trim(ledger)
+                    await self._write_all(ledger)
                 except StoreUnavailable as error:
                     failed, self._retry_at = error, self._clock.seconds() + RETRY_S
             if now >= self._trim_at:
@@ -201,7 +226,9 @@ class AuditTrail:
 
     async def _write_all(self, ledger: Ledger) -> None:
         queue = self._queues[ledger]
-        while queue:
+        while queue or ledger in self._lost:
+            if not queue:
+                queue.append(self._lost.pop(ledger).entry(ledger))
             await self._write_batch(ledger, queue)
             if queue and not self._closing:
                 await deferLater(self._clock, 0)  # a batch takes some milliseconds, and others wait for their turn
@@ -221,18 +248,24 @@ class AuditTrail:
             batch = []
             raise
         finally:
-            self._drop(len(batch))
+            self._drop(ledger, len(batch))
             self._writing = []
 
-    def _drop(self, number: int) -> None:
-        if number:
-            self._told("dropped", number)
+    def _drop(self, ledger: Ledger, number: int) -> None:
+        if not number:
+            return
+        self._told("dropped", number)
+        self._untold += number
+        now = self._stamp()
+        lost = self._lost.setdefault(ledger, Lost(since=now))
+        lost.count, lost.when = lost.count + number, now
 
     def _report(self, error: StoreUnavailable | None) -> None:
         """Log what changed, once."""
         if self._failing != (error is not None):
             self._failing = error is not None
             if error is None:
-                self._log.info("audit.store", state="writing")
+                self._log.info("audit.store", state="writing", dropped=self._untold)
+                self._untold = 0
             else:
                 self._log.warn("audit.store", state="failing", reason=str(error)[:200])

@@ -17,6 +17,7 @@ SESSIONS: Final = b"bakerygw session seal 1"
 TICKETS: Final = b"bakerygw ticket seal 1"
 """What is sealed: no key is good for two purposes."""
 _CSRF: Final = b"bakerygw session csrf 1"
+_THUMBPRINT: Final = b"bakerygw session secret\n"
 NONCE_BYTES: Final = 12
 MAX_SEALED_BYTES: Final = 64 * 1024
 """Longer than two tokens can make it; whatever else lies there is not looked at."""
@@ -36,6 +37,8 @@ class SessionSeal:
         self._purpose = purpose
         if not self._salts:
             self._salts.append(None)
+        self.thumbprints: Final = tuple(sha256(_THUMBPRINT + (salt or b"")).digest() for salt in self._salts)
+        """Of the secrets, the one that seals first."""
 
     def seal(self, session_id: bytes, text: bytes) -> bytes:
         """`text` for this session, unreadable and unchangeable without its id, and good for no other session."""
@@ -45,12 +48,17 @@ class SessionSeal:
 
     def opened(self, session_id: bytes, sealed: bytes) -> bytes | None:
         """The text; `None` for whatever was not sealed here for this session."""
+        found = self.opened_with(session_id, sealed)
+        return None if found is None else found[0]
+
+    def opened_with(self, session_id: bytes, sealed: bytes) -> tuple[bytes, bytes] | None:
+        """The text, and the thumbprint of its secret; `None` for whatever was not sealed here for this session."""
         if len(sealed) > MAX_SEALED_BYTES or sealed[:1] != VERSION:
             return None
         nonce, text = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
-        for salt in self._salts:
+        for salt, thumbprint in zip(self._salts, self.thumbprints, strict=True):
             try:
-                return AESGCM(_key(session_id, salt, self._purpose)).decrypt(nonce, text, VERSION)
+                return AESGCM(_key(session_id, salt, self._purpose)).decrypt(nonce, text, VERSION), thumbprint
             except (InvalidTag, ValueError):
                 continue
         return None

@@ -43,7 +43,7 @@ class _Memory:
         self._size, self._max_bytes = size, max_bytes
         self._bytes = 0
         self.entries: OrderedDict[bytes, tuple[float, Claims, int, bytes]] = OrderedDict()
-        """Until when, what the token says, its length, and the thumbprint of its key."""
+        """Until when by the monotonic clock, what the token says, its length, and the thumbprint of its key."""
 
     def add(self, digest: bytes, entry: tuple[float, Claims, int, bytes]) -> None:
         """Remember one token."""
@@ -72,7 +72,8 @@ class TokenVerifier:
     The memory holds at most `cache_size` tokens of `cache_bytes` together, each for at most `cache_ttl_s` and never
     past its `exp`. It is keyed by SHA-256 of the whole token, signature included: 32 bytes instead of up to 8 KiB, and
     no usable credential is kept in the process; a hit takes 0.9 µs, hash included.
-    `now` gives Unix seconds. Raises ValueError for an algorithm without public keys.
+    `now` gives Unix seconds, `seconds` those of a monotonic clock. Raises ValueError for an algorithm without public
+    keys.
     """
 
     def __init__(
@@ -87,11 +88,12 @@ class TokenVerifier:
         cache_size: int = CACHE_SIZE,
         cache_bytes: int = CACHE_BYTES,
         now: Callable[[], float],
+        seconds: Callable[[], float],
     ) -> None:
         if algorithm not in ALGORITHMS:
             raise ValueError(f"{algorithm!r} is no signature with a public key")
         self._key, self._algorithm, self._issuer, self._audience = key, algorithm, issuer, audience
-        self._leeway_s, self._ttl_s, self._now = leeway_s, cache_ttl_s, now
+        self._leeway_s, self._ttl_s, self._now, self._seconds = leeway_s, cache_ttl_s, now, seconds
         # The pinned algorithm is looked up here and nowhere else; what a token says is only compared with its name.
         self._signature = PyJWS(algorithms=[algorithm]).get_algorithm_by_name(algorithm)
         self._good = _Memory(cache_size, cache_bytes)
@@ -110,7 +112,7 @@ class TokenVerifier:
             entry = memory.entries.get(digest)
             if entry is None:
                 return None
-        if self._now() >= entry[0]:
+        if self._seconds() >= entry[0] or self._now() >= entry[1].exp:
             memory.drop(digest)
             return None
         memory.entries.move_to_end(digest)
@@ -208,12 +210,11 @@ class TokenVerifier:
             raise ClaimsError("audience")
 
     def _remember(self, token: bytes, claims: Claims, key: VerificationKey) -> None:
-        now = self._now()
-        until = min(now + self._ttl_s, claims.exp)
-        if until <= now:
+        left_s = min(self._ttl_s, claims.exp - self._now())
+        if left_s <= 0:
             return  # it would only push out one of use
         memory = self._demo if claims.is_demo else self._good
-        memory.add(sha256(token).digest(), (until, claims, len(token), key.thumbprint))
+        memory.add(sha256(token).digest(), (self._seconds() + left_s, claims, len(token), key.thumbprint))
 
 
 def _segments(token: bytes) -> tuple[bytes, bytes, bytes]:

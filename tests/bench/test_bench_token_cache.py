@@ -31,6 +31,7 @@ def hits_of(people: Population, day: Day, *, cache_size: int = 20_000) -> float:
             cache_ttl_s=900,
             cache_size=cache_size,
             now=lambda: now[0],
+            seconds=lambda: now[0],
         )
         for _ in range(people.instances)
     ]

@@ -429,10 +429,21 @@ def example_environ(*, commented: bool) -> dict[str, str]:
     return dict(line.split("=", 1) for line in chosen if "=" in line and not line.startswith("#"))
 
 
-def test_the_example_environment_and_file_say_the_same() -> None:
-    environ = load_settings(example_environ(commented=False))
-    assert environ == load_settings({}, str(ETC / "bakerygw.toml.example"))
+def test_the_example_environment_and_file_say_the_same(tmp_path: Path) -> None:
+    examples = example_environ(commented=False)
+    toml = (ETC / "bakerygw.toml.example").read_text()
+    (key,) = re.findall(r'^jwt_public_key_file = "(.*)"$', toml, re.M)
+    assert examples["JWT_PUBLIC_KEY_FILE"] == key
+    (tmp_path / "jwt.pem").write_text(RSA)
+    here = {"JWT_PUBLIC_KEY_FILE": str(tmp_path / "jwt.pem")}
+    environ = load_settings({**examples, **here})
+    assert environ == load_settings(here, str(ETC / "bakerygw.toml.example"))
     assert len(environ.services) == 16
+
+
+def test_systemd_and_docker_read_the_example_environment_alike() -> None:
+    # Of what is not in quotes systemd takes away each backslash; docker leaves quotes where they are.
+    assert [value for value in example_environ(commented=False).values() if re.search(r"""[\\"']""", value)] == []
 
 
 @pytest.mark.parametrize("name", ["bakerygw.env.example", "bakerygw.toml.example"])
@@ -445,7 +456,7 @@ def test_the_examples_are_complete(name: str) -> None:
 
 def test_the_defaults_that_the_example_shows_are_true() -> None:
     examples = example_environ(commented=True)
-    illustrations = {"LISTEN", "ADMIN_LISTEN", "ADMIN_TOKEN", "MAX_CONNECTIONS", "JWT_ALGORITHM", "ENVIRONMENT"}
+    illustrations = {"LISTEN", "ADMIN_LISTEN", "ADMIN_TOKEN", "MAX_CONNECTIONS", "ENVIRONMENT"}
     fields = Settings.model_fields
     shown = {name: value for name, value in examples.items() if name not in illustrations and name.lower() in fields}
     defaults = {name: value for name, value in shown.items() if fields[name.lower()].default not in (None, ())}

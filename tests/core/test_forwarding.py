@@ -63,6 +63,23 @@ def test_other_authorization_passes(value: bytes) -> None:
     assert values(forwarded((b"Authorization", value)), b"Authorization") == [value]
 
 
+PAGE = b"https://app.bakery.example/board"
+
+
+@pytest.mark.parametrize("query", [b"token=t", b"ticket=t", b"day=1&token=t", b"to%6ben=t", b"ticket", b"token=&a=1"])
+def test_of_a_page_whose_query_has_a_credential_the_query_never_passes(query: bytes) -> None:
+    pairs = forwarded((b"Accept", b"*/*"), (b"referer", PAGE + b"?" + query), (b"X-Thing", b"1"))
+    assert pairs[:3] == ((b"Accept", b"*/*"), (b"referer", PAGE), (b"X-Thing", b"1"))
+    assert values(forwarded((b"Referer", b"?" + query)), b"Referer") == []
+
+
+@pytest.mark.parametrize(
+    "referer", [PAGE, PAGE + b"?", PAGE + b"?day=1&tokens=2&my_token=3&x=token=4", b"", b"token=t", b"/a;token=t?b"]
+)
+def test_other_pages_pass_as_they_are(referer: bytes) -> None:
+    assert values(forwarded((b"Referer", referer)), b"Referer") == [referer]
+
+
 @pytest.mark.parametrize("name", [b"X-Userid", b"X-Forward", b"Viable", b"X-Usage", b"Hosts", b"Te2"])
 def test_names_that_only_look_alike_pass(name: bytes) -> None:
     assert values(forwarded((name, b"1")), name) == [b"1"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -299,3 +300,28 @@ def test_where_the_file_cannot_be_written_the_gateway_serves_and_says_so(
         assert (told["state"], "/proc/nowhere" in told["reason"]) == ("failing", True)
         with gateway.client(issuer.token()) as client:
             assert client.get(SALES).status_code == 200
+
+
+def test_while_the_disk_is_full_requests_go_on_and_afterwards_the_file_is_whole(
+    issuer: Issuer, service: RecordingUpstream, tmp_path: Path
+) -> None:
+    kept = tmp_path / "audit.jsonl.refusals"
+    people = [user(issuer) for _ in range(3)]
+    with Gateway(settings_of(issuer, service, AUDIT_FILE=str(tmp_path / "audit.jsonl"))) as gateway:
+        refuse(gateway, people[0][1])
+        before = until(lambda: kept.exists() and kept.read_bytes(), SOON_S)
+        _, hard = resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (len(before) + 100, hard))
+        refuse(gateway, people[1][1])
+        told = gateway.wait_for_event("audit.store")
+        assert (told["state"], str(kept) in told["reason"]) == ("failing", True)
+        refuse(gateway, people[2][1])
+        with gateway.client(people[0][1]) as client:
+            assert client.get(SALES).status_code == 200
+        assert kept.read_bytes() == before
+        resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        gateway.wait_for_event("audit.store", lambda event: event["state"] == "writing", 8.0)
+        assert len(gateway.events("audit.store")) == 2
+    lines = kept.read_bytes().splitlines(keepends=True)
+    assert lines[0] == before
+    assert [json.loads(line)["code"] for line in lines] == ["tenant-forbidden"] * 3

@@ -137,6 +137,7 @@ SECRETS = {
     "answer": "answer-4711",
     "set-cookie": "set-cookie-4711",
     "url password": "url-password-4711",
+    "page": "page-4711",
 }
 
 
@@ -152,6 +153,10 @@ class TestSecrets:
         with gateway.client() as client:
             assert client.post("/api/v1/auth/login", json=login).status_code == 200
             client.get(SALES, headers={"Authorization": f"Bearer {good}", "Cookie": f"session={SECRETS['cookie']}"})
+            page = f"https://app.example/board?token={SECRETS['page']}"
+            client.get(SALES, headers={"Authorization": f"Bearer {good}", "Referer": page})
+            assert service.requests[-1].value("Referer") == b"https://app.example/board"
+            client.get("/api/v1/nowhere", headers={"Referer": page})
             client.get(SALES, headers={"Authorization": f"Bearer {bad}", "X-API-Key": SECRETS["api key"]})
             client.get(SALES, headers={"Authorization": f"Basic {SECRETS['basic']}"})
             client.get(f"/api/v1/alerts/stream?ticket={SECRETS['ticket']}&token={SECRETS['query token']}")
@@ -163,7 +168,9 @@ class TestSecrets:
         gateway.raw(f"GET /a b?token={SECRETS['query token']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         lines_of(gateway, last)
 
-        found = [name for name, secret in SECRETS.items() if secret in gateway.output]
+        with gateway.admin() as admin:
+            told = gateway.output + admin.get("/metrics").text
+        found = [name for name, secret in SECRETS.items() if secret in told]
         found += [part for token in (good, bad) for part in token.split(".")[1:] if part in gateway.output]
         assert found == []
         assert gateway.admin_token not in gateway.output

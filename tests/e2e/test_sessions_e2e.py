@@ -1,12 +1,14 @@
 """Cookie sessions of browsers, over two instances and a real Redis."""
 
 import json
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 
 import httpx
 import pytest
@@ -265,6 +267,31 @@ def test_signing_out_on_one_instance_ends_the_stream_on_the_other(
         assert browser.write(pair[0], LOGOUT).status_code == 204
 
         assert read.bye() == "token-revoked"
+
+
+def test_what_a_session_has_opened_ends_when_the_secret_that_seals_it_is_taken_away(
+    auth: AuthService, service: RecordingUpstream, issuer: Issuer, tmp_path: Path
+) -> None:
+    file = tmp_path / "gateway.toml"
+    env = {"SESSION_COOKIES": "true", "AUTH_SERVICE_URL": service.url, "SALES_SERVICE_URL": service.url}
+    file.write_text(f'session_secret = "{OLD}"\n')
+    with Gateway({"JWT_PUBLIC_KEY": issuer.public_pem, **env}, config=file) as gateway:
+
+        def reload(secret: str) -> None:
+            file.write_text(f'session_secret = "{secret}"\n')
+            before = len(gateway.events("reload.done"))
+            gateway.signal(signal.SIGHUP)
+            until(lambda: len(gateway.events("reload.done")) > before)
+
+        browser, _ = sign_in(gateway)
+        with Reader(gateway, headers={"Cookie": browser.cookie}) as read, Reader(gateway, issuer.token()) as other:
+            reload(f"{NEW},{OLD}")
+            assert browser.ask(gateway).status_code == 200
+            assert read.named("bye") == []
+            reload(NEW)
+            assert read.bye() == "token-invalid"
+            assert code_of(browser.ask(gateway)) == (401, "token-invalid")
+            assert other.named("bye") == []
 
 
 def test_who_closes_the_page_while_signing_out_is_signed_out_on_both(

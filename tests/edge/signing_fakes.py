@@ -1,6 +1,7 @@
 """A gateway that takes part in refreshing and signing out, over records in memory that can go away."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -143,10 +144,12 @@ class SigningStage(Stage):
             leeway_s=LEEWAY_S,
         )
         self.gateway.handlers = {"refresh": self.refreshing.refresh, "logout": self.refreshing.logout}
-        self.passed = 0.0
+        self.passed = self.steady_s = 0.0
         self.services.response = response(200, body=b'{"access_token": "new"}')
 
-    def with_sessions(self, other: "SigningStage | None" = None) -> "SigningStage":
+    def with_sessions(
+        self, other: "SigningStage | None" = None, *, secrets: Sequence[str] = (SECRET,)
+    ) -> "SigningStage":
         """Turn cookie sessions on, over the shared state and the services of `other` if given."""
         if other is not None:
             self.records, self.store.revoked = other.records, other.store.revoked
@@ -156,13 +159,14 @@ class SigningStage(Stage):
             )
         self.sessions = Sessions(
             self.tokens,
-            SessionSeal([SECRET]),
+            SessionSeal(secrets),
             self.records,
             revocations=self.revocations,
             spending=self.spending,
             renewal=Renewal(self.services, self.spending, self.background),
             origins=frozenset({b"https://app.example"}),
             now=self.unix_s,
+            seconds=lambda: self.steady_s,
             leeway_s=LEEWAY_S,
             cache_ttl_s=900,
         )
@@ -195,6 +199,11 @@ class SigningStage(Stage):
 
     def pass_s(self, seconds: float) -> None:
         self.passed += seconds
+        self.steady_s += seconds
+
+    def set_clock(self, ahead_s: float) -> None:
+        """Set the wall clock so far ahead, or back."""
+        self.passed += ahead_s
 
     def audit(self, event: str, **fields: object) -> None:
         self.audited.append((event, fields))

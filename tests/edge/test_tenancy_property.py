@@ -164,6 +164,7 @@ class Pipeline:
             leeway_s=10,
             cache_ttl_s=900,
             now=lambda: NOW,
+            seconds=lambda: NOW,
         )
         gold = Route(prefix=GOLD, template=f"{GOLD}/**", kind="proxy", service="sales", min_tier="enterprise")
         policies = Policies(

@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import time
+from contextlib import contextmanager
 
 import pytest
 import pytest_twisted
@@ -11,7 +13,7 @@ from store_fakes import RecordingTelemetry, link_to
 from twisted.internet.task import Clock
 
 from bakerygw.ports import StoreUnavailable
-from bakerygw.stores.audit_file import LOOK_S, SEGMENT_BYTES, SEGMENTS, FileAudit
+from bakerygw.stores.audit_file import LOOK_S, SEGMENT_BYTES, SEGMENTS, SPARE_LINES, FileAudit
 from bakerygw.stores.audit_stream import KEY_PREFIX, MAX_ENTRIES, PAGE, STREAMS, RedisAudit
 from tests.deferreds import success_of
 
@@ -169,6 +171,17 @@ def run(coroutine):
     return success_of(Deferred.fromCoroutine(coroutine))
 
 
+@contextmanager
+def full_beyond(max_bytes):
+    """As on a full disk, a write to a file gets what fits into so many bytes of it, and the next one an error."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def entry(now, text=""):
     when = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime(now))
     return json.dumps({"when": when, "text": text}).encode()
@@ -273,6 +286,49 @@ class TestFiles:
         for call in (audit.append("events", [b"x"]), audit.keys({"a": b"1"}), audit.erase("a")):
             with pytest.raises(StoreUnavailable):
                 run(call)
+
+    def test_a_disk_that_is_full_in_the_middle_of_a_line_leaves_whole_lines_and_every_entry_once(self, tmp_path):
+        audit = files(tmp_path)
+        run(audit.append("events", [b"first"]))
+        with full_beyond(len(b"first\nsecond\nthi")):
+            for _ in range(2):
+                with pytest.raises(StoreUnavailable, match=rf"{tmp_path}/audit\.jsonl: File too large"):
+                    run(audit.append("events", [b"second", b"third"]))
+                assert (tmp_path / "audit.jsonl").read_bytes() == b"first\n"
+            assert run(audit.latest("events", 9)) == [b"first"]
+        run(audit.append("events", [b"second", b"third"]))
+        assert run(all_of(audit)) == [b"first", b"second", b"third"]
+
+    def test_a_key_that_a_full_disk_did_not_take_is_not_used(self, tmp_path):
+        audit = files(tmp_path)
+        run(audit.keys({"a": b"1"}))
+        with full_beyond((tmp_path / "audit.jsonl.keys").stat().st_size + 5):
+            with pytest.raises(StoreUnavailable):
+                run(audit.keys({"b": b"2"}))
+            assert run(audit.keys({"a": b"3"})) == {"a": b"1"}
+        assert run(audit.keys({"b": b"4"})) == {"b": b"4"}
+        assert run(files(tmp_path).keys({"a": b"5", "b": b"5"})) == {"a": b"1", "b": b"4"}
+
+    def test_an_erasure_for_which_there_is_no_room_changes_nothing_and_says_so(self, tmp_path):
+        audit = files(tmp_path)
+        run(audit.keys({"a": b"1", "b": b"2"}))
+        with full_beyond(10), pytest.raises(StoreUnavailable):
+            run(audit.erase("a"))
+        assert run(audit.keys({"a": b"3"})) == {"a": b"1"}
+        assert run(audit.erase("a"))
+        assert run(audit.key("a")) is None
+
+    def test_keys_are_had_also_where_their_file_cannot_be_written_anew(self, tmp_path):
+        now = [1_700_000_000.0]
+        audit = files(tmp_path, now=lambda: now[0])
+        for _ in range(SPARE_LINES // 100 + 2):
+            run(audit.keys({str(number): b"1" for number in range(100)}))
+            now[0] += DAY_S
+        (tmp_path / "audit.jsonl.keys.new").mkdir()
+        for _ in range(4):
+            now[0] += DAY_S
+            assert len(run(audit.keys({str(number): b"2" for number in range(100)}))) == 100
+        assert run(audit.keys({"new": b"3"})) == {"new": b"3"}
 
     def test_what_could_not_be_read_again_is_refused_without_a_look_into_it(self, tmp_path):
         os.mkfifo(tmp_path / "audit.jsonl")

@@ -229,7 +229,42 @@ def test_what_does_not_fit_while_the_store_is_away_is_dropped_and_counted(rig):
     assert rig.counted["dropped"] == 7
     rig.store.away = False
     rig.pass_time(MAX_QUEUED / BATCH)
-    assert len(rig.kept("events")) == MAX_QUEUED
+    assert [entry["after"] for entry in rig.kept("events")[:MAX_QUEUED]] == list(range(MAX_QUEUED))
+
+
+def test_the_trail_itself_tells_what_it_lacks_once_it_is_written_again_and_the_log_tells_once(rig, logged):
+    rig.store.away = True
+    for number in range(MAX_QUEUED + 7):
+        if number >= MAX_QUEUED:
+            rig.pass_time()
+        rig.trail("admin.change", after=number)
+    rig.trail.refused(outcome())
+    rig.pass_time(3 * RETRY_S)
+    assert [event["state"] for event in logged("audit.store")] == ["failing"]
+    rig.store.away = False
+    rig.pass_time(MAX_QUEUED / BATCH)
+    assert [(event["state"], event.get("dropped")) for event in logged("audit.store")] == [
+        ("failing", None),
+        ("writing", 7),
+    ]
+    *_, last = rig.kept("events")
+    assert {**last, "id": ""} == {"id": "", "when": "at 7", "event": "audit.dropped", "since": "at 1", "count": 7}
+    assert len(rig.kept("events")) == MAX_QUEUED + 1
+    assert [entry["event"] for entry in rig.kept("refusals")] == ["request.refused"]
+    rig.store.away = True
+    rig.trail("admin.change", after=1)
+    rig.pass_time()
+    rig.store.away = False
+    rig.pass_time(RETRY_S + TICK_S)
+    assert logged("audit.store")[-1]["dropped"] == 0
+    assert rig.kept("events")[-1]["event"] == "admin.change"
+
+
+def test_what_is_too_old_goes_before_anything_is_written_for_it_may_be_in_the_way(rig):
+    rig.store.away = True
+    rig.trail("admin.change", after=1)
+    rig.pass_time(70)
+    assert rig.store.trimmed == ["events", "refusals"]
 
 
 def test_a_flood_of_refusals_while_the_store_is_away_takes_no_events_place(rig):
@@ -273,13 +308,14 @@ def test_between_batches_others_have_their_turn(rig):
     assert (seen, len(rig.kept("events"))) == ([BATCH], 3 * BATCH)
 
 
-def test_a_store_that_never_comes_back_does_not_hold_up_the_end():
+def test_a_store_that_never_comes_back_does_not_hold_up_the_end(logged):
     rig = Rig()
     rig.store.away = True
     rig.trail("admin.change", after=1)
     rig.pass_time()
     rig.close()
     assert rig.counted == {"written": 0, "dropped": 1}
+    assert [event["entries"] for event in logged("audit.dropped")] == [1]
 
 
 def test_at_the_end_what_is_counted_and_what_is_queued_is_written(rig):

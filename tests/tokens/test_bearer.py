@@ -53,7 +53,7 @@ class Keys:
 
 def verifier(keys: KeySource, clock: Wall | None = None, **settings: Any) -> TokenVerifier:
     given = {"algorithm": "EdDSA", "issuer": "bakery-auth", "audience": None, "leeway_s": 10, "cache_ttl_s": 900}
-    return TokenVerifier(keys, **{**given, **settings}, now=clock or Wall())
+    return TokenVerifier(keys, **{**given, **settings}, now=clock or Wall(), seconds=Wall())
 
 
 class Instance:

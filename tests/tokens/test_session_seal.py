@@ -25,6 +25,16 @@ def test_the_first_secret_seals_and_each_opens():
     assert SessionSeal([NEW]).opened(ID, both.seal(ID, b"text")) == b"text"
 
 
+def test_a_text_tells_by_which_secret_it_opened():
+    old, both, none = SessionSeal([OLD]), SessionSeal([NEW, OLD]), SessionSeal()
+    assert len({*both.thumbprints, *none.thumbprints}) == 3
+    assert both.thumbprints[1] == old.thumbprints[0]
+    assert both.opened_with(ID, old.seal(ID, b"text")) == (b"text", both.thumbprints[1])
+    assert both.opened_with(ID, both.seal(ID, b"text")) == (b"text", both.thumbprints[0])
+    assert none.opened_with(ID, none.seal(ID, b"text")) == (b"text", none.thumbprints[0])
+    assert old.opened_with(ID, none.seal(ID, b"text")) is None
+
+
 def test_without_a_secret_the_id_alone_seals():
     plain, secret = SessionSeal(), SessionSeal([NEW])
     assert plain.opened(ID, plain.seal(ID, b"text")) == b"text"

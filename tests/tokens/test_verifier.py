@@ -23,7 +23,7 @@ KEY = load_public_key(ISSUER.public_pem, "RS256")
 
 
 class Wall:
-    """A wall clock set by hand."""
+    """A clock set by hand, of the wall or a steady one."""
 
     def __init__(self) -> None:
         self.now = float(NOW)
@@ -46,6 +46,7 @@ class KeysById:
 def verifier(
     clock: Wall | None = None,
     *,
+    steady: Wall | None = None,
     audience: str | None = None,
     leeway_s: float = 10,
     cache_ttl_s: float = 900,
@@ -60,6 +61,7 @@ def verifier(
         cache_ttl_s=cache_ttl_s,
         cache_size=cache_size,
         now=clock or Wall(),
+        seconds=steady or Wall(),
     )
 
 
@@ -91,6 +93,7 @@ def test_other_algorithms_can_be_pinned(algorithm: str) -> None:
         leeway_s=0,
         cache_ttl_s=900,
         now=Wall(),
+        seconds=Wall(),
     )
     assert tokens.verify(issuer.token().encode()).user_id == USER_ID
     assert refusal(ISSUER.token(), tokens) == ("token-invalid", "algorithm")
@@ -107,6 +110,7 @@ def test_hmac_cannot_be_pinned() -> None:
             leeway_s=0,
             cache_ttl_s=900,
             now=Wall(),
+            seconds=Wall(),
         )
 
 
@@ -200,6 +204,7 @@ def test_unknown_key_id_is_refused() -> None:
         leeway_s=0,
         cache_ttl_s=900,
         now=Wall(),
+        seconds=Wall(),
     )
     assert tokens.verify(ISSUER.with_header({"kid": "k1"}).encode()).user_id == USER_ID
     assert refusal(ISSUER.with_header({"kid": "k2"}), tokens) == ("token-invalid", "unknown-key")
@@ -415,15 +420,40 @@ def test_token_within_the_leeway_passes_and_is_not_remembered() -> None:
 
 
 def test_known_token_is_forgotten_after_its_time_in_the_cache() -> None:
-    clock = Wall()
-    tokens = verifier(clock, cache_ttl_s=100)
+    steady = Wall()
+    tokens = verifier(steady=steady, cache_ttl_s=100)
     token = ISSUER.token().encode()
     tokens.verify(token)
-    clock.now = NOW + 99.9
+    steady.now += 99.9
     assert tokens.known(token) is not None
-    clock.now = NOW + 100
+    steady.now += 0.1
     assert tokens.known(token) is None
-    clock.now = NOW
+    steady.now -= 100
+    assert tokens.known(token) is None
+
+
+@pytest.mark.parametrize("jump_s", [-86_400, 200])
+def test_a_wall_clock_that_is_set_changes_nothing_of_its_time_in_the_cache(jump_s: float) -> None:
+    wall, steady = Wall(), Wall()
+    tokens = verifier(wall, steady=steady, cache_ttl_s=100)
+    token = ISSUER.token().encode()
+    tokens.verify(token)
+    wall.now += jump_s
+    steady.now += 99.9
+    assert tokens.known(token) is not None
+    steady.now += 0.1
+    assert tokens.known(token) is None
+
+
+def test_a_wall_clock_that_is_set_back_keeps_no_token_beyond_its_end() -> None:
+    wall, steady = Wall(), Wall()
+    tokens = verifier(wall, steady=steady)
+    token = ISSUER.token(exp=NOW + 60).encode()
+    tokens.verify(token)
+    wall.now -= 3600
+    steady.now += 59.9
+    assert tokens.known(token) is not None
+    steady.now += 0.1
     assert tokens.known(token) is None
 
 

@@ -14,7 +14,7 @@ from bakerygw.core.origins import check_origin
 from bakerygw.core.problem import refuse
 from bakerygw.core.recent import Recent
 from bakerygw.core.refresh_tokens import OPAQUE_S, RefreshToken, refresh_token
-from bakerygw.core.sessions import Session, Tokens, digest_of, ended, session_from
+from bakerygw.core.sessions import Session, Tokens, digest_of, ended, session_from, signer_of
 from bakerygw.edge.signin.renewal import Renewal
 from bakerygw.edge.signin.spending import Spending
 from bakerygw.ports import (
@@ -37,7 +37,8 @@ class Sessions:
     """`Credentials` for the cookie, and the beginning, renewal and end of sessions.
 
     A record is found by the SHA-256 of the session's id, so who reads the shared state can't use one. The claims of a
-    session have that digest as theirs: what is revoked is the session. `now` gives Unix seconds.
+    session have that digest as theirs: what is revoked is the session. `now` gives Unix seconds, `seconds` those of a
+    monotonic clock.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Sessions:
         renewal: Renewal,
         origins: Collection[bytes],
         now: Callable[[], float],
+        seconds: Callable[[], float],
         leeway_s: float,
         cache_ttl_s: float,
         cache_size: int = 10_000,
@@ -59,8 +61,13 @@ class Sessions:
         self._bearer, self._sealer, self._records = bearer, sealer, records
         self._revocations, self._spending, self._renewal = revocations, spending, renewal
         self._origins = frozenset(origins) - {b"*"}
-        self._now, self._leeway_s, self._ttl_s = now, leeway_s, cache_ttl_s
+        self._now, self._seconds, self._leeway_s, self._ttl_s = now, seconds, leeway_s, cache_ttl_s
         self._good: Recent[str, tuple[float, Claims]] = Recent(cache_size)
+        """Until when, by the monotonic clock; the token's own end is the bearer's affair."""
+
+    def signers(self, of_tokens: Collection[bytes]) -> Collection[bytes]:
+        """One of which `Claims.signer` is of every session in force, where it is one of these for access tokens."""
+        return {signer_of(token, seal) for token in of_tokens for seal in self._sealer.thumbprints}
 
     # what a request presents
 
@@ -107,7 +114,7 @@ class Sessions:
         if entry is None:
             return None
         until, claims = entry
-        if self._now() >= until or self._bearer.known(claims.forwarded or b"") is None:
+        if self._seconds() >= until or self._bearer.known(claims.forwarded or b"") is None:
             self._good.drop(digest)
             return None
         return claims
@@ -189,8 +196,8 @@ class Sessions:
         sealed = await self._records.get(_key(session_id))
         if sealed is None:
             return None
-        text = self._sealer.opened(session_id, sealed)
-        session = session_from(text) if text is not None else None
+        found = self._sealer.opened_with(session_id, sealed)
+        session = session_from(*found) if found is not None else None
         return None if session is None or session.until <= self._now() else (sealed, session)
 
     async def fresh(self, session_id: bytes, session: Session) -> Claims | None:
@@ -227,15 +234,22 @@ class Sessions:
 
     def _remember(self, session_id: bytes, session: Session, claims: Claims) -> Claims:
         digest = digest_of(session_id)
-        claims = replace(claims, digest=digest, forwarded=session.access.encode())
-        self._good.put(digest, (min(self._now() + self._ttl_s, claims.exp), claims))
+        signer = signer_of(claims.signer, session.sealed_by)
+        claims = replace(claims, digest=digest, forwarded=session.access.encode(), signer=signer)
+        self._good.put(digest, (self._seconds() + min(self._ttl_s, claims.exp - self._now()), claims))
         return claims
 
     def _session(self, tokens: Tokens, claims: Claims) -> Session:
         refresh = refresh_token(tokens.refresh) if tokens.refresh is not None else None
         now = self._now()
         until = claims.exp if refresh is None else now + refresh.remembered_s(now, 0)
-        return Session(access=tokens.access, refresh=refresh, until=until, user_id=claims.user_id)
+        return Session(
+            access=tokens.access,
+            refresh=refresh,
+            until=until,
+            user_id=claims.user_id,
+            sealed_by=self._sealer.thumbprints[0],
+        )
 
     def _sealed(self, session_id: bytes, session: Session) -> bytes:
         return self._sealer.seal(session_id, session.document())

@@ -5,6 +5,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from bakerygw.core.claims import TenantAccess
 from bakerygw.core.refresh_tokens import OPAQUE_S, refresh_token
@@ -12,11 +13,24 @@ from bakerygw.core.sessions import Session, Tokens
 from bakerygw.core.tenancy import TenantFlags
 from bakerygw.edge.signin.sessions import IDLE_S
 from bakerygw.ports import UpstreamFailed
+from tests.deferreds import success_of
 from tests.edge.edge_fakes import Source, request
 from tests.edge.port_fakes import NOW, USER, response
-from tests.edge.signing_fakes import CONTENT, JSON, LEEWAY_S, LOGIN, LOGOUT, REFRESH, SESSION, SIGNED_IN, SigningStage
+from tests.edge.signing_fakes import (
+    CONTENT,
+    JSON,
+    LEEWAY_S,
+    LOGIN,
+    LOGOUT,
+    REFRESH,
+    SECRET,
+    SESSION,
+    SIGNED_IN,
+    SigningStage,
+)
 
 SALES = b"/api/v1/sales/today"
+NEW_SECRET = "n" * 32
 LATER = replace(USER, exp=NOW + 5000, iat=NOW + 800, digest="digest-next")
 RENEWED = b'{"access_token": "next", "refresh_token": "r-2"}'
 
@@ -234,6 +248,55 @@ def test_a_session_is_not_known_longer_than_the_token_behind_it():
     del stage.tokens.claims[b"good"]
     stage.services.response = response(401)
     assert code(browser.ask(SALES)) == (401, "token-expired")
+
+
+@pytest.mark.parametrize("ahead_s", [-86_400, 600])
+def test_a_wall_clock_that_is_set_changes_nothing_of_how_long_a_session_is_known(ahead_s):
+    stage = stage_of()
+    browser = stage.sign_in()
+    session_id = browser.cookie.partition(b"=")[2]
+    assert browser.ask(SALES).status == 200
+    stage.set_clock(ahead_s)
+    stage.pass_s(899)
+    assert stage.sessions.known(session_id) is not None
+    stage.pass_s(1)
+    assert stage.sessions.known(session_id) is None
+
+
+def test_a_wall_clock_that_is_set_back_keeps_no_session_known_beyond_the_token_behind_it():
+    stage = stage_of()
+    stage.tokens.claims[b"good"] = replace(USER, exp=NOW + 60)
+    browser = stage.sign_in()
+    session_id = browser.cookie.partition(b"=")[2]
+    assert browser.ask(SALES).status == 200
+    stage.set_clock(-3600)
+    stage.pass_s(59)
+    assert stage.sessions.known(session_id) is not None
+    stage.pass_s(1)
+    assert stage.sessions.known(session_id) is None
+
+
+def test_a_session_tells_what_its_token_was_checked_with_and_what_its_record_is_sealed_with():
+    stage = stage_of()
+    stage.tokens.claims[b"good"] = replace(USER, signer=b"old key")
+    stage.tokens.claims[b"next"] = replace(LATER, signer=b"new key")
+    browser = stage.sign_in()
+    session_id = browser.cookie.partition(b"=")[2]
+    assert browser.ask(SALES).status == 200
+    changing = SigningStage().with_sessions(stage, secrets=(NEW_SECRET, SECRET))
+    changed = SigningStage().with_sessions(stage, secrets=(NEW_SECRET,))
+
+    signer = stage.sessions.known(session_id).signer
+    assert signer in stage.sessions.signers({b"old key"})
+    assert signer in changing.sessions.signers({b"old key", b"new key"})
+    assert signer not in changing.sessions.signers({b"new key"})
+    assert signer not in changed.sessions.signers({b"old key"})
+    assert signer not in SigningStage().with_sessions(stage, secrets=()).sessions.signers({b"old key"})
+
+    changing.tokens.claims |= stage.tokens.claims
+    stage.services.response = response(200, (CONTENT,), RENEWED)
+    claims = success_of(Deferred.fromCoroutine(changing.sessions.renew(session_id)))
+    assert claims.signer in changed.sessions.signers({b"new key"})
 
 
 def test_an_authorization_header_hides_the_cookie():
