@@ -309,7 +309,7 @@ def test_while_the_disk_is_full_requests_go_on_and_afterwards_the_file_is_whole(
     people = [user(issuer) for _ in range(3)]
     with Gateway(settings_of(issuer, service, AUDIT_FILE=str(tmp_path / "audit.jsonl"))) as gateway:
         refuse(gateway, people[0][1])
-        before = until(lambda: kept.exists() and kept.read_bytes(), SOON_S)
+        before = until(lambda: kept.exists() and kept.read_bytes())
         _, hard = resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (len(before) + 100, hard))
         refuse(gateway, people[1][1])
@@ -320,7 +320,7 @@ def test_while_the_disk_is_full_requests_go_on_and_afterwards_the_file_is_whole(
             assert client.get(SALES).status_code == 200
         assert kept.read_bytes() == before
         resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
-        gateway.wait_for_event("audit.store", lambda event: event["state"] == "writing", 8.0)
+        gateway.wait_for_event("audit.store", lambda event: event["state"] == "writing")
         assert len(gateway.events("audit.store")) == 2
     lines = kept.read_bytes().splitlines(keepends=True)
     assert lines[0] == before
