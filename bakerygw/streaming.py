@@ -117,6 +117,7 @@ def make_hub(settings: Settings, reactor: Any, state: SharedState, metrics: Metr
         state.events,
         clock=reactor,
         heartbeat_s=settings.sse_heartbeat_seconds,
+        history_s=settings.sse_history_seconds,
         telemetry=metrics.streams,
         random=Random(),  # noqa: S311  spreads, and keeps nothing secret
     )

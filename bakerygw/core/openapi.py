@@ -5,7 +5,15 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from bakerygw.core.forwarding import SESSION_COOKIE
-from bakerygw.core.openapi_alerts import STREAM, STREAM_RULES, STREAM_SUMMARY, stream_content, stream_parameters
+from bakerygw.core.openapi_alerts import (
+    IN_QUERY,
+    STREAM,
+    STREAM_RULES,
+    STREAM_SUMMARY,
+    stream_content,
+    stream_parameters,
+    tenant_parameter,
+)
 from bakerygw.core.openapi_components import (
     codes_by_status,
     headers,
@@ -44,7 +52,8 @@ PAGES: Final[Mapping[str, tuple[str, str, str | None]]] = {
 """The gateway's own pages: summary, media type, schema."""
 
 TRAINING: Final = "/api/v1/training/ws"
-GET_ONLY: Final = frozenset({"/api/v1/alerts/stream", "/api/v1/training/ws"})
+GET_ONLY: Final = frozenset({STREAM, TRAINING})
+"""What stays open."""
 
 ANSWERED: Final[Mapping[str, tuple[str, str]]] = {
     "/api/v1/limits": ("The caller's limits, what remains of them, and their reset", "Limits"),
@@ -56,6 +65,8 @@ SESSION: Final = "/api/v1/auth/session"
 
 SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}, {"session": []}]
 """One of these, where a token is needed."""
+STAYING_OPEN: Final[list[dict[str, list[str]]]] = [*SECURITY, {"ticket": []}, {"token": []}]
+"""For streams and sockets, one of these."""
 
 SESSION_SCHEME: Final = (
     "Where operators have turned sessions on: the cookie of a sign-in. Everything but reading needs the session's "
@@ -94,6 +105,7 @@ def build_document(routes: Iterable[Route], *, version: str) -> Json:
                     "name": SESSION_COOKIE.decode(),
                     "description": SESSION_SCHEME,
                 },
+                **IN_QUERY,
             },
             "parameters": parameters(),
             "headers": headers(),
@@ -158,9 +170,10 @@ def _operation(route: Route, method: str) -> Json:
         "operationId": _operation_id(method, _path(route)),
         "summary": _summary(route),
         "tags": ["services" if route.kind == "proxy" else "gateway"],
-        "security": SECURITY if route.auth else [],
+        "security": _security(route),
         "parameters": [
             *({"$ref": f"#/components/parameters/{name}"} for name in _parameter_names(route)),
+            *([tenant_parameter()] if route.prefix in GET_ONLY else ()),
             *(stream_parameters() if route.prefix == STREAM else ()),
         ],
         "responses": {**_answer(route), **_problems(_statuses(route))},
@@ -173,6 +186,12 @@ def _operation(route: Route, method: str) -> Json:
     elif method in WITH_BODY and route.action != "ticket":
         operation["requestBody"] = {"content": {"*/*": {"schema": {}}}}
     return operation
+
+
+def _security(route: Route) -> list[dict[str, list[str]]]:
+    if not route.auth:
+        return []
+    return STAYING_OPEN if route.prefix in GET_ONLY else SECURITY
 
 
 def _summary(route: Route) -> str:

@@ -1,4 +1,4 @@
-"""The part of the OpenAPI document about the stream of alerts."""
+"""The part of the OpenAPI document about what stays open: the stream of alerts, and how it and sockets are opened."""
 
 from typing import Final
 
@@ -12,7 +12,29 @@ STREAM_RULES: Final = (
     "connection alive. Send the last `id` again to go on behind it, at any instance."
 )
 
+IN_QUERY: Final[Json] = {
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "ticket",
+        "description": "Of `POST /api/v1/alerts/ticket`: opens one stream or socket, once, within 30 s.",
+    },
+    "token": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "token",
+        "description": "The access token, where neither a header nor a ticket can be sent.",
+    },
+}
+"""Credentials that open streams and sockets alone, as browsers send no header fields there."""
+
 _RESUME: Final = "The last `id` that was received: every alert behind it follows, or an event `gap` says why not."
+
+
+def tenant_parameter() -> Json:
+    """The tenant, in the query."""
+    schema: Json = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}
+    return {"name": "tenant_id", "in": "query", "schema": schema, "description": "As `X-Tenant-ID`."}
 
 
 def stream_parameters() -> list[Json]:

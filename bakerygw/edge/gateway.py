@@ -12,7 +12,7 @@ from bakerygw.core.limits import limit_headers
 from bakerygw.core.outcome import Trace
 from bakerygw.core.problem import Refused
 from bakerygw.core.routing import Action, Match, Route
-from bakerygw.edge.admission import PUBLIC, Admission, Caller, Grant
+from bakerygw.edge.admission import PUBLIC, Admission, Caller, Grant, state_unavailable
 from bakerygw.edge.conversation import NO_REFERRER, Conversation, standing_headers
 from bakerygw.edge.credentials.streams import with_query_tenant
 from bakerygw.edge.credentials.tickets import Tickets
@@ -22,7 +22,7 @@ from bakerygw.edge.policies import Policies
 from bakerygw.edge.proxy import Proxy
 from bakerygw.edge.tenants.inheritance import Inheritance
 from bakerygw.edge.tenants.lookups import Inquiry, Lookups
-from bakerygw.ports import Telemetry
+from bakerygw.ports import StoreUnavailable, Telemetry
 
 LocalPage = Callable[[RequestHead], Reply]
 Handler = Callable[[Exchange, Route, Grant, Policies, Trace], Awaitable[Reply]]
@@ -32,6 +32,7 @@ _BY_TOKEN: Final = frozenset(
     {"token-stale", "tenant-forbidden", "tier-required", "subscription-expired", "subscription-inactive"}
 )
 """Refusals, all of them before any handler, that another access token of the same user may not meet."""
+_OF_THE_SESSION: Final[frozenset[Action]] = frozenset({"session", "logout"})
 
 
 class Gateway(Conversation):
@@ -68,7 +69,7 @@ class Gateway(Conversation):
     async def reply_to(self, exchange: Exchange, trace: Trace, *, again: bool = False) -> Reply:
         """The whole life of a request, in order; a `Refused` at any step is its answer.
 
-        `again`: the request of a session whose tokens were renewed on another instance, judged by the new ones.
+        `again`: the request of a session whose tokens were renewed meanwhile, judged by the new ones.
         """
         head, policies, admission = exchange.head, self.policies, self._admission
         match, unroutable = self._match(head, policies)
@@ -121,9 +122,11 @@ class Gateway(Conversation):
                 grant = Grant(claims=claims, view=view, levels=state.levels, caller=caller, confirmed=confirmed)
             reply = await self._handle(exchange, match.route, grant, policies, trace)
         except Refused as refusal:
-            if not again and refusal.problem.code in _BY_TOKEN and await self._outdated(caller, policies):
+            judged = again or refusal.problem.code not in _BY_TOKEN
+            final = refusal if judged else await self._final(refusal, caller, match, policies)
+            if final is None:
                 return await self.reply_to(exchange, trace, again=True)
-            reply = self.refused(refusal, trace)
+            reply = self.refused(final, trace)
         return reply.with_headers(owed)
 
     async def _in_person(self, caller: Caller, head: RequestHead, policies: Policies) -> tuple[Caller, RequestHead]:
@@ -136,11 +139,26 @@ class Gateway(Conversation):
             self._telemetry.auth_attempt(refusal.problem.code)
             raise
 
-    async def _outdated(self, caller: Caller, policies: Policies) -> bool:
-        """Whether the caller was judged by a token in whose place its session has another one, by now known here."""
-        if caller.scheme != "session" or caller.known is None or policies.sessions is None:
-            return False
-        return await policies.sessions.renewed_elsewhere(caller.secret, caller.known)
+    async def _final(self, refusal: Refused, caller: Caller, match: Match | None, policies: Policies) -> Refused | None:
+        """The refusal to answer with; `None` if the caller's session has another token by now, known here, to judge by.
+
+        A stale one is renewed for who asks about the session, since a page that was loaded anew can't yet show what a
+        write has to, and for who ends it.
+        """
+        sessions = policies.sessions
+        if sessions is None or caller.scheme != "session":
+            return refusal
+        if caller.known is not None and await sessions.renewed_elsewhere(caller.secret, caller.known):
+            return None
+        if refusal.problem.code != "token-stale" or match is None or match.route.action not in _OF_THE_SESSION:
+            return refusal
+        try:
+            await sessions.renew(caller.secret)
+        except StoreUnavailable:
+            return state_unavailable("session")
+        except Refused as over:
+            return over
+        return None
 
     def _match(self, head: RequestHead, policies: Policies) -> tuple[Match | None, Refused | None]:
         """The route; or why the path can't be routed, to be told once somebody's budget has paid for it."""

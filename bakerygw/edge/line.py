@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 READ_AHEAD_BYTES: Final = 16 * 1024
 """Pipelined bytes kept while a reply is under way; a client with more waits."""
+UNHEEDED_BYTES: Final = 64 * 1024
+"""What a client may send behind its last request while the reply lasts; pipelined requests are less."""
 
 
 Send = Callable[[bytes], int]
@@ -32,6 +34,27 @@ class Successor(Port):
 
     def shutdown(self) -> None:
         """The gateway stops: come to an end."""
+
+
+class Unheeded:
+    """Drops what a client sends while its last reply lasts, and calls `cut` where it goes on and on."""
+
+    __slots__ = ("_cut", "_left")
+
+    def __init__(self, cut: Callable[[str], None]) -> None:
+        self._cut, self._left = cut, UNHEEDED_BYTES
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes that nobody asked for."""
+        self._left -= len(data)
+        if self._left < 0:
+            self._cut("unasked-bytes")
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reply is told of that by itself."""
+
+    def shutdown(self) -> None:
+        """So it is of this."""
 
 
 class Line(Protocol):
@@ -79,9 +102,16 @@ class Line(Protocol):
             self._reading_paused = False
             self.transport.resumeProducing()
 
+    def abort(self, cause: str) -> None:
+        """End the connection at once."""
+        raise NotImplementedError
+
     def settle(self) -> None:
-        """The reply under way is the last and may take hours: what the client sends meanwhile is not kept."""
-        self._last_read, self._unfed = True, b""
+        """The reply under way is the last and may take hours: what the client sends meanwhile is not kept.
+
+        Who sends more than `UNHEEDED_BYTES` is cut.
+        """
+        self._last_read, self._unfed, self.successor = True, b"", Unheeded(self.abort)
         self.resume_reading()
         if self._receiving is None:
             self._framer.close()

@@ -113,7 +113,7 @@ def test_a_bakery_is_seen_live_through_a_cut_a_training_and_a_hold(
 def picture(page: Page) -> None:
     wanted = os.environ.get("SCREENSHOT")
     if wanted:
-        page.evaluate("scrollTo(0, 0)")
+        page.evaluate("scrollTo(0, 0), document.getAnimations().forEach((it) => it.finish())")
         page.screenshot(Path(wanted))
 
 
@@ -125,6 +125,63 @@ def test_it_fits_a_phone_and_goes_by_keyboard(gateway: Gateway, page: Page) -> N
 
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_a_hold_is_in_view_wherever_somebody_reads(gateway: Gateway, admin: httpx.Client, page: Page) -> None:
+    page.show_as(width=360, height=740, mobile=True)
+    sign_in(page, "visitor@demo.example")
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    hold = f"/api/tenants/{bakery_of(gateway, 'visitor@demo.example')}/read-only"
+    assert admin.put(hold, json={"reason": "stock-taking"}).status_code == 200
+    page.wait_for("document.getElementById('hold').hidden === false")
+    top, bottom = page.evaluate("(it => [it.top, it.bottom])(document.getElementById('hold').getBoundingClientRect())")
+    assert page.evaluate("scrollY") > 0
+    assert 0 <= top < bottom < 740
+    assert admin.delete(hold).status_code == 200
+
+
+def test_nothing_moves_for_the_alerts_that_come(gateway: Gateway, admin: httpx.Client, page: Page) -> None:
+    sign_in(page, "nuria@puig.example")
+    where = "document.getElementById('write').getBoundingClientRect().top + scrollY"
+    before = page.evaluate(where)
+    for number in range(30):
+        publish(admin, bakery_of(gateway, "nuria@puig.example"), f"Oven {number} is cold")
+    page.wait_for("document.querySelectorAll('#alerts li').length >= 30")
+    assert page.evaluate(where) == before
+
+
+def test_alerts_that_are_caught_up_are_counted_aloud_and_not_read(
+    gateway: Gateway, admin: httpx.Client, page: Page
+) -> None:
+    page.evaluate(
+        """(() => {
+            const wait = setTimeout;
+            window.setTimeout = (act, ms) => wait(act, ms === 5000 ? 300 : ms);
+            window.live = { fresh: new Set(), again: new Set() };
+            const look = ({ addedNodes }) => addedNodes.forEach(({ classList, parentNode }) => {
+                const kind = classList.contains("again") ? "again" : "fresh";
+                live[kind].add(parentNode.parentNode.ariaLive);
+            });
+            const list = document.getElementById("alerts");
+            new MutationObserver((them) => them.forEach(look)).observe(list, { childList: true });
+        })()"""
+    )
+    sign_in(page, "jordi@martin.example")
+    bakery = bakery_of(gateway, "jordi@martin.example")
+    page.click("#cut")
+    page.wait_for("document.getElementById('state').dataset.state === 'cut'")
+    publish(admin, bakery, "Missed")
+    page.wait_for("document.getElementById('resumed').innerText.includes('missed meanwhile')")
+    publish(admin, bakery, "Heard")
+    page.wait_for("document.getElementById('alerts').textContent.includes('Heard')")
+    assert page.evaluate("[[...live.again], [...live.fresh]]") == [["off"], ["polite"]]
+
+
+def test_who_gets_no_answer_is_told_so_in_the_page_s_words(page: Page) -> None:
+    sign_in(page, "luis@espiga.example")
+    page.evaluate("window.fetch = () => Promise.reject(new TypeError('Failed to fetch')); 1")
+    page.click("#write")
+    page.wait_for("document.getElementById('written').textContent === 'The gateway does not answer.'")
 
 
 def test_the_keyboard_stays_where_it_was_and_a_double_click_is_one(page: Page) -> None:
@@ -187,7 +244,7 @@ def test_a_subscription_that_has_ended_is_told_as_what_it_is(page: Page) -> None
     page.wait_for("document.getElementById('run').textContent === 'not connected'")
     for button in ("cut", "train"):
         assert page.evaluate(f"document.getElementById('{button}').disabled") is True
-    assert page.evaluate("document.getElementById('quiet').hidden") is True
+    assert page.text("#quiet") == "No alerts come, for the reason above."
     assert page.text("#left") == "\N{EN DASH}"
     page.click(".spend")
     page.wait_for("document.getElementById('sent').textContent === 'refused (402)'")
@@ -235,6 +292,12 @@ TOKENS_SHOWN = """
 """
 
 
+SIGN_OUT = """
+    fetch("/api/v1/auth/session").then((answer) => answer.json()).then(({ csrf_token }) =>
+      fetch("/api/v1/auth/logout", { method: "POST", headers: { "X-CSRF-Token": csrf_token } })).then(() => 1)
+"""
+
+
 def test_with_sessions_the_page_goes_by_the_cookie_and_holds_no_token(browser: Browser) -> None:
     settings = {"SESSION_COOKIES": "true", "SESSION_SECRET": "s" * 40}
     with (
@@ -253,8 +316,19 @@ def test_with_sessions_the_page_goes_by_the_cookie_and_holds_no_token(browser: B
         page.wait_for("document.getElementById('loss').getAttribute('points').split(' ').length > 1")
         page.click("#write")
         page.wait_for("document.getElementById('written').className === 'written done'")
+        page.evaluate("Math.random = () => 0; 1")  # the least wait that the gateway's goodbye leads to
+        bakery = bakery_of(gateway, "ana@espiga.example")
+        assert admin.post(f"/api/tenants/{bakery}/subscription-changed").status_code == 200
+        page.wait_for("document.getElementById('state').dataset.state === 'waiting'")
+        page.wait_for("document.getElementById('state').dataset.state === 'open'", 12)
+        page.wait_for("document.getElementById('train').disabled === false", 8)
         page.click("#leave")
         page.wait_for("fetch('/api/v1/auth/session').then(({ status }) => status === 401)")
+        sign_in(page, "ana@espiga.example")
+        page.evaluate(SIGN_OUT)
+        page.wait_for("document.getElementById('problem').textContent.includes('The session has ended')", 12)
+        page.click("#problem button")
+        assert page.evaluate("document.activeElement.dataset.email") == "ana@espiga.example"
         assert [error for error in page.errors if "status of 40" not in error] == []
         assert page.evaluate("shown") == []
 

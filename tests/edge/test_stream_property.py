@@ -149,7 +149,9 @@ class Rig:
         self.pipeline: Pipeline = in_memory(Drawn(state=state, payload={}, sound=True, kind="sales", asked=_get([])))
         self.store: Any = self.pipeline.store
         self.log = MemoryEventLog(lambda: NOW, history_events=100, history_s=1000)
-        self.hub = Hub(self.log, clock=self.clock, heartbeat_s=15.0, telemetry=Told(), random=Random(1))
+        self.hub = Hub(
+            self.log, clock=self.clock, heartbeat_s=15.0, history_s=86_400.0, telemetry=Told(), random=Random(1)
+        )
         self.hub.restored()
         quotas = Quotas(
             {"stream": MANY, "socket": MANY}, new_per_second=1000, seconds=self.clock.seconds, jitter=Random(1).random

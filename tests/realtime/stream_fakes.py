@@ -18,6 +18,7 @@ from bakerygw.realtime.held import Held
 from tests.realtime.sse_client import EventClient
 
 TENANT = "t1"
+HISTORY_S = 600.0
 
 
 class History:
@@ -254,7 +255,9 @@ class Instance:
         self.history = history or History()
         self.clock, self.told = Clock(), Told()
         self.log = FakeLog(self.history, slow=slow)
-        self.hub = Hub(self.log, clock=self.clock, heartbeat_s=15.0, telemetry=self.told, random=Random(1))
+        self.hub = Hub(
+            self.log, clock=self.clock, heartbeat_s=15.0, history_s=HISTORY_S, telemetry=self.told, random=Random(1)
+        )
         if listening:
             self.hub.restored()
 

@@ -6,6 +6,7 @@ const CUT_MS = 5_000;
 const MAX_ALERTS = 200;
 const EPOCHS = 60;
 const LIMITS_EVERY_MS = 2_000;
+const SIGNED_OUT = new Set(["token-missing", "token-invalid", "token-expired", "token-revoked"]);
 const CHART = { left: 52, right: 550, top: 10, bottom: 180, highest: 1.1 };
 
 /** @param {string} id @returns {any} */
@@ -20,6 +21,18 @@ function made(name, text = "", kind = "") {
   element.textContent = text;
   if (kind) element.className = kind;
   return element;
+}
+
+/** @param {unknown} error @returns {string} why; for what has no answer each browser has words of its own */
+function told(error) {
+  const { code, message } = GatewayError.of(error);
+  if (SIGNED_OUT.has(code)) return "The session has ended; sign in again.";
+  return code === "network" ? "The gateway does not answer." : message;
+}
+
+/** @param {GatewayError} error @param {string} [what] @returns {(string | HTMLElement)[]} what happened, and why */
+function explained(error, what = "") {
+  return error.status ? [made("strong", `${what}${error.status} ${error.code}: `), told(error)] : [made("strong", told(error))];
 }
 
 /** The buttons that lost the focus since they could not be used, and have it again as soon as they can. */
@@ -136,11 +149,14 @@ class Alerts {
           (error) => GatewayError.of(error).temporary || onError(error), // the stream asks again when it ends
         ),
       onError: (error) => {
-        at("quiet").hidden = true;
+        at("quiet").textContent = "No alerts come, for the reason above.";
         at("state").dataset.state = "failed";
         onError(error);
       },
     });
+    at("quiet").textContent = "The first one comes within seconds.";
+    at("quiet").hidden = false;
+    this.#catchingUp(false);
     allow(at("cut"), true);
     at("cut").onclick = () => this.cut();
     this.#stream.open();
@@ -170,6 +186,7 @@ class Alerts {
       this.#cut = false;
       this.#again = Date.now();
       this.#replayed = 0;
+      this.#catchingUp(true);
       this.#stream.open();
     }, CUT_MS);
   }
@@ -178,12 +195,13 @@ class Alerts {
   #state(state, details) {
     const shown = at("state");
     shown.dataset.state = this.#cut ? "cut" : state;
-    const wait = Math.max(1, Math.round((details.retryInMs ?? 0) / 1000));
+    const next = new Date(Date.now() + (details.retryInMs ?? 0)).toLocaleTimeString();
+    const why = details.error ? `: ${details.error.problem?.title ?? told(details.error)}` : "";
     const words = /** @type {Record<string, string>} */ ({
       connecting: "connecting",
       open: details.shared ? "live, through another tab" : "live",
       degraded: "alerts may be late",
-      waiting: `again in ${wait} s${details.error ? `: ${details.error.message}` : ""}`,
+      waiting: `next attempt at ${next}${why}`,
       closed: this.#cut ? `cut for ${CUT_MS / 1000} s` : "not connected",
     });
     shown.textContent = words[state] ?? state;
@@ -191,9 +209,15 @@ class Alerts {
     if (state === "open" && this.#again) setTimeout(() => this.#resumed(), 400);
   }
 
+  /** What is read aloud of a replay is how much it was. @param {boolean} busy */
+  #catchingUp(busy) {
+    at("log").ariaLive = busy ? "off" : "polite";
+  }
+
   #resumed() {
     if (!this.#again || this.#closed) return;
     this.#again = 0;
+    this.#catchingUp(false);
     const seconds = ((Date.now() - this.#since) / 1000).toFixed(0);
     const what = this.#replayed === 1 ? "1 alert was" : `${this.#replayed} alerts were`;
     this.#note(`Back after ${seconds} s. ${what} missed meanwhile and came now, in order, none twice.`, false);
@@ -202,6 +226,7 @@ class Alerts {
   /** @param {any} info */
   #gap(info) {
     this.#again = 0;
+    this.#catchingUp(false);
     this.#break(`a gap (${info.reason}): the gateway can't tell what was missed`, "gap");
     this.#note("The gateway says that alerts may be missing here: a page should load anew what it shows.", true);
   }
@@ -437,7 +462,7 @@ class Budget {
       else if (refused) this.#tell(`${refused} of ${count} refused (429), again in ${wait} s`);
       else this.#tell(`${count} sent, all let pass`);
     } catch (error) {
-      this.#tell(GatewayError.of(error).message);
+      this.#tell(told(error));
     }
     allow(button, true);
   }
@@ -452,12 +477,13 @@ class Budget {
     if (this.#closed) return;
     const share = limit ? left / limit : 0;
     at("left").textContent = limit ? String(left) : "–";
-    at("limit").textContent = limit ? String(limit) : "–";
+    at("limit").textContent = limit ? ` of ${limit} left` : "";
     at("full").textContent = fullIn > 0 ? `full again in ${fullIn} s` : limit ? "full" : "";
     at("fill").style.transform = `scaleX(${share})`;
     const meter = at("meter");
     meter.setAttribute("aria-valuemax", String(limit));
     meter.setAttribute("aria-valuenow", String(left));
+    meter.setAttribute("aria-valuetext", limit ? `${left} of ${limit} left` : "not known");
     meter.classList.toggle("low", share < 0.4 && left > 0);
     meter.classList.toggle("empty", limit > 0 && left === 0);
   }
@@ -498,9 +524,9 @@ class Page {
     button.type = "button";
     button.dataset.email = account.email;
     const bakery = account.bakeries[0];
-    const place = made("span", `${account.role} of ${bakery.name} `, "bakery");
-    place.append(made("span", bakery.tier, "tier"));
-    button.append(made("b", account.full_name), place, made("span", account.shows, "shows"));
+    const place = made("span", `${account.role} of ${bakery.name}`, "bakery");
+    const parts = [made("b", account.full_name), made("span", bakery.tier, "tier"), place, made("span", account.shows, "shows")];
+    button.append(...parts.flatMap((part) => [part, " "]));
     button.onclick = () => this.#enter(account, button);
     item.append(button);
     return item;
@@ -536,7 +562,6 @@ class Page {
   #start() {
     const session = this.#session;
     if (!session) return;
-    at("quiet").hidden = false;
     at("written").textContent = "A till would do this all day.";
     at("written").className = "written";
     const url = `${this.#about.admin_url}/api/tenants/${session.tenantId}/read-only`;
@@ -593,8 +618,7 @@ class Page {
       if (this.#session !== session || session.tenantId !== bakery) return;
       const its = GatewayError.of(error);
       shown.className = "written refused";
-      const head = its.status ? `Refused, ${its.status} ${its.code}: ` : "No answer: ";
-      shown.replaceChildren(made("strong", head), its.message);
+      shown.replaceChildren(...explained(its, "Refused, "));
     }
   }
 
@@ -603,7 +627,8 @@ class Page {
     const banner = at("hold");
     banner.hidden = hold === null;
     if (hold === null) return banner.replaceChildren();
-    const until = hold.until ? ` until ${new Date(hold.until).toLocaleString()}` : "";
+    const style = /** @type {const} */ ({ dateStyle: "medium", timeStyle: "short" });
+    const until = hold.until ? ` until ${new Date(hold.until).toLocaleString([], style)}` : "";
     const why = hold.reason ? `: ${hold.reason}` : "";
     return banner.replaceChildren(made("strong", "This bakery is read-only"), `${until}${why}. You can look at everything; entries are refused.`);
   }
@@ -614,9 +639,13 @@ class Page {
     box.hidden = error === null;
     if (error === null) return box.replaceChildren();
     const head = made("p");
-    head.append(made("strong", error.status ? `${error.status} ${error.code}` : error.code), ` ${error.message}`);
+    head.append(...explained(error));
     const request = error.requestId ? [made("p", `request ${error.requestId}`, "small")] : [];
-    return box.replaceChildren(head, ...request);
+    if (!this.#session || !SIGNED_OUT.has(error.code)) return box.replaceChildren(head, ...request);
+    const again = /** @type {HTMLButtonElement} */ (made("button", "Sign in again"));
+    again.type = "button";
+    again.onclick = () => this.#leave();
+    return box.replaceChildren(head, ...request, again);
   }
 }
 

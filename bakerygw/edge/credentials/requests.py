@@ -18,6 +18,9 @@ class SessionCookies(Protocol):
     async def renewed_elsewhere(self, session_id: bytes, claims: Claims) -> bool:
         """Whether the session has newer tokens than those of `claims`; from here on they are those known."""
 
+    async def renew(self, session_id: bytes) -> Claims:
+        """Have its tokens renewed; from here on they are those known. Raises `Refused`, `StoreUnavailable`."""
+
 
 def presented(
     head: RequestHead, accepted: Collection[Scheme], sessions: SessionCookies | None = None

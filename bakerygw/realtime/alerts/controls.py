@@ -15,11 +15,12 @@ def gap_event(base: Position, reason: GapReason) -> bytes:
     return sse.control("gap", members, base.text)
 
 
-def standing_event(head: Position, offset: int, *, degraded: bool) -> bytes:
-    """How it stands with a tenant's alerts, for a stream that has come to this offset and may not have been told."""
+def standing_event(head: Position, offset: int, *, gap: bool, degraded: bool) -> bytes:
+    """How it stands with a tenant's alerts, for a stream that has come to this offset, perhaps over a gap."""
     if degraded:
         return sse.control("degraded", {})
-    members = {"epoch": head.epoch, "offset": head.offset, "recovered": True, "missed": head.offset - offset}
+    missed = None if gap else head.offset - offset
+    members = {"epoch": head.epoch, "offset": head.offset, "recovered": not gap, "missed": missed}
     return sse.control("hello", members, Position(epoch=head.epoch, offset=offset).text)
 
 

@@ -142,7 +142,7 @@ class Feed:
         self.epoch, self.offset = base.epoch, base.offset
         self._early.clear()
         self._hub.gap(reason)
-        self.ring.begin_run(Frame(gap_event(base, reason), base.offset))
+        self.ring.begin_run(self._frame(gap_event(base, reason)))
         self._moved()
 
     # how it goes out
@@ -184,12 +184,15 @@ class Feed:
     def _append(self, offset: int, payload: bytes) -> None:
         self.offset = offset
         text = f"{self.epoch}-{offset}"
-        self.ring.append(Frame(sse.event("alert", payload, text), offset))
+        self.ring.append(self._frame(sse.event("alert", payload, text)))
         self._moved()
 
     def _say(self, name: str, members: dict[str, object], *, named: bool) -> None:
-        self.ring.append(Frame(sse.control(name, members, self.head.text if named else None), self.offset))
+        self.ring.append(self._frame(sse.control(name, members, self.head.text if named else None)))
         self._moved()
+
+    def _frame(self, plain: bytes) -> Frame:
+        return Frame(plain, self.offset, self._hub.clock.seconds())
 
     def _moved(self) -> None:
         if self.waiting:

@@ -28,8 +28,16 @@ class Hub:
     """Brings what is heard to the streams of its tenant. Nothing here raises but `open`."""
 
     def __init__(
-        self, log: EventLog, *, clock: IReactorTime, heartbeat_s: float, telemetry: StreamTelemetry, random: Random
+        self,
+        log: EventLog,
+        *,
+        clock: IReactorTime,
+        heartbeat_s: float,
+        history_s: float,
+        telemetry: StreamTelemetry,
+        random: Random,
     ) -> None:
+        """What came more than `history_s` ago is given only as far as the history still has it."""
         self.log, self.clock, self.telemetry, self.random = log, clock, telemetry, random
         self.reads = DeferredSemaphore(READS_AT_ONCE)
         self.listening = False
@@ -41,6 +49,7 @@ class Hub:
         self.feeds: dict[str, Feed] = {}
         self.fan_out = Fanout(clock).add
         self.gap, self.sent = telemetry.gap, telemetry.sent
+        self._history_s = history_s
         self._empty: dict[Feed, float] = {}
         """Feeds without readers, and since when; the oldest first."""
         self._doubted: dict[Stream, float] = {}
@@ -143,13 +152,17 @@ class Hub:
             return resume
         if position.epoch > feed.epoch or (position.epoch == feed.epoch and position.offset > feed.offset):
             await self._soon(feed.compare())  # another instance may have been quicker
-        if (
-            position.epoch != feed.epoch
-            or position.offset > feed.offset
-            or feed.ring.behind(position.offset) is not None
-        ):
+        if position.epoch != feed.epoch or position.offset > feed.offset or self._remembered(feed, position.offset):
             return Resume(position=position)
         return Resume(position=position, page=await feed.read(position))
+
+    def _remembered(self, feed: Feed, offset: int) -> bool:
+        """All alerts behind this one are in memory, and none is so old that the history may have let go of it."""
+        number = feed.ring.behind(offset)
+        if number is None:
+            return False
+        since = feed.ring.since(number)
+        return since is None or since > self.clock.seconds() - self._history_s
 
     async def _soon(self, learnt: "Deferred[None]") -> None:
         try:

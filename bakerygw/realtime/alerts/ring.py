@@ -18,11 +18,11 @@ _OFFSET: Final = attrgetter("offset")
 class Frame:
     """One event as it is sent to all, with and without the framing of HTTP/1.1."""
 
-    __slots__ = ("chunk", "offset", "plain")
+    __slots__ = ("at", "chunk", "offset", "plain")
 
-    def __init__(self, plain: bytes, offset: int) -> None:
-        """`offset`: of the last alert up to and including this frame."""
-        self.plain, self.chunk, self.offset = plain, chunk(plain), offset
+    def __init__(self, plain: bytes, offset: int, at: float) -> None:
+        """`offset`: of the last alert up to and including this frame. `at`: when it came, by the hub's clock."""
+        self.plain, self.chunk, self.offset, self.at = plain, chunk(plain), offset, at
 
 
 class Ring:
@@ -91,6 +91,10 @@ class Ring:
                 break
             taken.append(frame)
         return taken
+
+    def since(self, number: int) -> float | None:
+        """When the oldest frame from `number` on came; `None` if there is none."""
+        return None if number == self.end else self.frame(number).at
 
     def behind(self, offset: int) -> int | None:
         """The number from which all alerts of the run behind `offset` follow; `None` if not all are here."""

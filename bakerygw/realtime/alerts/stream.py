@@ -221,7 +221,8 @@ class Stream(Reader):
         """Go on with the feed, if its ring has all that comes next, or a gap that says so."""
         feed = self._feed
         ring = feed.ring
-        if self.run != ring.run:
+        gap = self.run != ring.run
+        if gap:
             number: int | None = self._tell_gap(ring)
         elif self._offset > feed.offset:
             return False
@@ -232,7 +233,7 @@ class Stream(Reader):
         self.next, self.run, self.live = number, ring.run, True
         if self._fell:
             self._fell = False
-            self._write(standing_event(feed.head, self._offset, degraded=feed.told_degraded))
+            self._write(standing_event(feed.head, self._offset, gap=gap, degraded=feed.told_degraded))
         if number < ring.end:
             feed.more(number)
         return True
@@ -250,12 +251,15 @@ class Stream(Reader):
 
     async def _replay(self, page: Page | None) -> None:
         """Give what the history has, page by page and as fast as the client takes it, until the feed can go on."""
-        feed, wait_s = self._feed, RETRY_S
+        feed, wait_s, told = self._feed, RETRY_S, False
         while self._sink is not None:
             if page is None:
                 try:
                     page = await feed.read(Position(epoch=feed.epoch, offset=self._offset))
                 except StoreUnavailable:
+                    if feed.told_degraded and not told:
+                        told = self._fell = True  # `_join` tells when it goes on
+                        self._write(sse.control("degraded", {}))
                     await deferLater(self._hub.clock, wait_s)
                     wait_s = min(2 * wait_s, MAX_RETRY_S)
                 continue

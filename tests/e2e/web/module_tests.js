@@ -416,6 +416,39 @@ test("a token that has ended is renewed at once", async (stage) => {
   equal([asked, stage.gateway.asked[1].query.last_event_id], [[false, true], "1-1"]);
 });
 
+test("a token is renewed behind the second in which the subscription changed, and not with the network", async (stage) => {
+  const asked = [];
+  const { told } = tab(stage, { getToken: async ({ renew }) => (asked.push(renew), token("u1")) });
+  for (const opened of [1, 2, 3]) {
+    await until(() => stage.gateway.asked.length === opened && told.states.at(-1) === "open");
+    stage.gateway.event("bye", { reason: "token-stale", retry: 1000 });
+    stage.gateway.end();
+    await until(() => told.states.at(-1) === "waiting");
+    dispatchEvent(new Event("online"));
+    await stage.clock.advance(1900);
+    equal(asked.length, opened);
+    await stage.clock.advance(1000);
+  }
+  await until(() => told.states.at(-1) === "open");
+  equal([asked, told.errors], [[false, true, true, true], []]);
+});
+
+test("a token made in the second in which the subscription changed is replaced by a younger one", async (stage) => {
+  const asked = [];
+  const stale = () => problem(401, "token-stale");
+  stage.gateway.answers[TICKET].push(stale(), stale());
+  const { told } = tab(stage, { getToken: async ({ renew }) => (asked.push(renew), token("u1")) });
+  await until(() => told.states.at(-1) === "waiting");
+  equal([asked, told.details.at(-1).retryInMs], [[false, true], 2500]);
+  await stage.clock.advance(2500);
+  await until(() => told.states.at(-1) === "open");
+  equal([asked, told.errors], [[false, true, true], []]);
+  stage.gateway.answers[TICKET].push(stale(), stale(), stale());
+  stage.gateway.cut();
+  await stage.clock.advance(60_000);
+  equal(told.errors.map((error) => error.code), ["token-stale"]);
+});
+
 test("a stream on which nothing is heard for two and a half heartbeats is left", async (stage) => {
   const { told } = tab(stage);
   await until(() => told.states.includes("open"));
@@ -679,6 +712,18 @@ test("a tab that does not answer loses its place", async (stage) => {
   ok(stolen);
 });
 
+test("a tab that does not answer loses its place though the clock was set back", async (stage) => {
+  const name = `bakerygw:alerts:${location.origin}:u1:t1`;
+  const hung = navigator.locks.request(name, () => new Promise(() => {})).catch(() => {});
+  const { told } = tab(stage, shared);
+  await settle();
+  const now = Date.now;
+  Date.now = () => now() - 3_600_000;
+  await stage.clock.advance(60_000);
+  await until(() => told.states.at(-1) === "open");
+  await hung;
+});
+
 test("a tab that answers keeps its place, however long nothing happens", async (stage) => {
   const first = tab(stage, shared);
   await until(() => first.told.states.includes("open"));
@@ -760,6 +805,17 @@ test("without locks each tab has its own connection", async (stage) => {
   equal(stage.gateway.streams.size, 2);
 });
 
+test("a page that may store nothing, and so not speak to other tabs, has its own connection", async (stage) => {
+  const real = globalThis.BroadcastChannel;
+  stage.later(() => (globalThis.BroadcastChannel = real));
+  globalThis.BroadcastChannel = function () {
+    throw new DOMException("The operation is insecure.", "SecurityError");
+  };
+  const { told } = tab(stage, shared);
+  await until(() => told.states.at(-1) === "open");
+  equal([told.details.at(-1).shared, told.errors], [false, []]);
+});
+
 test("any tab can ask to connect anew", async (stage) => {
   const first = tab(stage, shared);
   await until(() => first.told.states.includes("open"));
@@ -838,6 +894,35 @@ test("a socket whose token has ended comes back once with another one", async (s
   FakeSocket.last.closes(1008, "policy");
   await until(() => told.closes.length === 2);
   equal([asked, told.closes.map((it) => it.willRetry)], [[false, true], [true, false]]);
+});
+
+test("a socket's token is renewed behind the second in which the subscription changed", async (stage) => {
+  const asked = [];
+  const { told } = socket(stage, { getToken: async ({ renew }) => (asked.push(renew), token("u1")) });
+  for (const times of [1, 2]) {
+    await opened(times);
+    FakeSocket.last.closes(1008, "token stale");
+    await settle();
+    await stage.clock.advance(1900);
+    equal(asked.length, times);
+    await stage.clock.advance(1000);
+  }
+  await opened(3);
+  equal([asked, told.closes.map((it) => it.willRetry)], [[false, true, true], [true, true]]);
+});
+
+test("a socket that operators have ended comes back later with the same token", async (stage) => {
+  const asked = [];
+  const { told } = socket(stage, { getToken: async ({ renew }) => (asked.push(renew), token("u1")) });
+  await opened();
+  FakeSocket.last.closes(1008, "disconnected");
+  await until(() => told.closes.length === 1);
+  dispatchEvent(new Event("online"));
+  await stage.clock.advance(900);
+  equal([asked.length, told.closes[0].willRetry], [1, true]);
+  await stage.clock.advance(600);
+  await opened(2);
+  equal(asked, [false, false]);
 });
 
 test("a socket of which the browser tells an error and no end has ended", async (stage) => {

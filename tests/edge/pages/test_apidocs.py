@@ -139,6 +139,19 @@ def test_the_stream_of_alerts_says_how_to_go_on_and_what_it_sends(document):
     assert "answers 503" not in operation["description"]
 
 
+@pytest.mark.parametrize("path", ["/api/v1/alerts/stream", "/api/v1/training/ws"])
+def test_what_stays_open_says_what_its_query_may_hold(path):
+    document = build_document(builtin_routes(), version="1")
+    operation = document["paths"][path]["get"]
+    schemes = document["components"]["securitySchemes"]
+    opened_by = [name for scheme in operation["security"] for name in scheme]
+
+    assert opened_by == ["bearer", "apiKey", "session", "ticket", "token"]
+    assert [schemes[name]["in"] for name in ("ticket", "token")] == ["query", "query"]
+    assert "tenant_id" in {it.get("name") for it in operation["parameters"]}
+    assert document["paths"]["/api/v1/alerts/ticket"]["post"]["security"] == document["security"]
+
+
 def test_geocoding_describes_its_question_and_its_answer(document):
     operation = document["paths"]["/api/v1/geocode"]["post"]
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
@@ -158,6 +171,8 @@ def test_each_way_to_sign_in_is_described():
         "bearer": "http",
         "apiKey": "apiKey",
         "session": "apiKey",
+        "ticket": "apiKey",
+        "token": "apiKey",
     }
     assert (schemes["session"]["in"], schemes["session"]["name"]) == ("cookie", "__Host-bakery-session")
     assert "X-CSRF-Token" in schemes["session"]["description"]

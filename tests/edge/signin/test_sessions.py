@@ -519,6 +519,56 @@ def test_a_session_that_nobody_has_renewed_stays_stale():
     assert [code(browser.ask(SALES)) for _ in range(2)] == [(401, "token-stale")] * 2
 
 
+def stale(changed_at=NOW - 1):
+    """A stage, and a browser of it whose subscription has changed."""
+    stage = stage_of()
+    browser = stage.sign_in()
+    stage.store.flags[USER.tenant_id] = TenantFlags(changed_at=changed_at)
+    stage.services.response = response(200, (CONTENT,), RENEWED)
+    return stage, browser
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_stale_session_is_renewed_for_a_page_that_was_loaded_anew(known):
+    stage, browser = stale()
+    if known:
+        assert code(browser.ask(SALES)) == (401, "token-stale")
+    assert json.loads(browser.ask(SESSION).body)["csrf_token"] == browser.csrf.decode()
+    assert browser.ask(SALES).status == 200
+    assert len(refreshes(stage)) == 1
+
+
+def test_who_signs_out_of_a_stale_session_has_signed_out():
+    stage, browser = stale()
+    answer = browser.write(LOGOUT)
+    assert answer.status == 200
+    assert b"Max-Age=0" in answer.headers[b"set-cookie"][0]
+    assert stage.services.requests[-1][1].body.whole() == b'{"refresh_token": "r-2"}'
+    assert code(browser.ask(SALES)) == (401, "token-invalid")
+
+
+def test_a_session_that_is_stale_even_with_new_tokens_is_renewed_once_for_each_question():
+    stage, browser = stale(changed_at=NOW + 900)
+    assert code(browser.ask(SESSION)) == (401, "token-stale")
+    assert len(refreshes(stage)) == 1
+
+
+@pytest.mark.parametrize(("said", "expected"), [(500, (503, "service-unavailable")), (401, (401, "token-expired"))])
+def test_a_stale_session_that_is_not_renewed_says_why(said, expected):
+    stage, browser = stale()
+    stage.services.response = response(said, (CONTENT,), b"{}")
+    answer = browser.ask(SESSION)
+    assert code(answer) == expected
+    assert (b"set-cookie" in answer.headers) is (said == 401)
+
+
+def test_a_stale_session_is_not_renewed_without_the_shared_state():
+    stage, browser = stale()
+    browser.ask(SALES)
+    stage.records.left = 0
+    assert code(browser.ask(SESSION)) == (503, "state-unavailable")
+
+
 def test_a_request_that_is_given_up_ends_no_renewal():
     stage = stage_of()
     browser = expired(stage)

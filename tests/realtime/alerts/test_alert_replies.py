@@ -14,6 +14,7 @@ from bakerygw.core.tenancy import TenantView
 from bakerygw.edge.admission import Grant
 from bakerygw.edge.conversation import Conversation, standing_headers
 from bakerygw.edge.exchange import Exchange
+from bakerygw.edge.line import UNHEEDED_BYTES
 from bakerygw.realtime.alerts.handler import RETRY_AFTER_S, AlertStreams, resume_of
 from bakerygw.realtime.alerts.hub import PATIENCE_S, SLOW_S
 from bakerygw.runtime.sockets import LASTING_BYTES, ServerSocket
@@ -163,7 +164,7 @@ def test_a_slow_stream_is_cut_and_told_with_its_reason(door: Door) -> None:
 def test_what_is_sent_behind_a_stream_request_breaks_nothing_and_is_not_kept(door: Door) -> None:
     client = door.client(behind=request(b"GET", b"/second") * 3 + b"\xff nonsense \r\n\r\n")
     for _ in range(100):
-        client.send(b"x" * 60_000)
+        client.send(b"x" * (UNHEEDED_BYTES // 100))
     door.here.publish()
     door.here.turn()
 
@@ -174,6 +175,21 @@ def test_what_is_sent_behind_a_stream_request_breaks_nothing_and_is_not_kept(doo
     assert len(door.guard.places) == 1
     door.guard.places[0].held.end("draining")
     assert client.wire.written.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("lines", [[], [b"Content-Length: 1000000"], [b"Transfer-Encoding: chunked"]])
+def test_a_client_that_goes_on_sending_is_cut_and_told_with_its_reason(door: Door, lines: list[bytes]) -> None:
+    client = door.client(*lines)
+    client.send(b"x" * UNHEEDED_BYTES)
+    assert not client.wire.aborted
+    assert door.outcomes == []
+
+    client.send(b"x")
+
+    assert client.wire.aborted
+    client.leave()
+    (outcome,) = door.outcomes
+    assert (outcome.status, outcome.trace.reason) == (200, "unasked-bytes")
 
 
 def test_a_client_that_leaves_while_its_stream_opens_leaves_nothing() -> None:

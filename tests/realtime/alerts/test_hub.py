@@ -9,7 +9,7 @@ from bakerygw.realtime.alerts.feed import MAX_EARLY, MOMENT_S, RETRY_S
 from bakerygw.realtime.alerts.hub import KEPT_S, PATIENCE_S, SLOW_S
 from bakerygw.realtime.alerts.ring import BURST, RING_BYTES, RING_FRAMES
 from bakerygw.realtime.alerts.stream import RETRY_MS
-from tests.realtime.stream_fakes import History, Instance, Reading
+from tests.realtime.stream_fakes import HISTORY_S, History, Instance, Reading
 
 
 def kinds(reading: Reading) -> list[str]:
@@ -65,6 +65,33 @@ def test_a_client_of_http_1_1_gets_the_chunks_that_were_framed_once() -> None:
     assert first == b"%x\r\nevent: alert\nid: 7-1\ndata: {}\n\n\r\n" % 31
     one.leave()
     assert one.exchange.carried == 31
+
+
+def test_what_the_history_has_let_go_of_for_its_age_is_not_told_out_of_memory() -> None:
+    here = Instance()
+    watching = here.open()
+    here.publish()
+    here.turn(HISTORY_S)
+    here.history.trim(0)
+    here.publish()
+    here.turn()
+
+    assert kinds(watching) == ["hello 7-0", "alert 7-1", "alert 7-2"]
+    assert kinds(here.open("7-0")) == ["hello 7-0", "gap 7-2"]
+    assert kinds(here.open("7-1")) == ["hello 7-1", "alert 7-2"]
+
+
+def test_what_is_in_memory_is_not_read_from_the_history() -> None:
+    here = Instance()
+    here.open()
+    here.publish()
+    here.turn(HISTORY_S - 1)
+    reads = here.log.reads
+
+    assert kinds(here.open("7-0")) == ["hello 7-0", "alert 7-1"]
+    here.turn(2)
+    assert kinds(here.open("7-1")) == ["hello 7-1"]
+    assert here.log.reads == reads
 
 
 def test_another_tenants_alerts_are_not_heard() -> None:

@@ -60,6 +60,60 @@ def test_a_replay_goes_on_where_it_was_when_the_history_is_back() -> None:
     assert gaps(reading) == []
 
 
+def kinds(reading: Reading) -> list[str]:
+    reading.read()
+    return [event.kind for event in reading.client.events if event.kind != "alert"]
+
+
+def test_who_is_in_a_replay_is_told_once_that_the_history_is_away_and_when_it_is_back() -> None:
+    here = with_history(30, page=10)
+    reading = in_replay(here)
+    here.log.away, here.log.slow = True, False
+    here.hub.degraded()
+    here.log.asked[0].answer()
+    for _ in range(10):
+        here.turn(RETRY_S)
+    assert kinds(reading) == ["hello", "degraded"]
+
+    here.log.away = False
+    here.hub.restored()
+    here.turn(MAX_RETRY_S)
+
+    assert alerts(reading) == [f"7-{number}" for number in range(1, 31)]
+    assert kinds(reading) == ["hello", "degraded", "hello"]
+
+
+def test_who_was_in_a_replay_has_recovered_nothing_behind_a_gap() -> None:
+    here = with_history(30, page=10)
+    reading = in_replay(here)
+    here.log.away, here.log.slow = True, False
+    here.hub.degraded()
+    here.log.asked[0].answer()
+    here.turn(RETRY_S)
+
+    here.log.away = False
+    here.history.begin_era()
+    here.hub.restored()
+    here.turn(MAX_RETRY_S)
+
+    assert kinds(reading)[:4] == ["hello", "degraded", "gap", "hello"]
+    behind = [event.json for event in reading.client.events if event.kind == "hello"][1:]
+    assert {(hello["recovered"], hello["missed"]) for hello in behind} == {(False, None)}
+
+
+def test_a_history_that_fails_now_and_then_is_no_degraded_stream() -> None:
+    here = with_history(30, page=10)
+    reading = in_replay(here)
+    here.log.away, here.log.slow = True, False
+    here.log.asked[0].answer()
+    here.turn(RETRY_S)
+    here.log.away = False
+    here.turn(MAX_RETRY_S)
+
+    assert len(alerts(reading)) == 30
+    assert kinds(reading) == ["hello"]
+
+
 def test_who_leaves_while_a_page_is_on_its_way_is_not_read_for_any_more() -> None:
     here = with_history(30, page=10)
     reading = in_replay(here)

@@ -28,6 +28,8 @@ const WORKED_MS = 10_000;
 const PATIENCE_MS = 10_000;
 /** How long a token that was asked for to know its user is used for a connection, too. */
 const UNUSED_MS = 10_000;
+/** How old a change of subscription must be for a new token to be younger: tokens count in whole seconds. */
+const STALE_MS = 2_000;
 /** Characters of one event; the gateway's have less than a tenth of it. */
 const MAX_EVENT = 1 << 20;
 const MAX_BEHIND = 5_000;
@@ -87,7 +89,7 @@ export class GatewayError extends Error {
   constructor({ code, status = 0, detail = "", problem = null, retryAfterS = null }) {
     super(detail || code);
     this.name = "GatewayError";
-    /** The problem's code; `network`, `silent`, `stream-invalid` or `http-<status>` where there is no problem. */
+    /** The problem's code; where there is none `network`, `silent`, `stream-invalid`, `user-changed` or `http-<status>`. */
     this.code = code;
     /** The HTTP status; 0 where there was no answer. */
     this.status = status;
@@ -246,7 +248,7 @@ class Access {
    */
   async entry(path, signal, attempts) {
     const url = new URL(path, this.base);
-    const unused = Date.now() - this.#askedAt < UNUSED_MS ? this.#unused : null;
+    const unused = since(this.#askedAt) < UNUSED_MS ? this.#unused : null;
     this.#unused = null;
     if (this.useCookies) {
       if (unused === null) await this.#session(signal); // another tab may have signed somebody else in
@@ -300,6 +302,7 @@ class Access {
 class Attempts {
   #failures = 0;
   #renewed = false;
+  #tooEarly = false;
   /** The token for the next attempt must be another one. */
   renew = false;
   /** The gateway's `retry:`, milliseconds. */
@@ -309,7 +312,7 @@ class Attempts {
   ended(lastedMs) {
     if (lastedMs >= WORKED_MS) {
       this.#failures = 0;
-      this.#renewed = false;
+      this.#renewed = this.#tooEarly = false;
     }
   }
 
@@ -339,7 +342,13 @@ class Attempts {
    * @param {GatewayError} error @param {boolean} canRenew
    */
   after(error, canRenew) {
-    if (error.status === 401 && canRenew && this.mayRenew()) return 0;
+    if (error.status === 401 && canRenew) {
+      if (this.mayRenew()) return 0;
+      if (isStale(error) && !this.#tooEarly) {
+        this.#tooEarly = this.renew = true; // the new one was made in the very second of the change
+        return this.delay(STALE_MS);
+      }
+    }
     if (!error.temporary) throw error;
     return this.delay(error.retryAfterS === null ? null : error.retryAfterS * 1000);
   }
@@ -483,7 +492,7 @@ export class AlertStream {
   #awake() {
     if (this.#tabs && !this.#tabs.leading) return this.#tabs.post({ kind: "wake" });
     this.#pause.end();
-    const silent = Date.now() - this.#heardAt > this.#heartbeatMs * 1.3;
+    const silent = since(this.#heardAt) > this.#heartbeatMs * 1.3;
     if (silent && (this.#state === "open" || this.#state === "degraded")) this.#connection?.abort();
     return undefined;
   }
@@ -496,18 +505,18 @@ export class AlertStream {
     if (identity !== null) this.#restore(`bakerygw:alerts:${identity}`);
     const shares = (this.#options.shareTabs ?? true) && identity !== null && canShare();
     if (!shares) return this.#lead(signal);
-    const tabs = new Tabs(this.#storageKey, signal, {
-      lead: (reign) => this.#lead(reign),
-      follow: () => this.#post({ kind: "join" }),
-      hear: (message) => this.#hear(message),
-      silenceMs: this.#heartbeatMs * HEARTBEATS_MISSED,
-    });
-    this.#tabs = tabs;
     try {
-      return await tabs.run();
+      this.#tabs = new Tabs(this.#storageKey, signal, {
+        lead: (reign) => this.#lead(reign),
+        follow: () => this.#post({ kind: "join" }),
+        hear: (message) => this.#hear(message),
+        silenceMs: this.#heartbeatMs * HEARTBEATS_MISSED,
+      });
+      return await this.#tabs.run();
     } catch (error) {
       if (!(error instanceof DOMException && error.name === "SecurityError")) throw error;
-      this.#tabs = null; // a page without an origin, such as a sandboxed frame, has no locks
+      // A page without an origin, such as a sandboxed frame, has no locks; one that may store nothing, no channel.
+      this.#tabs = null;
       return this.#lead(signal);
     }
   }
@@ -564,12 +573,15 @@ export class AlertStream {
    * @param {AbortSignal} signal
    */
   async #ended(attempt, asked, signal) {
-    this.#attempts.ended(attempt.opened ? Date.now() - attempt.opened : 0);
     const { reason, retry, error } = attempt.said ?? {};
+    const stale = reason === "token-stale"; // what opened it was good, so this is no refusal of it
+    this.#attempts.ended(attempt.opened ? (stale ? WORKED_MS : since(attempt.opened)) : 0);
     if (asked && !reason) return undefined;
     if (error && !attempt.opened) return this.#wait(error, signal);
-    if (String(reason).startsWith("token-") && this.#access.canRenew && this.#attempts.mayRenew()) return undefined;
-    const wishedMs = retry > 0 ? Math.min(retry, MAX_RETRY_MS) : null;
+    const renewed = String(reason).startsWith("token-") && this.#access.canRenew && this.#attempts.mayRenew();
+    if (renewed && !stale) return undefined;
+    const least = renewed ? STALE_MS : 0;
+    const wishedMs = retry > 0 ? Math.max(least, Math.min(retry, MAX_RETRY_MS)) : least || null;
     const delay = this.#attempts.delay(wishedMs);
     this.#say("waiting", { retryInMs: delay, error: error ?? null, reason });
     return this.#pause.wait(delay, signal, wishedMs !== null);
@@ -588,7 +600,7 @@ export class AlertStream {
     const delay = this.#attempts.after(error, this.#mayAskAgain(error));
     if (delay === 0) return;
     this.#say("waiting", { retryInMs: delay, error });
-    await this.#pause.wait(delay, signal, error.retryAfterS !== null);
+    await this.#pause.wait(delay, signal, error.retryAfterS !== null || isStale(error));
   }
 
   /**
@@ -888,7 +900,7 @@ class Tabs {
   }
 
   #look() {
-    if (this.leading || Date.now() - this.#heardAt < this.told.silenceMs) return;
+    if (this.leading || since(this.#heardAt) < this.told.silenceMs) return;
     if (this.#asked) this.#queue?.abort();
     else this.post({ kind: "ping" });
     this.#asked = !this.#asked;
@@ -1059,17 +1071,21 @@ export class TrainingSocket {
         if (signal.aborted) return;
         const failed = GatewayError.of(error);
         const delay = this.#attempts.after(failed, this.#access.canRenew);
-        await this.#pause.wait(delay, signal, failed.retryAfterS !== null);
+        await this.#pause.wait(delay, signal, failed.retryAfterS !== null || isStale(failed));
         continue;
       }
       if (signal.aborted) return;
       const { code, reason, lastedMs } = await this.#converse(url, signal);
-      this.#attempts.ended(lastedMs);
-      const renewable = code === 1008 && this.#access.canRenew && !signal.aborted && this.#attempts.mayRenew();
-      const willRetry = !signal.aborted && (renewable || RETRIED_CLOSES.has(code));
+      const stale = code === 1008 && reason === "token stale";
+      this.#attempts.ended(stale ? WORKED_MS : lastedMs);
+      const sentAway = code === 1008 && reason === "disconnected"; // by operators, and not for its token
+      const refused = code === 1008 && !sentAway && !signal.aborted;
+      const renewable = refused && this.#access.canRenew && this.#attempts.mayRenew();
+      const willRetry = !signal.aborted && (renewable || sentAway || RETRIED_CLOSES.has(code));
       this.#call(this.#options.onClose, { code, reason, willRetry });
       if (!willRetry) return;
-      await this.#pause.wait(renewable ? MIN_DELAY_MS : this.#attempts.delay(), signal, code === 1013);
+      const delay = renewable && !stale ? MIN_DELAY_MS : this.#attempts.delay(stale ? STALE_MS : null);
+      await this.#pause.wait(delay, signal, stale || sentAway || code === 1013);
     }
   }
 
@@ -1098,7 +1114,7 @@ export class TrainingSocket {
       const over = (/** @type {{ code: number, reason: string }} */ { code, reason }) => {
         signal.removeEventListener("abort", leave);
         if (this.#socket === socket) this.#socket = null;
-        resolve({ code, reason, lastedMs: openedAt ? Date.now() - openedAt : 0 });
+        resolve({ code, reason, lastedMs: openedAt ? since(openedAt) : 0 });
       };
       socket.onclose = over;
       // Of a socket that the page's Content-Security-Policy forbids Chromium tells the error, and never the end.
@@ -1201,6 +1217,17 @@ function ended(signal, why) {
     if (signal.aborted) fail(new Error(why));
     signal.addEventListener("abort", () => fail(new Error(why)), { once: true });
   });
+}
+
+/** @param {GatewayError} error @returns {boolean} whether the subscription has changed since the token was made */
+function isStale(error) {
+  return error.code === "token-stale";
+}
+
+/** @param {number} then @returns {number} milliseconds since then; without end where the clock was set back meanwhile */
+function since(then) {
+  const passed = Date.now() - then;
+  return passed < 0 ? Infinity : passed;
 }
 
 /** @param {string} text @returns {any} undefined for what is no JSON */
