@@ -10,8 +10,8 @@ from typing import Final
 FIRST: Final = 10_000
 """The kernel gives ports from 32768 on (net.ipv4.ip_local_port_range) to whoever connects: one of those that was free a
 moment ago may be the near end of somebody's connection by now."""
-SHARE: Final = 1_000
-SHARES: Final = 20
+SHARE: Final = 500
+SHARES: Final = 40
 """All below what the kernel gives away."""
 
 
