@@ -209,6 +209,17 @@ class TestEndOfTheToken:
         stage.advance(60, step_s=1)
         assert len(stage.clock.getDelayedCalls()) <= 1
 
+    def test_who_has_left_holds_nothing_any_more(self) -> None:
+        stage = Stage()
+        place = stage.guard.enter("stream", grant_of())
+        place.leave()
+        reader = Reader(place)
+        place.hold(reader)
+        stage.guard.drain(0, lambda: None)
+
+        assert stage.clock.getDelayedCalls() == []
+        assert reader.ended is None
+
 
 class TestChanges:
     @ensureDeferred
@@ -556,9 +567,39 @@ class TestOperators:
         stage.guard.enter("stream", grant_of(replace(USER, exp=BORN + 9000)))
 
 
+class TestRounds:
+    @ensureDeferred
+    async def test_they_go_on_for_who_comes_after_a_time_without_anybody(self) -> None:
+        stage = Stage()
+        stage.open().place.leave()
+        stage.advance(120, step_s=1)
+        reader = stage.open(stage.someone(2))
+        stage.state.silent = True
+        await stage.state.store.revoke("digest-2", BORN + 900)
+        stage.advance(60, step_s=1)
+
+        assert reader.ended == "token-revoked"
+
+    def test_they_are_short_once_where_something_may_have_been_missed(self) -> None:
+        stage = Stage()
+        for number in range(50):
+            stage.open(stage.someone(number))
+        asks = []
+        for told in (False, True):
+            if told:
+                stage.state.told(None)
+                stage.advance(10)
+            stage.state.asked.clear()
+            stage.advance(20)
+            asks.append(len(stage.state.asked))
+
+        assert asks[1] <= asks[0] + 2
+
+
 class TestDrain:
     def test_all_are_told_spread_over_the_window_and_nobody_comes_in(self) -> None:
         stage = Stage()
+        stage.clock.advance(100)
         readers = [stage.open(stage.someone(number), lingers=True) for number in range(100)]
         done: list[float] = []
         stage.guard.drain(10, lambda: done.append(stage.clock.seconds()))

@@ -167,3 +167,25 @@ async def test_a_look_that_breaks_is_reported_and_those_after_it_see(logged_fail
     passes(stage, told=False)
 
     assert reader.ended == "token-revoked"
+
+
+@ensureDeferred
+async def test_ones_own_tenant_stays_open_though_it_is_part_of_another_no_more() -> None:
+    stage = Stage()
+    entry = replace(PARENT, tenant_id="t-own", via="t-parent")
+    reader = stage.open(stage.someone(1, tenant_access=(PARENT, entry)))
+
+    stage.state.told(Changed(parents=("t-own",)))
+    stage.advance(LOOKED_AT_S, step_s=1)
+
+    assert reader.ended is None
+
+
+@ensureDeferred
+async def test_nothing_is_left_of_who_came_by_an_inherited_entry() -> None:
+    stage = Stage()
+    await stage.state.hierarchy.set_parent("t-child", "t-parent")
+    reader = heir(stage, 1, "t-child", PARENT)
+    assert len(stage.guard._inherited) == 1
+    reader.place.leave()
+    assert stage.guard._inherited == {}

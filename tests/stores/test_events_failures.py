@@ -6,7 +6,7 @@ import time
 import pytest
 import pytest_twisted
 from redis import Redis
-from store_fakes import RecordingTelemetry, link_to, pause
+from store_fakes import RecordingTelemetry, link_to
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
@@ -124,6 +124,11 @@ def turn_back(redis):
     redis.set(HEAD, b" ".join((era, epoch, b"1")))
 
 
+def turn_back_epoch(redis):
+    era, epoch, _ = redis.get(HEAD).split()
+    redis.set(HEAD, b"%b %d 9" % (era, int(epoch) - 1))
+
+
 LOSSES = [
     lose_head,
     lose_era,
@@ -134,6 +139,7 @@ LOSSES = [
     spoil_era,
     spoil_era_type,
     turn_back,
+    turn_back_epoch,
 ]
 
 
@@ -152,6 +158,15 @@ async def test_after_any_loss_ids_go_on_in_a_new_epoch_from_which_nothing_is_mis
     assert await one.kept() == await other.kept() == ["d", "e"]
     assert await one.kept(before[-1]) == ["d", "e"]
     assert (await other.log.append(some("d")))[0].position == after[0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_place_that_is_told_again_is_not_taken_for_the_newest(one, redis):
+    before = await one.place("a", "b", "c")
+    assert await one.place("a") == before[:1]
+    turn_back(redis)
+    (after,) = await one.place("d")
+    assert after.epoch > before[0].epoch
 
 
 @pytest.mark.parametrize("loss", [lose_head, lose_all, turn_back])
@@ -187,6 +202,16 @@ async def test_a_number_that_no_clock_gives_is_not_believed_and_does_no_lasting_
     assert [position.offset for position in first] == [1, 2]
     assert await one.place("d") == [Position(epoch=first[0].epoch, offset=3)]
     assert await one.log.era() == await other.log.era() <= first[0].epoch
+
+
+@pytest.mark.parametrize("forged", [10**15 - 1, FAR + 10**11], ids=["e15-1", "far"])
+@pytest_twisted.ensureDeferred
+async def test_nor_is_such_an_epoch_of_the_present_era(one, redis, forged):
+    era = await one.log.era()
+    redis.set(HEAD, f"{era} {forged} 3")
+    (placed,) = await one.place("a")
+    assert abs(placed.epoch - time.time() * 1000) < 20_000
+    assert placed.offset == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -376,12 +401,13 @@ async def test_a_lower_bound_holds_at_once_and_takes_no_more_room_from_the_next_
 @pytest.mark.parametrize("young", [0, 1, 30])
 @pytest_twisted.ensureDeferred
 async def test_what_is_past_its_age_takes_no_room(one, redis, young):
-    log = RedisEventLog(one.link, clock=Clock(), history_events=1000, history_s=1.0)
-    await log.append(some(*map(str, range(40))))
-    await pause(0.7)
-    await log.append(some(*map(str, range(40, 40 + young))))
-    await pause(0.4)
-    page = await log.read("t", START, count=100, max_bytes=10_000)
+    await one.place(*map(str, range(40 + young)))
+    entries = redis.xrange(KEPT)
+    redis.delete(KEPT)
+    for number, (entry, fields) in enumerate(entries):
+        came = int(fields[b"t"]) - (61_000 if number < 40 else 0)
+        redis.xadd(KEPT, {"t": came, "p": fields[b"p"]}, id=entry)
+    page = await one.log.read("t", START, count=100, max_bytes=10_000)
     assert (page.first, len(page.events), redis.xlen(KEPT)) == (41, young, young)
 
 

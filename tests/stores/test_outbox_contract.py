@@ -214,6 +214,20 @@ async def test_a_lease_that_ran_out_is_doubted_before_it_is_given_to_another(in_
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_is_in_doubt_is_given_to_nobody_and_keeps_no_other_waiting(in_redis):
+    outbox = in_redis.outbox(doubt_s=60)
+    for number in range(10):
+        in_redis.put(f"t1:1-{number}", b"{}", 10)
+    assert len((await outbox.take(10, lease_s=0)).taken) == 10
+    in_redis.put(THREE, b"{}")
+
+    hauls = [await outbox.take(1, lease_s=90) for _ in range(2)]
+
+    assert [names(haul) for haul in hauls] == [[THREE], []]
+    assert 30 < hauls[1].next_s <= 60
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_clock_of_redis_that_is_set_back_keeps_nothing_waiting(in_redis):
     """Which makes all moments that are stored lie ahead by as much."""
     outbox = in_redis.outbox()
@@ -298,11 +312,13 @@ async def test_what_is_too_old_is_given_up_in_redis(in_redis):
 )
 @pytest_twisted.ensureDeferred
 async def test_what_no_gateway_has_put_there_is_removed_and_keeps_nothing_waiting(in_redis, name, payload):
-    in_redis.put(name, payload, 1)
+    in_redis.put(name, payload, 100)
     in_redis.put(TWO, b"{}")
     haul = await in_redis.outbox().take(2, lease_s=60)
     assert names(haul) == [TWO]
     assert haul.given_up == {"unreadable": 1}
+    assert haul.waiting == 1
+    assert haul.oldest_s < 50
     assert in_redis.left() == [1, 1, 1, 1]
 
 
@@ -344,6 +360,19 @@ async def test_in_memory_the_oldest_is_given_up_beyond_number_and_bytes():
     haul = await outbox.take(4, lease_s=1)
     assert names(haul) == ["t:1-4"]
     assert haul.given_up == {"overflow": 2}
+
+
+@pytest_twisted.ensureDeferred
+async def test_in_memory_what_is_there_is_not_put_there_again():
+    outbox = MemoryOutbox(lambda: 0.0, max_bytes=10)
+    outbox.put(ONE, b"12345")
+    (held,) = (await outbox.take(1, lease_s=60)).taken
+    outbox.put(ONE, b"67890")
+    outbox.put(TWO, b"12345")
+    haul = await outbox.take(2, lease_s=60)
+    assert (names(haul), haul.waiting, haul.given_up) == ([TWO], 2, {})
+    await outbox.finish(held)
+    assert outbox.perishable == 1
 
 
 @pytest_twisted.ensureDeferred

@@ -234,7 +234,11 @@ class Feed:
                 raise StoreUnavailable("alerts are not heard")  # all who wait here are to be told, not each to wait
             return await self._hub.log.read(self.tenant_id, after, count=PAGE_EVENTS, max_bytes=PAGE_BYTES)
         finally:
-            reads.release()
+            if reads.waiting:
+                # In a turn of its own: of thousands who wait in vain, each would let in the next from its stack.
+                self._hub.clock.callLater(0, reads.release)
+            else:
+                reads.release()
 
     async def _compare(self) -> None:
         wait_s, missed, run = RETRY_S, 0, self.ring.run
@@ -272,6 +276,7 @@ class Feed:
 
     def _start(self, head: Position) -> None:
         self.epoch, self.offset, self.known = head.epoch, head.offset, True
+        self.told_degraded = not self._hub.listening  # its streams are, as they begin
         self.ring = Ring(head.offset, *self._hub.bounds)
 
     def _take(self, page: Page, before: Position, ahead: int) -> int:

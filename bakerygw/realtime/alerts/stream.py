@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bakerygw.realtime.alerts.hub import Hub
 
 NO_RUN: Final = -2
+"""The run of a stream that was not given the event which begins the ring's present one."""
 RETRY_MS: Final = (1000, 5000)
 """Between these, at random, so that those cut together do not come back together."""
 FOR_GOOD: Final = frozenset({"token-revoked", "forbidden"})
@@ -42,11 +43,15 @@ class Resume:
 
 
 class Stream(Reader):
-    """Both the source of a reply's body and what is `Held`. It is a reader of its feed from `start` to its end."""
+    """Both the source of a reply's body and what is `Held`. It is a reader of its feed from `start` to its end.
+
+    It is `live` as long as it gets frames from the feed's ring. Else it is given pages of the history, or waits: for
+    its client to take what was written, or among the feed's `waiting` for the feed to come to where it is.
+    """
 
     __slots__ = (
         "_feed", "_fell", "_flags", "_hub", "_left", "_place", "_resume", "_sink", "_started", "_trace", "_waits",
-        "run", "slot",
+        "_warned", "run", "slot",
     )  # fmt: skip
     length = None
     _log: ClassVar[Logger] = Logger()
@@ -60,7 +65,13 @@ class Stream(Reader):
         self._resume = resume
         self._sink: BodySink | None = None
         self._flags: TenantFlags | None = None
-        self._started = self._left = self._waits = self._fell = False
+        self._started = self._left = False
+        self._waits = False
+        """It goes on as soon as its client takes more."""
+        self._fell = False
+        """The ring has left it behind, so it is told how it stands once it is live again."""
+        self._warned = False
+        """It was told that alerts may be late, which its feed tells those that are live."""
         self.run = self.slot = 0
         """The run of offsets that it is in, by the number of its first frame; and its place on the wheel."""
 
@@ -77,7 +88,10 @@ class Stream(Reader):
         self._chunked = exchange.chunked
         exchange.channel.settle()
         self.run = feed.ring.run
+        self._warned = feed.told_degraded
         greeting = sse.retry(hub.random.randint(*RETRY_MS)) + self._greet()
+        if feed.told_degraded:
+            greeting += sse.control("degraded", {})
         resume, self._resume = self._resume, None
         feed.readers[self] = None
         hub.wheel.add(self)
@@ -141,7 +155,7 @@ class Stream(Reader):
     def behind(self) -> None:
         """Go on with the history, which waits for its client; who takes nothing for a while is `slow`."""
         ring = self._feed.ring
-        self.live, self._fell = False, True
+        self.live, self._warned, self._fell = False, False, True
         self.run = ring.run if self.next > ring.run else NO_RUN
         if self.blocked:
             self._waits = True  # `resume` goes on
@@ -231,8 +245,8 @@ class Stream(Reader):
         if number is None:
             return False
         self.next, self.run, self.live = number, ring.run, True
-        if self._fell:
-            self._fell = False
+        if self._fell or self._warned != feed.told_degraded:
+            self._fell = self._warned = False
             self._write(standing_event(feed.head, self._offset, gap=gap, degraded=feed.told_degraded))
         if number < ring.end:
             feed.more(number)
@@ -251,15 +265,13 @@ class Stream(Reader):
 
     async def _replay(self, page: Page | None) -> None:
         """Give what the history has, page by page and as fast as the client takes it, until the feed can go on."""
-        feed, wait_s, told = self._feed, RETRY_S, False
+        feed, wait_s = self._feed, RETRY_S
         while self._sink is not None:
             if page is None:
                 try:
                     page = await feed.read(Position(epoch=feed.epoch, offset=self._offset))
                 except StoreUnavailable:
-                    if feed.told_degraded and not told:
-                        told = self._fell = True  # `_join` tells when it goes on
-                        self._write(sse.control("degraded", {}))
+                    self._warn()
                     await deferLater(self._hub.clock, wait_s)
                     wait_s = min(2 * wait_s, MAX_RETRY_S)
                 continue
@@ -276,6 +288,12 @@ class Stream(Reader):
                 feed.compare().addErrback(forget)
                 return
             page = None
+
+    def _warn(self) -> None:
+        """Tell once that alerts may be late: the feed tells only those that it serves."""
+        if self._feed.told_degraded and not self._warned:
+            self._warned = True
+            self._write(sse.control("degraded", {}))
 
     def _give_page(self, page: Page) -> None:
         frames = []

@@ -189,8 +189,10 @@ class Leg:
             self._feeding.cancel()
             self._feeding = None
         self.pausing = False
-        unfed, self._unfed = self._unfed, b""
-        self._feed(unfed, inf)
+        while self._unfed:
+            unfed, self._unfed = self._unfed, b""
+            self._feed(unfed, inf)
+            self.pausing = False  # the other side may have it set at every piece
         self.state = self.STATE_CLOSED
         self.data = self._message = b""
         self.ear.lost(self)

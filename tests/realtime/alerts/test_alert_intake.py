@@ -13,6 +13,7 @@ from bakerygw.realtime.alerts.intake import (
     LINGER_S,
     MAX_AGE_S,
     PATIENCE_S,
+    QUIET_S,
     RETRY_MAX_S,
     Intake,
 )
@@ -227,6 +228,27 @@ def test_what_waited_too_long_is_given_up_counted_and_told_to_the_source(bench):
     bench.pass_time(2)
 
     assert bench.told == [alert(3)]
+
+
+def test_a_store_that_fails_for_less_than_a_moment_is_no_news(bench, logged):
+    bench.away()
+    bench.hear(alert(1))
+    bench.pass_time(PATIENCE_S / 2)
+    assert logged("alerts.store") == []
+    bench.pass_time(PATIENCE_S + RETRY_MAX_S)
+    bench.back()
+    bench.pass_time(RETRY_MAX_S)
+    assert [line["state"] for line in logged("alerts.store")] == ["failing", "storing"]
+
+
+def test_of_much_that_is_given_up_is_told_in_few_lines(logged):
+    bench = Bench(max_waiting=1)
+    bench.away()
+    bench.hear(*(alert(number) for number in range(5)))
+    assert [line["alerts"] for line in logged("alerts.given_up")] == [1]
+    bench.pass_time(QUIET_S)
+    bench.hear(alert(5))
+    assert [line["alerts"] for line in logged("alerts.given_up")] == [1, 4]
 
 
 def test_what_does_not_fit_is_given_up_at_once_and_takes_no_memory():

@@ -414,6 +414,18 @@ def test_streams_are_told_where_redis_was_never_there(scene):
     assert only.hub.told == ["degraded", "restored"]
 
 
+def test_what_is_missed_while_there_is_no_connection_needs_no_proof_of_its_own(scene):
+    only = scene.start()
+    scene.redis.up = False
+    only.connection.cut()
+    only.channel.missed()
+    scene.redis.up = True
+    scene.go(3.0)
+
+    assert only.is_listening
+    assert scene.redis.era == 3
+
+
 def test_stopping_leaves_no_timer(scene):
     only = scene.start()
     only.channel.stop()

@@ -171,6 +171,21 @@ def test_a_hole_that_the_history_no_longer_has_is_a_gap() -> None:
     assert here.told.gaps == ["trimmed"]
 
 
+def test_a_hole_of_which_the_history_has_nothing_left_is_a_gap_too() -> None:
+    here = Instance()
+    reading = here.open()
+    here.history.add(b"elsewhere")
+    here.publish()
+    here.history.trim(0)
+    here.turn(0.1)
+
+    assert kinds(reading) == ["hello 7-0", "gap 7-2"]
+    here.publish()
+    here.turn()
+    assert kinds(reading) == ["alert 7-3"]
+    assert here.log.reads == 1
+
+
 def test_a_new_epoch_is_a_gap_and_older_ones_are_ignored() -> None:
     here = Instance()
     reading = here.open()
@@ -299,6 +314,22 @@ def test_a_client_that_another_instance_has_told_more_goes_on_there() -> None:
     assert kinds(resumed) == ["hello 7-1", "alert 7-2"]
 
 
+def test_so_does_one_that_was_told_of_an_epoch_there_that_has_not_been_heard_of_here() -> None:
+    history = History()
+    here = Instance(history)
+    other = here.open()
+    history.begin_era()
+    history.add(b"told elsewhere")
+    ahead = history.add(b"and this")
+
+    resumed = here.open(ahead.text)
+    here.publish()
+    here.turn(0.1)
+
+    assert kinds(resumed) == ["hello 8-2", "alert 8-3"]
+    assert kinds(other) == ["hello 7-0", "gap 8-0", "alert 8-1", "alert 8-2", "alert 8-3"]
+
+
 def test_the_head_is_asked_for_once_for_all_who_come_together() -> None:
     here = Instance(slow=True)
     readings = [here.open() for _ in range(5)]
@@ -319,6 +350,14 @@ def test_no_stream_begins_while_nothing_is_heard() -> None:
 
     assert late.end == "refused"
     assert here.hub.feeds == {}
+
+
+def test_who_was_refused_since_nothing_is_heard_is_forgotten() -> None:
+    here = Instance(listening=False)
+    here.open()
+    assert len(here.hub._hopeful) == 1
+    here.turn(PATIENCE_S)
+    assert here.hub._hopeful == []
 
 
 def test_a_stream_that_waited_a_moment_begins() -> None:

@@ -1,12 +1,14 @@
 """Streams whose history goes away, ends or moves on while they are given it; and what goes on beside a fault."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
 
+from bakerygw.ports.events import Page
 from bakerygw.realtime.alerts.fanout import SLICE_S, Fanout
-from bakerygw.realtime.alerts.feed import MAX_RETRY_S, RETRY_S
+from bakerygw.realtime.alerts.feed import MAX_RETRY_S, READS_AT_ONCE, RETRY_S
 from tests.realtime.stream_fakes import Instance, Reading
 
 
@@ -151,6 +153,7 @@ def test_what_is_trimmed_during_a_replay_is_told() -> None:
     here.turn(1)
 
     assert gaps(reading) == [("trimmed", "7-25")]
+    assert here.told.gaps == ["trimmed"]
     assert alerts(reading) == [f"7-{number}" for number in [*range(1, 11), *range(26, 31)]]
 
 
@@ -254,6 +257,16 @@ def test_feeds_take_turns_and_each_slice_of_time_ends() -> None:
     assert clock.getDelayedCalls() == []
 
 
+def test_what_a_slice_has_time_for_is_done_in_it() -> None:
+    clock, served = Clock(), list[str]()
+    fanout = Fanout(clock)
+    for name in "abc":
+        fanout.add(Turn(clock, name, 2, served, SLICE_S / 4))
+    clock.callLater(0, served.append, "what else the reactor has to do")
+    clock.advance(0)
+    assert served == ["a", "b", "c", "a", "what else the reactor has to do", "b", "c"]
+
+
 def test_a_feed_that_is_broken_holds_up_no_other(logged_failures: list[Any]) -> None:
     clock, served = Clock(), list[str]()
     fanout = Fanout(clock)
@@ -267,3 +280,129 @@ def test_a_feed_that_is_broken_holds_up_no_other(logged_failures: list[Any]) -> 
     assert not broken.queued, "so that it has its turn again when something is new"
     assert [failure.getErrorMessage() for failure in logged_failures] == ["broken"]
     logged_failures.clear()
+
+
+def test_thousands_who_wait_for_the_history_are_all_told_that_it_is_away() -> None:
+    here = with_history(3, page=10)
+    here.open()
+    here.log.slow = True
+    readings = [here.open("7-1") for _ in range(2000)]
+    assert len(here.log.asked) == READS_AT_ONCE
+
+    here.hub.degraded()
+    for asked in list(here.log.asked):
+        asked.answer()
+    for _ in range(10):
+        here.turn()
+
+    ends = Counter(reading.end for reading in readings)
+    assert ends == {"refused": len(readings) - READS_AT_ONCE, None: READS_AT_ONCE}
+    assert here.hub.feeds["t1"].opening == 0
+    assert here.hub.reads.tokens == READS_AT_ONCE
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_stream_that_begins_just_as_alerts_are_heard_no_more_is_told_and_told_of_the_end(known: bool) -> None:
+    here = with_history(3, page=10)
+    if known:
+        here.open()
+    here.log.slow = True
+    reading = here.open("7-1") if known else here.open()
+    here.hub.degraded()
+    here.log.asked[0].answer()
+    here.turn()
+    assert kinds(reading) == ["hello", "degraded"]
+
+    here.log.slow = False
+    here.hub.restored()
+    here.turn()
+    assert kinds(reading) == ["hello", "degraded", "hello"]
+    assert reading.end is None
+
+
+def test_a_stream_whose_last_page_was_on_its_way_then_is_told_too() -> None:
+    here = with_history(30, page=10)
+    reading = in_replay(here)
+    while len(here.log.asked) == 1 and here.log.reads < 3:
+        here.log.asked[0].answer()
+        here.turn()
+    here.hub.degraded()
+    here.log.asked[0].answer()
+    here.turn()
+
+    assert len(alerts(reading)) == 30
+    assert kinds(reading) == ["hello", "degraded"]
+
+
+def test_a_history_that_breaks_is_reported_and_the_next_alert_asks_it_again(logged_failures: list[Any]) -> None:
+    here = Instance()
+    reading = here.open()
+    read = here.log.read
+
+    async def broken(*_: object, **__: object) -> Page:
+        raise ValueError("broken")
+
+    here.log.read = broken  # type: ignore[method-assign]
+    here.history.add(b"elsewhere")
+    here.publish()
+    here.turn(0.1)
+    assert [failure.getErrorMessage() for failure in logged_failures] == ["broken"]
+    logged_failures.clear()
+
+    here.log.read = read  # type: ignore[method-assign]
+    here.history.add(b"elsewhere")
+    here.publish()
+    here.turn(0.1)
+    assert alerts(reading) == ["7-1", "7-2", "7-3", "7-4"]
+
+
+@pytest.mark.parametrize(("last_id", "told"), [(None, []), ("7-0", ["7-1"])])
+def test_an_alert_that_comes_while_the_head_is_asked_for_is_not_lost(last_id: str | None, told: list[str]) -> None:
+    here = Instance(slow=True)
+    reading = here.open(last_id)
+    here.log.asked[0].look()
+    here.publish()
+    while here.log.asked:
+        here.log.asked[0].answer()
+        here.turn()
+
+    assert alerts(reading) == told
+    here.publish()
+    here.turn()
+    assert alerts(reading) == [*told, "7-2"]
+
+
+def test_who_compares_with_the_history_while_alerts_are_heard_no_more_does_not_say_that_they_are() -> None:
+    here = Instance()
+    reading = here.open()
+    here.hub.degraded()
+    here.log.slow = True
+    here.hub.restored()
+    here.turn()
+    here.hub.degraded()
+    here.log.asked[0].answer()
+    here.turn()
+    assert kinds(reading) == ["hello", "degraded"]
+
+    here.log.slow = False
+    here.hub.restored()
+    here.turn()
+    assert kinds(reading) == ["hello", "degraded", "hello"]
+
+
+def test_a_history_that_is_away_is_not_asked_for_a_hole_that_nobody_reads_any_more() -> None:
+    here = Instance()
+    reading = here.open()
+    here.log.away = True
+    here.history.add(b"elsewhere")
+    here.publish()
+    here.turn(0.1)
+    reading.leave()
+    here.turn(RETRY_S)
+    reads = here.log.reads
+    for _ in range(10):
+        here.turn(MAX_RETRY_S)
+
+    assert here.log.reads == reads
+    assert here.hub.feeds == {}
+    assert here.clock.getDelayedCalls() == []

@@ -169,6 +169,26 @@ def test_a_stream_that_was_left_behind_is_told_of_a_gap_that_began_meanwhile() -
     assert len([it for it in told if it.startswith("gap")]) == 1
 
 
+def test_a_gap_that_came_live_is_not_told_again_to_who_is_left_behind_later() -> None:
+    here = Instance()
+    reading = here.open()
+    here.history.begin_era()
+    here.publish()
+    here.turn()
+    assert kinds(reading) == ["hello 7-0", "gap 8-0", "alert 8-1"]
+    stream = stream_of(reading)
+    stream.pause()
+    here.turn(MOMENT_S)
+    for _ in range(RING_FRAMES + 10):
+        here.publish()
+        here.turn()
+    stream.resume()
+    here.turn(0.1)
+
+    assert alerts_of(reading) == [f"8-{offset}" for offset in range(1, RING_FRAMES + 12)]
+    assert [event.kind for event in reading.client.events].count("gap") == 1
+
+
 def test_one_that_is_left_behind_and_leaves_is_forgotten() -> None:
     here = Instance()
     reading = here.open()

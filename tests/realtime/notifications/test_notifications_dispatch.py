@@ -13,9 +13,12 @@ from bakerygw.realtime.notifications.dispatch import (
     IDLE_S,
     LEASE_S,
     MAX_PAUSE_S,
+    PATIENCE,
     SLOTS,
     Notifications,
+    Pace,
 )
+from bakerygw.realtime.notifications.notices import PATIENCE_S
 from bakerygw.realtime.notifications.notifier import ATTEMPT_S, Attempt
 from bakerygw.realtime.notifications.waking_log import WakingLog
 from bakerygw.stores.outbox import MemoryOutbox
@@ -617,3 +620,41 @@ def test_a_look_and_an_attempt_that_break_are_reported_and_keep_nothing_waiting(
     assert rig.left() == 0
     assert [failure.getErrorMessage() for failure in logged_failures] == ["broken", "broken"]
     logged_failures.clear()
+
+
+def test_a_drain_looks_no_more():
+    rig = Rig(attempt()).started()
+    takes = rig.way.takes
+    success_of(rig.one.drain(30))
+    rig.pump(10 * IDLE_S)
+    assert rig.way.takes == takes
+
+
+def test_at_the_end_an_attempt_has_a_moment_to_be_accepted():
+    rig = Rig().started()
+    rig.put("t:1-1")
+    closed = Deferred.fromCoroutine(rig.one.close())
+    rig.pump(CLOSE_S / 2)
+    rig.service.answers()
+    assert success_of(closed) is None
+    assert rig.left() == 0
+
+
+def test_an_outbox_that_is_away_from_the_beginning_is_told_of_too(logged):
+    rig = Rig()
+    rig.way.away = True
+    rig.started()
+    rig.pump(PATIENCE_S + 2 * IDLE_S)
+    (line,) = logged("notifications.store")
+    assert line["state"] == "failing"
+    assert rig.counted.waiting[0] == 0
+
+
+def test_a_service_that_answers_with_errors_is_left_alone_from_the_fifth_in_a_row_on():
+    pace, failed = Pace(), attempt("later")
+    for number in range(PATIENCE):
+        assert pace.until < number
+        pace.failed(failed, began=number, now=number, chance=1.0)
+    assert pace.until > PATIENCE
+    pace.answered()
+    assert pace.until < 0

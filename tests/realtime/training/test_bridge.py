@@ -74,6 +74,8 @@ def test_a_clients_close_is_answered_and_passed_on(code: int) -> None:
     span.client.says(closing(code, b"why"))
     assert span.client.hears() == span.service.hears() == [(CLOSE, code.to_bytes(2, "big") + b"why")]
     assert span.client.wire.closing
+    assert not span.client.wire.aborted, "the close frame may be on its way"
+    assert span.client.wire.producer is None
     assert span.ended == (code, "client", None)
 
 
@@ -258,6 +260,23 @@ def test_what_was_read_before_the_end_is_heard_before_it() -> None:
     assert span.ended == (4000, "client", None)
 
 
+def test_so_it_is_if_the_other_side_stops_taking_while_it_is_heard() -> None:
+    span = Span()
+    write = span.service.wire.write
+
+    def fill(data: bytes) -> None:
+        write(data)
+        span.service.stalls()
+
+    span.service.wire.write = fill  # type: ignore[method-assign]
+    span.client.says(frame(TEXT, b"x" * 100) * 600, closing(4000))
+    span.client.is_lost()
+
+    heard = span.service.hears()
+    assert (len(heard), heard[-1]) == (601, (CLOSE, b"\x0f\xa0"))
+    assert span.ended == (4000, "client", None)
+
+
 def test_a_client_that_does_not_take_stops_the_service() -> None:
     span = Span()
     span.client.stalls()
@@ -283,6 +302,18 @@ def test_a_service_that_takes_nothing_for_long_is_dropped() -> None:
     span.service.is_lost()
     assert span.client.hears()[-1] == (CLOSE, b"\x03\xf3the service was lost")
     assert span.client.wire.reading
+
+
+def test_so_is_one_that_blocks_at_each_write_while_its_client_is_slow_for_a_moment() -> None:
+    span = Span()
+    span.service.stalls()
+    timers = len(span.clock.getDelayedCalls())
+    span.service.stalls()
+    assert len(span.clock.getDelayedCalls()) == timers
+    span.client.stalls()
+    span.client.takes()
+    span.clock.pump([1.0] * int(STALL_S + 10))
+    assert span.ended == (1006, "service", "service-stalled")
 
 
 def test_behind_a_stalled_service_a_client_is_asked_whether_it_is_there_and_need_not_answer() -> None:
@@ -414,3 +445,20 @@ def test_who_is_not_read_owes_no_sign_of_life() -> None:
     span.service.says(say(PONG))
     span.clock.advance(PONG_S)
     assert not span.client.wire.aborted
+
+
+def test_who_is_being_closed_has_its_time_for_that_though_it_gave_none() -> None:
+    span = Span()
+    span.clock.pump([PING_S, PONG_S - 1])
+    span.bridge.end("draining")
+    span.clock.advance(2)
+    assert not span.client.wire.aborted
+    assert not span.service.wire.aborted
+    span.clock.advance(CLOSE_S)
+    assert span.client.wire.aborted
+    assert span.service.wire.aborted
+    assert span.ended == (1012, "gateway", "draining")
+    span.client.is_lost()
+    span.service.is_lost()
+    assert span.place.left == 1
+    assert span.clock.getDelayedCalls() == []

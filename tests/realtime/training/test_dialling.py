@@ -119,3 +119,13 @@ def test_who_may_come_back_is_told_when(kind: str) -> None:
     caught: list[Any] = []
     dial.done.addErrback(caught.append)
     assert caught[0].value.problem.retry_after_s == 5
+
+
+def test_who_needs_another_credential_is_told_of_no_time() -> None:
+    stage = Stage()
+    dial = Dial(stage, replace(USER, exp=BORN + 5))
+    stage.advance(6)
+
+    caught: list[Any] = []
+    dial.done.addErrback(caught.append)
+    assert caught[0].value.problem.retry_after_s is None
