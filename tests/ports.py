@@ -1,5 +1,6 @@
 """Ports for servers that tests start, which nobody else takes before they listen."""
 
+import atexit
 import os
 import socket
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ from typing import Final
 FIRST: Final = 10_000
 """The kernel gives ports from 32768 on (net.ipv4.ip_local_port_range) to whoever connects: one of those that was free a
 moment ago may be the near end of somebody's connection by now."""
-SHARE: Final = 2_000
-"""Of each process that runs tests beside others; there are ten of these below what the kernel gives away."""
+SHARE: Final = 500
+SHARES: Final = 40
+"""All below what the kernel gives away."""
 
 
 def free_ports(number: int) -> list[int]:
@@ -19,15 +21,27 @@ def free_ports(number: int) -> list[int]:
 
 
 def _free() -> Iterator[int]:
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    first = FIRST + worker % 10 * SHARE
-    for turn in count(os.getpid() * 7919):  # another run on this machine is likely elsewhere in its share
-        port = first + turn % SHARE
+    first = _claimed()
+    for turn in count():
+        port = first + 1 + turn % (SHARE - 1)
         try:
             socket.create_server(("127.0.0.1", port)).close()
         except OSError:
             continue
         yield port
+
+
+def _claimed() -> int:
+    """Where a share begins that no other process has: whoever listens on its first port has the rest of it."""
+    for turn in range(SHARES):
+        first = FIRST + (os.getpid() + turn) % SHARES * SHARE
+        try:
+            claim = socket.create_server(("127.0.0.1", first))
+        except OSError:
+            continue
+        atexit.register(claim.close)
+        return first
+    raise RuntimeError(f"each of {SHARES} shares of ports is taken by another run of tests")
 
 
 _ports: Final = _free()

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from tests.patience import PATIENCE_S
 from tests.ports import free_ports
-
-START_WITHIN_S = 10.0
 
 
 def redis_binary() -> str:
@@ -58,7 +57,7 @@ class RedisServer:
         log = Path(self._folder.name) / "redis.log"
         command += ["--dir", self._folder.name, "--logfile", str(log), *self._options]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_WITHIN_S
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and self.running:
             try:
                 self.command("PING")
@@ -99,7 +98,7 @@ class RedisServer:
 
     def command(self, *words: str | bytes) -> bytes:
         """Ask by a connection of its own, blocking; returns the raw reply, authenticated where a password is set."""
-        with socket.create_connection((self.host, self.port), timeout=2.0) as connection:
+        with socket.create_connection((self.host, self.port), timeout=PATIENCE_S) as connection:
             if self.password is not None:
                 connection.sendall(_packed("AUTH", self.password))
                 _whole_reply(connection)
@@ -112,10 +111,10 @@ class RedisServer:
             process.send_signal(number)
             process.send_signal(signal.SIGCONT)
             try:
-                process.wait(5)
+                process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(5)
+                process.wait(PATIENCE_S)
 
 
 def _packed(*words: str | bytes) -> bytes:

@@ -1,5 +1,6 @@
 """What `bench/subscription.py` makes of what Redis and the build tell it."""
 
+import os
 import threading
 import urllib.request
 
@@ -24,6 +25,7 @@ def test_what_counts_is_what_came_since_for_each_request():
     }
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="what is measured has a core of its own")
 def test_every_kind_of_subscription_is_timed_by_the_build():
     times = checks(plain(), 50)
     assert set(times) == {"active", "in grace", "past due", "expired", "cancelled"}
@@ -33,8 +35,8 @@ def test_every_kind_of_subscription_is_timed_by_the_build():
 def test_the_tenant_service_counts_its_callers_but_for_its_health():
     with TenantService() as service:
         for path in ("/health", "/api/v1/tenants/t/subscription/status"):
-            urllib.request.urlopen(service.url + path, timeout=5).close()
+            urllib.request.urlopen(service.url + path, timeout=30).close()
         assert service.asked == ["/api/v1/tenants/t/subscription/status"]
     assert not [it for it in threading.enumerate() if it.name.startswith("Thread") and not it.daemon]
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(service.url, timeout=5)
+        urllib.request.urlopen(service.url, timeout=30)

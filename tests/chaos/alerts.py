@@ -123,7 +123,7 @@ class Storm:
         """The whole scenario."""
         await self._both_listen()
         reading = [asyncio.create_task(self._read(reader)) for reader in self.readers]
-        await self._wait(lambda: all(reader.last is not None for reader in self.readers), 15, "readers do not begin")
+        await self._wait(lambda: all(reader.last is not None for reader in self.readers), 60, "readers do not begin")
         faults = asyncio.create_task(self._fail())
         await self.publisher.run(alerts, rate, posted=0.02)
         self._over = True
@@ -160,12 +160,12 @@ class Storm:
     async def _catch_up(self) -> None:
         """Each reader gets to one last alert, and with it all before; or to a gap that was told instead of them."""
         for tenant, its in self.publisher.published.items():
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await self.publisher.post(tenant)
             end = Position.of(its.stored[its.count - 1])
             readers = [reader for reader in self.readers if reader.ledger.tenant == tenant]
             with contextlib.suppress(TimeoutError):
-                await self._wait(lambda readers=readers, end=end: all(it.is_at(end) for it in readers), 30, "")
+                await self._wait(lambda readers=readers, end=end: all(it.is_at(end) for it in readers), 60, "")
             self.report.wrong += [
                 f"{it.name} does not come to the end: at {it.last}, the end is {end}"
                 for it in readers
@@ -240,7 +240,7 @@ class Storm:
 
     async def _both_listen(self) -> None:
         for instance in self.instances:
-            await self._wait(lambda instance=instance: _listens(instance), 20, "not both instances listen")
+            await self._wait(lambda instance=instance: _listens(instance), 60, "not both instances listen")
 
     async def _wait(self, holds: Callable[[], bool], within_s: float, otherwise: str) -> None:
         deadline = monotonic() + within_s
@@ -298,7 +298,7 @@ class Storm:
 
 def _listens(instance: Gateway) -> bool:
     """Whether it hears all that is published, as far as it knows."""
-    connection = http.client.HTTPConnection("127.0.0.1", instance.admin_port, timeout=2)
+    connection = http.client.HTTPConnection("127.0.0.1", instance.admin_port, timeout=10)
     try:
         connection.request("GET", "/metrics")
         return b"\ngateway_alerts_listening 1.0\n" in connection.getresponse().read()

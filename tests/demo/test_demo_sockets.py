@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from bakerygw.demo.services import DemoServices
 
-WAIT_S = 5.0
+WAIT_S = 30.0
 
 
 @pytest_twisted.async_yield_fixture

@@ -24,6 +24,8 @@ from typing import Any, Final, Self
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from tests.patience import PATIENCE_S
+
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 FLAGS: Final = (
     "--headless",
@@ -39,8 +41,8 @@ FLAGS: Final = (
     "--mute-audio",
     "--remote-debugging-port=0",
 )
-START_S: Final = 20.0
-ANSWER_S: Final = 15.0
+START_S: Final = 60.0
+ANSWER_S: Final = 60.0
 
 
 def chromium() -> str | None:
@@ -169,7 +171,7 @@ class Browser:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(10)
+            self._process.wait(PATIENCE_S)
         self._held.close()
         for _ in range(50):  # its children may still write
             shutil.rmtree(self._profile, ignore_errors=True)
@@ -232,7 +234,7 @@ class Page:
             raise PageError(_thrown(said["exceptionDetails"]))
         return said["result"].get("value")
 
-    def wait_for(self, expression: str, timeout_s: float = 5.0) -> Any:
+    def wait_for(self, expression: str, timeout_s: float = PATIENCE_S) -> Any:
         """The expression's value as soon as it is truthy. Raises `TimeoutError` with what it was last."""
         deadline = time.monotonic() + timeout_s
         while True:

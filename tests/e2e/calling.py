@@ -10,13 +10,16 @@ from typing import Self, TypeVar
 import httpx
 
 from tests.e2e.harness import Gateway
+from tests.patience import PATIENCE_S
 
 T = TypeVar("T")
 
 SALES = "/api/v1/sales/today"
+WITHIN_S = 5.0
+"""What is in force within a second, on a machine that is busy with other things; what is not told stays for minutes."""
 
 
-def until(look: Callable[[], T], timeout_s: float = 5.0, every_s: float = 0.02) -> T:
+def until(look: Callable[[], T], timeout_s: float = PATIENCE_S, every_s: float = 0.02) -> T:
     """What `look` returns, as soon as it is true. AssertionError with the last value if that takes too long."""
     deadline = time.monotonic() + timeout_s
     while not (found := look()):
@@ -41,7 +44,7 @@ def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
     start = threading.Barrier(len(calls))
 
     def run(call: Callable[[], T]) -> T:
-        start.wait(10)
+        start.wait(PATIENCE_S)
         return call()
 
     with ThreadPoolExecutor(len(calls)) as pool:
@@ -67,10 +70,10 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join(15)
+        self._thread.join(2 * PATIENCE_S)
         assert not self._thread.is_alive(), "a call never ended"
 
-    def go_on(self, calls: int, timeout_s: float = 15.0) -> None:
+    def go_on(self, calls: int, timeout_s: float = PATIENCE_S) -> None:
         """Wait until so many more calls have been answered."""
         goal = len(self.statuses) + calls
         until(lambda: len(self.statuses) >= goal or self.errors, timeout_s)

@@ -24,6 +24,7 @@ import httpx
 
 from tests.e2e.recording import Answer, Recorded, RecordingUpstream, answer
 from tests.e2e.wire import raw_request
+from tests.patience import PATIENCE_S
 from tests.ports import free_ports
 
 __all__ = ["Answer", "Gateway", "Recorded", "RecordingUpstream", "answer", "free_ports", "raw_request", "run_twistd"]
@@ -66,7 +67,7 @@ def twistd_command(args: Sequence[str], *, demo: bool = False, config: Path | No
 
 
 def run_twistd(
-    *args: str, env: Environment | None = None, config: Path | None = None, timeout_s: float = 15.0
+    *args: str, env: Environment | None = None, config: Path | None = None, timeout_s: float = 2 * PATIENCE_S
 ) -> subprocess.CompletedProcess[str]:
     """Run the gateway to its end, for `--check` and for starts that must fail; stderr goes to stdout.
 
@@ -90,9 +91,10 @@ class Gateway:
     """One gateway process. As a context manager it is ready inside, and afterwards must have ended as it should.
 
     `env` adds to and replaces the settings (`None` removes one), on free ports of 127.0.0.1, without a wait before
-    the drain. At the end the process gets SIGTERM and must exit 0, and its log must hold no unhandled error and no
-    traceback, unless `expect_exit` (`None`: anything) and `allow_faults` say otherwise. `open_files` is the process's
-    limit of them, soft and hard.
+    the drain, and with more patience for Redis than by default: few tests are about how fast it is. At the end the
+    process gets SIGTERM and must exit 0, and its log must hold no unhandled error and no traceback, unless
+    `expect_exit` (`None`: anything) and `allow_faults` say otherwise. `open_files` is the process's limit of them, soft
+    and hard.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class Gateway:
         args: Sequence[str] = (),
         expect_exit: int | None = 0,
         allow_faults: bool = False,
-        ready_s: float = 15.0,
+        ready_s: float = 2 * PATIENCE_S,
         open_files: int | None = None,
     ) -> None:
         public, admin = free_ports(2)
@@ -115,6 +117,7 @@ class Gateway:
             "ADMIN_TOKEN": secrets.token_urlsafe(24),
             "DRAIN_GRACE_SECONDS": "0",
             "DRAIN_TIMEOUT_SECONDS": "5",
+            "REDIS_TIMEOUT_MS": "1000",
             **(env or {}),
         }
         self.port, self.admin_port = int(settings["PORT"] or 8000), int(settings["ADMIN_PORT"] or 9000)
@@ -159,7 +162,7 @@ class Gateway:
         return [event for event in self.log if event.get("event") == name]
 
     def wait_for_event(
-        self, name: str, suits: Callable[[dict[str, Any]], bool] = lambda _: True, timeout_s: float = 5.0
+        self, name: str, suits: Callable[[dict[str, Any]], bool] = lambda _: True, timeout_s: float = PATIENCE_S
     ) -> dict[str, Any]:
         """The first log event of this name that suits. Raises `TimeoutError` with the log if none comes."""
         deadline = time.monotonic() + timeout_s
@@ -179,7 +182,7 @@ class Gateway:
         """An HTTP client of the admin port, with its token; close it, or use it as a context manager."""
         return _client(self.admin_url, self.admin_token, options)
 
-    def raw(self, data: bytes | Sequence[bytes], timeout_s: float = 5.0, *, answers: int | None = 1) -> bytes:
+    def raw(self, data: bytes | Sequence[bytes], timeout_s: float = PATIENCE_S, *, answers: int | None = 1) -> bytes:
         """`raw_request` to the public port."""
         return raw_request("127.0.0.1", self.port, data, timeout_s, answers=answers)
 
@@ -206,7 +209,7 @@ class Gateway:
             self.wait_until_ready(self._ready_s)
         return self
 
-    def wait_until_ready(self, timeout_s: float = 15.0) -> None:
+    def wait_until_ready(self, timeout_s: float = 2 * PATIENCE_S) -> None:
         """Until `/ready` of the admin port is 200. AssertionError with the log if it is not in time."""
         deadline = time.monotonic() + timeout_s
         while self.status_of("/ready") != 200:
@@ -220,7 +223,7 @@ class Gateway:
 
     def status_of(self, path: str) -> int | None:
         """The status that the admin port answers to a GET without token; `None` if nothing answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=2)
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=10)
         try:
             connection.request("GET", path)
             return connection.getresponse().status
@@ -233,7 +236,7 @@ class Gateway:
         """Send a signal to the process."""
         self.process.send_signal(number)
 
-    def wait(self, timeout_s: float = 20.0) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """The return code, once it has ended and all its output is read. Killed, with an AssertionError, if late."""
         try:
             code = self.process.wait(timeout_s)
@@ -241,10 +244,10 @@ class Gateway:
             self.kill()
             raise AssertionError(f"the gateway did not end within {timeout_s} s:\n{self.output}") from None
         if self._reader is not None:
-            self._reader.join(5)
+            self._reader.join(PATIENCE_S)
         return code
 
-    def terminate(self, timeout_s: float = 20.0) -> int:
+    def terminate(self, timeout_s: float = PATIENCE_S) -> int:
         """SIGTERM; the return code when it has ended."""
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
@@ -304,7 +307,7 @@ def _client(base_url: str, token: str | None, options: dict[str, Any]) -> httpx.
     return httpx.Client(
         base_url=base_url,
         trust_env=False,
-        **{"timeout": 10, **options, "headers": {**headers, **options.get("headers", {})}},
+        **{"timeout": PATIENCE_S, **options, "headers": {**headers, **options.get("headers", {})}},
     )
 
 

@@ -50,7 +50,7 @@ class KeySetServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.asked += 1
-                outer.goes_on.wait(20)
+                outer.goes_on.wait(60)
                 self.send_response(outer.status)
                 for name, value in {"Content-Length": str(len(outer.body)), **outer.headers}.items():
                     self.send_header(name, value)

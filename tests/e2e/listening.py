@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.e2e.calling import until
 from tests.e2e.harness import Gateway
+from tests.patience import PATIENCE_S
 from tests.realtime.sse_client import Event, EventClient
 
 STREAM = "/api/v1/alerts/stream"
@@ -58,16 +59,16 @@ class Reader:
         """The data of all events of this kind so far."""
         return [event.json for event in self.events.events if event.kind == kind]
 
-    def first(self, kind: str, within_s: float = 3.0) -> Event:
+    def first(self, kind: str, within_s: float = PATIENCE_S) -> Event:
         """The first event of this kind, once it has come."""
         until(lambda: kind in self.kinds, within_s)
         return next(event for event in self.events.events if event.kind == kind)
 
-    def has(self, *alerts: int, within_s: float = 3.0) -> None:
+    def has(self, *alerts: int, within_s: float = PATIENCE_S) -> None:
         """Wait until these are all the alerts."""
         until(lambda: self.alerts == list(alerts), within_s)
 
-    def bye(self, within_s: float = 5.0) -> str:
+    def bye(self, within_s: float = PATIENCE_S) -> str:
         """Why it was ended, once it has been."""
         until(self.ended.is_set, within_s)
         return str(self.events.events[-1].json["reason"])
@@ -79,6 +80,6 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):  # which it is if the gateway has closed it
             self.response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
+        self._thread.join(PATIENCE_S)
         self.response.close()
         self._client.close()

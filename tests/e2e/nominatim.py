@@ -89,7 +89,7 @@ class NominatimServer:
         self.released.set()
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(5)
+        self._thread.join(30)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -153,7 +153,7 @@ def says(body: bytes, **fields: str) -> Behaviour:
 
 def hangs(handler: Handler) -> None:
     """Nothing at all, until the stand-in ends."""
-    handler.nominatim.released.wait(30)
+    handler.nominatim.released.wait(60)
     handler.close_connection = True
 
 

@@ -38,5 +38,5 @@ class Pages:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(5)
+        self._thread.join(30)
         self._folder.cleanup()

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from tests.e2e.wire import body_end, field_values, head_end, unchunked
+from tests.patience import PATIENCE_S
+from tests.ports import free_ports
 
 SHOWN_WHILE_READ = 1 << 20
 """Bytes of a request up to which its body can be watched as it comes; copying more of it each time takes too long."""
@@ -122,6 +124,8 @@ class RecordingUpstream:
         self.requests: list[Recorded] = []
         self.probes: list[Recorded] = []
         self.connections = 0
+        self.ended: set[int] = set()
+        """The numbers of connections that are over."""
         self.health: Script = answer(200, json.dumps({"status": "ok"}).encode())
         self._default: Script = plain
         self._scripted: deque[Script] = deque()
@@ -144,8 +148,8 @@ class RecordingUpstream:
     def start(self) -> Self:
         """Listen: at first on a free port, after `stop` on the same one again."""
         self._stopped, self._reading = threading.Event(), threading.Event()
+        self.port = self.port or free_ports(1)[0]
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
-        self.port = self._listener.getsockname()[1]
         self._spawn(self._accept, self._listener, self._stopped)
         return self
 
@@ -163,7 +167,7 @@ class RecordingUpstream:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(5)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive(), "a connection of the recording service does not end"
         self._threads.clear()
 
@@ -193,7 +197,7 @@ class RecordingUpstream:
         """End every `stop_reading`: the bodies are read, and the requests answered."""
         self._reading.set()
 
-    def wait_for(self, count: int, timeout_s: float = 5.0) -> list[Recorded]:
+    def wait_for(self, count: int, timeout_s: float = PATIENCE_S) -> list[Recorded]:
         """The requests, once `count` of them have arrived whole. Raises `TimeoutError`."""
 
         def whole() -> bool:
@@ -229,6 +233,7 @@ class RecordingUpstream:
                 pass
         with self._changed:
             self._open.discard(sock)
+            self.ended.add(number)
             self._changed.notify_all()
 
     def _exchange(self, sock: socket.socket, number: int, received: bytearray) -> bool:

@@ -17,6 +17,7 @@ from websockets.sync.server import Server, ServerConnection, serve
 from bakerygw.core.websocket import accept_of
 from tests.e2e.calling import until
 from tests.frames import CLOSE, frame
+from tests.patience import PATIENCE_S
 
 PATH = "/api/v1/training/ws"
 
@@ -65,7 +66,7 @@ class TrainingService:
     def __exit__(self, *_: object) -> None:
         self.hear.set()
         self._server.shutdown()
-        self._thread.join(5)
+        self._thread.join(PATIENCE_S)
 
     def reset(self) -> None:
         """Forget what was, once it is over."""
@@ -87,7 +88,7 @@ class TrainingService:
             return connection.respond(200, "ok\n")
         self.requests.append(request)
         if _asked(request, "late"):
-            self.hear.wait(20)
+            self.hear.wait(2 * PATIENCE_S)
         status = _asked(request, "status")
         if status:
             return connection.respond(int(status), "the trainer says no\n")
@@ -105,7 +106,7 @@ class TrainingService:
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # what is on its way is elsewhere
                 connection.socket.setsockopt(socket.SOL_SOCKET, option, 65536)
             if _asked(request, "deaf"):
-                self.hear.wait(10)
+                self.hear.wait(2 * PATIENCE_S)
             for _ in range(int(_asked(request, "send") or 0)):
                 connection.send(bytes(65536))
                 self.sent += 1
@@ -139,7 +140,7 @@ class FalseService:
 
     def __exit__(self, *_: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
+        self._thread.join(PATIENCE_S)
         self._listener.close()
 
     def _serve(self) -> None:
@@ -147,7 +148,7 @@ class FalseService:
             while True:
                 connection, _ = self._listener.accept()
                 with connection, suppress(OSError):
-                    connection.settimeout(5)
+                    connection.settimeout(PATIENCE_S)
                     self._answer(connection)
 
     def _answer(self, connection: socket.socket) -> None:
@@ -175,7 +176,7 @@ class RawSocket:
 
     def __init__(self, port: int, token: str, query: str = "", *fields: tuple[str, str], behind: bytes = b"") -> None:
         """Connects and sends a good handshake with `behind` right behind it; `head` is the answer's."""
-        self._socket = socket.create_connection(("127.0.0.1", port), 5)
+        self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
         lines = [
             f"GET {PATH}{query} HTTP/1.1",
             "Host: gateway.example",
@@ -232,7 +233,7 @@ class RawSocket:
         if answer:
             with suppress(OSError):
                 self.send(frame(CLOSE, payload))
-        self._socket.settimeout(3)
+        self._socket.settimeout(PATIENCE_S)
         try:
             while self._socket.recv(65536):
                 pass

@@ -10,6 +10,7 @@ from tests.e2e.calling import until
 from tests.e2e.harness import Environment, Gateway, Recorded, RecordingUpstream
 from tests.e2e.wire import field_values, head_end, unchunked
 from tests.minting import Issuer
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
 SIGNALS = b"bakerygw:signals"
@@ -84,7 +85,7 @@ class Stage:
         lines += [b"Authorization: Bearer " + self.token.encode(), *(name + b": " + value for name, value in fields)]
         return b"\r\n".join([*lines, b"", b""])
 
-    def ask(self, data: bytes | list[bytes], timeout_s: float = 5.0, **how: Any) -> Received:
+    def ask(self, data: bytes | list[bytes], timeout_s: float = PATIENCE_S, **how: Any) -> Received:
         """The answer to exactly these bytes."""
         first = data if isinstance(data, bytes) else data[0]
         return Received(self.gateway.raw(data, timeout_s, **how), to_head=first.startswith(b"HEAD "))

@@ -26,8 +26,6 @@ from tests.redis_server import RedisServer
 
 DAY_S = 86_400
 STATUS = b"/subscription/status"
-WITHIN_S = 1.0
-"""How soon what is set at one instance has to be in force on the other."""
 ROUTES = """
 [[route]]
 prefix = "/api/v1/forecasting/gold"

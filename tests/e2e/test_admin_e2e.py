@@ -364,7 +364,7 @@ class TestToken:
 
         assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
         assert len(token) >= 32
-        assert gateway.events("gateway.started")[0]["admin_token_file"] == str(file)
+        assert gateway.wait_for_event("gateway.started")["admin_token_file"] == str(file)
         assert token not in gateway.output
         with httpx.Client(base_url=gateway.admin_url, trust_env=False) as client:
             assert client.get("/api/config", headers={"Authorization": f"Bearer {token}"}).status_code == 200
@@ -375,7 +375,9 @@ class TestToken:
     def test_without_a_runtime_folder_it_goes_to_the_working_directory(self, start_gateway: StartGateway) -> None:
         gateway = start_gateway({"ADMIN_TOKEN": None, "XDG_RUNTIME_DIR": ""})
 
-        assert gateway.events("gateway.started")[0]["admin_token_file"] == str(gateway.folder / "bakerygw-admin-token")
+        assert gateway.wait_for_event("gateway.started")["admin_token_file"] == str(
+            gateway.folder / "bakerygw-admin-token"
+        )
 
     def test_a_link_laid_in_its_place_is_not_followed(self, start_gateway: StartGateway, tmp_path: Any) -> None:
         target = tmp_path / "precious"
@@ -404,7 +406,7 @@ class TestMetrics:
         lines = exposed(admin)
 
         assert [name for name in PROMISED_METRICS if not any(line.startswith(name) for line in lines)] == []
-        build = "compiled" if gateway.events("gateway.started")[0]["compiled"] else "plain"
+        build = "compiled" if gateway.wait_for_event("gateway.started")["compiled"] else "plain"
         assert any(line.startswith(f'gateway_build_info{{build="{build}",') for line in lines)
         assert any(
             re.fullmatch(

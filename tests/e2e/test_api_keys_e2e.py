@@ -15,7 +15,7 @@ import redis
 
 from bakerygw.core.api_keys import key_id_from, record_from, record_json, sealed, spelt
 from tests.e2e.asked import asked, settled_cost
-from tests.e2e.calling import Load, at_once, code_of, until
+from tests.e2e.calling import WITHIN_S, Load, at_once, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.listening import Reader
 from tests.e2e.recording import plain
@@ -24,7 +24,6 @@ from tests.redis_server import RedisServer
 
 ME = "/api/v1/auth/me"
 """A route that needs no subscription."""
-WITHIN_S = 1.0
 PROXY = "127.0.0.9"
 OK = (200, "")
 REVOKED = (401, "token-revoked")
@@ -149,11 +148,10 @@ class TestLife:
         old = here.make()
         assert there.use(old) == OK
         began = time.monotonic()
-        new = here.rotate(old, overlap_seconds=1)
+        new = here.rotate(old, overlap_seconds=3)
         assert [there.use(key) for key in (old, new)] == [OK, OK]
-        assert time.monotonic() - began < 1
-        until(lambda: there.use(old) == REVOKED, 2.0)
-        assert time.monotonic() - began >= 0.99
+        until(lambda: there.use(old) == REVOKED)
+        assert time.monotonic() - began >= 2.99
         assert [instance.use(key) for instance in (here, there) for key in (old, new)] == [REVOKED, OK] * 2
 
     @pytest.mark.parametrize("act", ["rotate", "revoke"])
@@ -193,10 +191,10 @@ class TestLife:
         assert there.use(key) == REVOKED
 
     def test_a_key_expires_on_every_instance(self, here: Instance, there: Instance) -> None:
-        key = here.make(expires_in=1)
+        key = here.make(expires_in=3)
         assert [instance.use(key) for instance in (here, there)] == [OK, OK]
         for instance in (here, there):
-            until(lambda instance=instance: instance.use(key) == (401, "token-expired"), 2.0)
+            until(lambda instance=instance: instance.use(key) == (401, "token-expired"))
 
     def test_rotated_on_two_instances_at_once_one_new_key_works(self, here: Instance, there: Instance) -> None:
         for _ in range(5):

@@ -116,7 +116,7 @@ def is_open(page: Page) -> None:
 
 def has(page: Page, *numbers: int) -> None:
     """These alerts, in this order, once each, and nothing else."""
-    page.wait_for(f"told.alerts.length >= {len(numbers)}", timeout_s=10)
+    page.wait_for(f"told.alerts.length >= {len(numbers)}")
     assert page.evaluate("told.alerts") == list(numbers)
     assert page.evaluate("told.gaps") == []
 
@@ -133,7 +133,7 @@ def test_a_stream_goes_on_at_the_other_gateway_when_its_own_is_killed(
         stand.relay.lead_to("127.0.0.1", stand.pair[1].port)
         doomed.kill()
         stand.publish(4, 5, 6)
-        page.wait_for('told.states.at(-1) === "waiting"')
+        page.wait_for('told.states.includes("waiting")')
         page.evaluate("dispatchEvent(new Event('online'))")
         has(page, 1, 2, 3, 4, 5, 6)
     stand.publish(7)
@@ -146,9 +146,10 @@ def test_a_stream_goes_on_at_the_other_gateway_when_its_own_is_killed(
 def test_tabs_share_one_connection_which_outlives_the_tab_that_holds_it(
     stand: Stand, begin: Callable[..., Page]
 ) -> None:
-    tabs = [begin() for _ in range(3)]
-    for tab in tabs:
-        is_open(tab)
+    tabs = []
+    for _ in range(3):
+        tabs.append(begin())
+        is_open(tabs[-1])
     assert stand.streams() == 1
     stand.publish(1, 2)
     for tab in tabs:
@@ -321,7 +322,7 @@ def test_a_socket_carries_text_and_bytes_and_comes_back_from_the_other_gateway(
         doomed.kill()
     page.wait_for("told.closes.length === 1")
     page.evaluate("socket.send('meanwhile')")
-    page.wait_for("told.messages.length === 3", timeout_s=10)
+    page.wait_for("told.messages.length === 3")
     assert page.evaluate("told.messages") == ["early", 70000, "meanwhile"]
     assert page.evaluate("told.closes") == [{"code": 1006, "reason": "", "willRetry": True}]
     page.evaluate("socket.close()")

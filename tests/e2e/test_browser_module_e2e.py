@@ -21,7 +21,7 @@ def outcomes(browser: Browser) -> dict[str, str | None]:
         Pages([MODULE, WEB / "stage.js", WEB / "module_tests.js"]) as pages,
         browser.page(pages.origin, context=browser.context()) as page,
     ):
-        found: dict[str, str | None] = page.evaluate(script, timeout_s=60)
+        found: dict[str, str | None] = page.evaluate(script, timeout_s=300)
         assert page.errors == []
     return found
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.e2e.calling import until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.messages import (
     BODIES,
@@ -24,6 +25,7 @@ from tests.e2e.messages import (
 )
 from tests.e2e.stage import NO_LIMITS, Received, Stage
 from tests.minting import Issuer
+from tests.patience import PATIENCE_S
 
 EXAMPLES = settings(max_examples=30, deadline=None)
 CLIENT = "127.0.0.9"
@@ -47,7 +49,7 @@ def chain(issuer: Issuer) -> Iterator[Stage]:
 def asked(chain: Stage, data: bytes) -> Received:
     """The answer to a client that is at an address of its own."""
     source = (CLIENT, 0)
-    with socket.create_connection(("127.0.0.1", chain.gateway.port), 5, source_address=source) as client:
+    with socket.create_connection(("127.0.0.1", chain.gateway.port), PATIENCE_S, source_address=source) as client:
         client.sendall(data)
         return Received(b"".join(iter(lambda: client.recv(65536), b"")), to_head=data.startswith(b"HEAD "))
 
@@ -147,7 +149,7 @@ class TestRequests:
         head = chain.head(
             b"/api/v1/sales/x", (b"Transfer-Encoding", b"chunked"), (b"Expect", b"100-continue"), method=b"POST"
         )
-        with socket.create_connection(("127.0.0.1", chain.gateway.port), 5) as client:
+        with socket.create_connection(("127.0.0.1", chain.gateway.port), PATIENCE_S) as client:
             client.sendall(head)
             assert client.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
             client.sendall(b"2\r\nhi\r\n0\r\nX-User-Id: forged\r\n\r\n")
@@ -159,14 +161,13 @@ class TestRequests:
 
     def test_a_body_that_is_cut_is_cut_at_the_service(self, chain: Stage) -> None:
         chain.reset()
-        with socket.create_connection(("127.0.0.1", chain.gateway.port), 5) as client:
+        with socket.create_connection(("127.0.0.1", chain.gateway.port), PATIENCE_S) as client:
             client.sendall(chain.head(b"/api/v1/sales/x", (b"Transfer-Encoding", b"chunked"), method=b"POST"))
             client.sendall(b"5\r\nhello\r\n")
-            while not chain.upstream.requests or not chain.upstream.requests[0].raw_body:
-                pass
+            until(lambda: chain.upstream.requests and chain.upstream.requests[0].raw_body)
 
         (request,) = chain.upstream.requests
-        assert request.left.wait(2)
+        assert request.left.wait(PATIENCE_S)
         assert not request.complete
 
 
@@ -275,7 +276,7 @@ class TestAnswers:
         chain.upstream.next(answer(200, body))
         head = chain.head(b"/api/v1/sales/x", (b"Content-Length", b"%d" % len(body)), method=b"PUT")
 
-        received = chain.ask(head + body, timeout_s=15)
+        received = chain.ask(head + body)
 
         assert received.body == body
         assert the_one(chain).body == body

@@ -18,7 +18,7 @@ def test_no_reader_misses_an_alert_or_sees_one_twice_but_where_a_gap_says_so(sce
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert storm.returncode == 0, storm.stdout[-8000:]

@@ -1,6 +1,7 @@
 """Critical operations on two gateways with one Redis, and changed subscriptions in force on both within a second."""
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,10 +11,11 @@ import httpx
 import pytest
 import redis
 
-from tests.e2e.calling import SALES, code_of, until
+from tests.e2e.calling import SALES, WITHIN_S, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.stage import NO_LIMITS
 from tests.minting import ABSENT, TENANT_ID, Issuer, iso
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
 TENANT = f"/api/v1/tenants/{TENANT_ID}"
@@ -21,7 +23,6 @@ PLAN = TENANT + "/subscription"
 ACTIVE = {"tier": "professional", "status": "active", "valid_until": iso(time.time() + 30 * 86_400)}
 LAPSED = {**ACTIVE, "valid_until": "2020-01-01T00:00:00Z"}
 UNCHECKED, STALE, OK = (503, "critical-check-unavailable"), (401, "token-stale"), (200, "")
-WITHIN_S = 1.0
 
 
 def says(document: Any, status: int = 200) -> Answer:
@@ -142,7 +143,7 @@ def test_a_service_that_hangs_or_is_dead_fails_closed(office: Office) -> None:
     office.status = Answer(never=True)
     began = time.monotonic()
     assert code_of(office.ask(0, token, TENANT, "DELETE")) == UNCHECKED
-    assert 1.8 < time.monotonic() - began < 3
+    assert 1.8 < time.monotonic() - began < 8
     office.tenant.stop()
     assert code_of(office.ask(0, token, TENANT, "DELETE")) == UNCHECKED
     assert office.writes == []
@@ -218,10 +219,12 @@ class TestChanges:
         for then, stale in ((ACTIVE, False), ({**ACTIVE, "status": "canceled"}, True)):
             office.status = says(ACTIVE)
             asked = len(office.questions)
-            with pytest.raises((TimeoutError, OSError, AssertionError)):
-                assert office.gateways[0].raw(head, 0.2)
-            office.status = says(then)
-            until(lambda asked=asked: len(office.questions) == asked + 2, 3)
+            written = len(office.writes)
+            with socket.create_connection(("127.0.0.1", office.gateways[0].port), PATIENCE_S) as client:
+                client.sendall(head)
+                until(lambda written=written: len(office.writes) == written + 1)
+                office.status = says(then)
+            until(lambda asked=asked: len(office.questions) == asked + 2)
             if stale:
                 until(lambda: office.changed_at is not None)
             else:
@@ -259,5 +262,5 @@ class TestRedisAway:
             own_redis.resume()
             until(lambda: office.changed_at is not None)
             for which in (0, 1):
-                until(lambda which=which: code_of(office.ask(which, token)) == STALE, 2.0)
+                until(lambda which=which: code_of(office.ask(which, token)) == STALE)
             office.gateways[0].wait_for_event("subscription.change_waits")

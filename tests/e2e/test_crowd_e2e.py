@@ -12,6 +12,7 @@ from tests.e2e.harness import Gateway
 from tests.e2e.recording import answer
 from tests.e2e.stage import Stage, staged
 from tests.minting import Issuer
+from tests.patience import PATIENCE_S
 
 SHARE = 100
 """The default."""
@@ -48,9 +49,7 @@ def download(token: str) -> bytes:
 
 
 def connect(gateway: Gateway) -> socket.socket:
-    sock = socket.create_connection(("127.0.0.1", gateway.port), 5)
-    sock.settimeout(5)
-    return sock
+    return socket.create_connection(("127.0.0.1", gateway.port), PATIENCE_S)
 
 
 def under_way(stage: Stage, tenant_id: str) -> int:
@@ -73,6 +72,7 @@ def test_slow_uploads_of_one_tenant_leave_the_service_to_the_others(stage: Stage
         assert (refused.json()["policy"], refused.json()["limit"]) == ("concurrency", SHARE)
         assert refused.headers["retry-after"] == "1"
         assert [other.get(SALES).status_code for _ in range(20)] == [200] * 20
+        until(lambda: len(select.select(socks, [], [], 0)[0]) >= POOL + 20 - SHARE)
         refusals = select.select(socks, [], [], 0)[0]
         assert len(refusals) == POOL + 20 - SHARE
         assert {sock.recv(4096)[:13] for sock in refusals} == {b"HTTP/1.1 429 "}

@@ -44,7 +44,7 @@ def page(browser: Browser, gateway: Gateway) -> Iterator[Page]:
 
 def sign_in(page: Page, email: str) -> None:
     page.click(f"button[data-email='{email}']")
-    page.wait_for("document.getElementById('state').dataset.state === 'open'", 8)
+    page.wait_for("document.getElementById('state').dataset.state === 'open'")
 
 
 def offer(gateway: Gateway) -> dict[str, Any]:
@@ -77,24 +77,24 @@ def test_a_bakery_is_seen_live_through_a_cut_a_training_and_a_hold(
 ) -> None:
     sign_in(page, "ana@espiga.example")
     bakery = bakery_of(gateway, "ana@espiga.example")
-    page.wait_for("document.getElementById('train').disabled === false", 8)
+    page.wait_for("document.getElementById('train').disabled === false")
     page.click("#train")
     publish(admin, bakery, "Oven 2 is at 268 °C, 33 °C above its programme")
     page.wait_for("document.getElementById('alerts').textContent.includes('Oven 2 is at 268')")
 
     page.evaluate("document.getElementById('cut').click()")
     page.wait_for("document.getElementById('state').dataset.state === 'cut'")
+    first = page.evaluate("document.getElementById('loss').getAttribute('points').split(' ').length")
     missed = ["Cold store at 9.4 °C: its door has stood open for 6 minutes", "Butter: 4 kg left, the minimum is 12"]
     for name in missed:
         publish(admin, bakery, name)
-    first = page.evaluate("document.getElementById('loss').getAttribute('points').split(' ').length")
     assert page.errors == []
     page.click(".spend")
-    page.wait_for("document.getElementById('sent').textContent === '20 sent, all let pass'", 8)
-    page.wait_for("document.getElementById('resumed').hidden === false", 9)
+    page.wait_for("document.getElementById('sent').textContent === '20 sent, all let pass'")
+    page.wait_for("document.getElementById('resumed').hidden === false")
 
     shown = page.evaluate("[...document.querySelectorAll('#alerts .again .message')].map((it) => it.textContent)")
-    assert shown[-2:] == missed[::-1]
+    assert [name for name in shown if name in missed] == missed[::-1]  # the demo has alerts of its own between them
     assert len(ids(page)) == len(set(ids(page)))
     assert page.evaluate("document.getElementById('loss').getAttribute('points').split(' ').length") > first > 0
 
@@ -102,12 +102,12 @@ def test_a_bakery_is_seen_live_through_a_cut_a_training_and_a_hold(
     page.wait_for("document.getElementById('written').className === 'written done'")
     hold = admin.put(f"/api/tenants/{bakery}/read-only", json={"reason": "stock-taking"})
     assert hold.status_code == 200
-    page.wait_for("document.getElementById('hold').hidden === false", 3)
+    page.wait_for("document.getElementById('hold').hidden === false")
     page.click("#write")
     page.wait_for("document.getElementById('written').textContent.includes('403 tenant-read-only')")
     picture(page)
     admin.delete(f"/api/tenants/{bakery}/read-only")
-    page.wait_for("document.getElementById('hold').hidden === true", 3)
+    page.wait_for("document.getElementById('hold').hidden === true")
 
 
 def picture(page: Page) -> None:
@@ -121,7 +121,7 @@ def test_it_fits_a_phone_and_goes_by_keyboard(gateway: Gateway, page: Page) -> N
     page.show_as(width=360, height=720, dark=True, mobile=True)
     page.evaluate("document.querySelector(\"button[data-email='ana@espiga.example']\").focus()")
     page.press("Enter")
-    page.wait_for("document.getElementById('state').dataset.state === 'open'", 8)
+    page.wait_for("document.getElementById('state').dataset.state === 'open'")
 
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("document.activeElement.id") == "main"
@@ -156,7 +156,7 @@ def test_alerts_that_are_caught_up_are_counted_aloud_and_not_read(
     page.evaluate(
         """(() => {
             const wait = setTimeout;
-            window.setTimeout = (act, ms) => wait(act, ms === 5000 ? 300 : ms);
+            window.setTimeout = (act, ms) => ms === 5000 ? (window.endCut = act, 0) : wait(act, ms);
             window.live = { fresh: new Set(), again: new Set() };
             const look = ({ addedNodes }) => addedNodes.forEach(({ classList, parentNode }) => {
                 const kind = classList.contains("again") ? "again" : "fresh";
@@ -171,6 +171,7 @@ def test_alerts_that_are_caught_up_are_counted_aloud_and_not_read(
     page.click("#cut")
     page.wait_for("document.getElementById('state').dataset.state === 'cut'")
     publish(admin, bakery, "Missed")
+    page.evaluate("endCut(); 1")
     page.wait_for("document.getElementById('resumed').innerText.includes('missed meanwhile')")
     publish(admin, bakery, "Heard")
     page.wait_for("document.getElementById('alerts').textContent.includes('Heard')")
@@ -186,12 +187,12 @@ def test_who_gets_no_answer_is_told_so_in_the_page_s_words(page: Page) -> None:
 
 def test_the_keyboard_stays_where_it_was_and_a_double_click_is_one(page: Page) -> None:
     sign_in(page, "claire@martin.example")
-    page.wait_for("document.getElementById('train').disabled === false", 8)
+    page.wait_for("document.getElementById('train').disabled === false")
     page.evaluate("document.querySelector('.spend').focus()")
     for _ in range(2):
         page.press("Enter")
         page.wait_for("document.querySelector('.spend').disabled || document.getElementById('sent').textContent")
-        page.wait_for("document.activeElement.className === 'spend' && !document.activeElement.disabled", 8)
+        page.wait_for("document.activeElement.className === 'spend' && !document.activeElement.disabled")
     page.click("#train", times=2)
     page.wait_for("document.getElementById('run').textContent === 'training sales-forecast'")
     page.wait_for("parseInt(document.getElementById('epoch').textContent) > 2")
@@ -225,7 +226,7 @@ def test_a_renewal_that_finds_no_network_is_no_problem_yet(page: Page) -> None:
         })()"""
     )
     page.click("button[data-email='claire@martin.example']")
-    page.wait_for("window.asked", 8)
+    page.wait_for("window.asked")
     page.wait_for("document.getElementById('state').dataset.state === 'waiting'")
     assert page.evaluate("document.getElementById('problem').hidden") is True
 
@@ -276,7 +277,7 @@ def test_one_account_enters_at_a_time(page: Page) -> None:
         """["ana@espiga.example", "claire@martin.example"].forEach(
             (email) => document.querySelector(`button[data-email='${email}']`).click())"""
     )
-    page.wait_for("document.getElementById('state').dataset.state === 'open'", 8)
+    page.wait_for("document.getElementById('state').dataset.state === 'open'")
     assert page.text("#who-name") == "Ana Romero"
 
 
@@ -311,22 +312,22 @@ def test_with_sessions_the_page_goes_by_the_cookie_and_holds_no_token(browser: B
         assert page.evaluate("document.cookie") == ""
         publish(admin, bakery_of(gateway, "ana@espiga.example"), "Oven 2 is at 268 °C")
         page.wait_for("document.getElementById('alerts').textContent.includes('Oven 2 is at 268')")
-        page.wait_for("document.getElementById('train').disabled === false", 8)
+        page.wait_for("document.getElementById('train').disabled === false")
         page.click("#train")
-        page.wait_for("document.getElementById('loss').getAttribute('points').split(' ').length > 1", 8)
+        page.wait_for("document.getElementById('loss').getAttribute('points').split(' ').length > 1")
         page.click("#write")
         page.wait_for("document.getElementById('written').className === 'written done'")
         page.evaluate("Math.random = () => 0; 1")  # the least wait that the gateway's goodbye leads to
         bakery = bakery_of(gateway, "ana@espiga.example")
         assert admin.post(f"/api/tenants/{bakery}/subscription-changed").status_code == 200
         page.wait_for("document.getElementById('state').dataset.state === 'waiting'")
-        page.wait_for("document.getElementById('state').dataset.state === 'open'", 12)
-        page.wait_for("document.getElementById('train').disabled === false", 8)
+        page.wait_for("document.getElementById('state').dataset.state === 'open'")
+        page.wait_for("document.getElementById('train').disabled === false")
         page.click("#leave")
         page.wait_for("fetch('/api/v1/auth/session').then(({ status }) => status === 401)")
         sign_in(page, "ana@espiga.example")
         page.evaluate(SIGN_OUT)
-        page.wait_for("document.getElementById('problem').textContent.includes('The session has ended')", 12)
+        page.wait_for("document.getElementById('problem').textContent.includes('The session has ended')")
         page.click("#problem button")
         assert page.evaluate("document.activeElement.dataset.email") == "ana@espiga.example"
         assert [error for error in page.errors if "status of 40" not in error] == []

@@ -16,6 +16,7 @@ from tests.e2e.calling import until
 from tests.e2e.harness import Answer, answer
 from tests.e2e.stage import Received, Stage, staged
 from tests.minting import Issuer
+from tests.patience import PATIENCE_S
 
 MAX_BODY = 1 << 20
 
@@ -281,7 +282,9 @@ class TestChunks:
         refused(stage, post(stage, b"Transfer-Encoding: chunked") + body + smuggled(stage))
         refused(stage, [post(stage, b"Transfer-Encoding: chunked"), body + smuggled(stage)])
 
-        assert all(request.left.wait(2) for request in stage.upstream.requests if request.target == b"/api/v1/sales/x")
+        assert all(
+            request.left.wait(PATIENCE_S) for request in stage.upstream.requests if request.target == b"/api/v1/sales/x"
+        )
 
     def test_trailers_and_extensions_stay_here(self, stage: Stage) -> None:
         body = b'3;x="y"\r\nabc\r\n0\r\nX-User-Id: forged\r\n\r\n'
@@ -391,7 +394,7 @@ class TestConnections:
 
     def test_a_request_in_single_bytes_is_one_request(self, stage: Stage) -> None:
         data = post(stage, b"Content-Length: 2") + b"hi"
-        with socket.create_connection(("127.0.0.1", stage.gateway.port), 5) as client:
+        with socket.create_connection(("127.0.0.1", stage.gateway.port), PATIENCE_S) as client:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for at in range(len(data)):
                 client.sendall(data[at : at + 1])
@@ -403,7 +406,7 @@ class TestConnections:
     @pytest.mark.parametrize("part", [0.2, 0.99])
     def test_half_a_head_is_no_request(self, stage: Stage, part: float) -> None:
         data = stage.head()
-        with socket.create_connection(("127.0.0.1", stage.gateway.port), 5) as client:
+        with socket.create_connection(("127.0.0.1", stage.gateway.port), PATIENCE_S) as client:
             client.sendall(data[: int(len(data) * part)])
 
         assert stage.arrived() == []
@@ -417,18 +420,19 @@ class TestConnections:
         ],
     )
     def test_half_a_body_is_never_a_whole_request(self, stage: Stage, framing: bytes, sent: bytes) -> None:
-        with socket.create_connection(("127.0.0.1", stage.gateway.port), 5) as client:
+        with socket.create_connection(("127.0.0.1", stage.gateway.port), PATIENCE_S) as client:
             client.sendall(post(stage, framing) + sent)
             until(lambda: stage.upstream.requests != [])
 
         (request,) = stage.arrived()
-        assert request.left.wait(1)
+        assert request.left.wait(PATIENCE_S)
         assert not request.complete
 
     def test_a_client_that_only_closes_its_sending_side_gets_no_half_answer(self, stage: Stage) -> None:
         stage.upstream.next(answer(200, b"x" * 1000, delay_s=0.1))
-        with socket.create_connection(("127.0.0.1", stage.gateway.port), 5) as client:
+        with socket.create_connection(("127.0.0.1", stage.gateway.port), PATIENCE_S) as client:
             client.sendall(stage.head())
+            until(lambda: stage.upstream.requests != [])
             client.shutdown(socket.SHUT_WR)
             received = b"".join(iter(lambda: client.recv(65536), b""))
 
@@ -449,7 +453,7 @@ class TestExpect:
         return post(stage, b"Content-Length: %d" % length, b"Expect: " + expect)
 
     def test_a_good_request_is_told_to_go_on(self, stage: Stage) -> None:
-        with socket.create_connection(("127.0.0.1", stage.gateway.port), 5) as client:
+        with socket.create_connection(("127.0.0.1", stage.gateway.port), PATIENCE_S) as client:
             client.sendall(self.head(stage))
             assert client.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
             client.sendall(b"hi")
@@ -502,17 +506,17 @@ class TestSlowClients:
         assert ends["nothing"][0] == b""
         timed_out = {name: Received(raw).status for name, (raw, _) in ends.items() if name != "nothing"}
         assert set(timed_out.values()) == {408}
-        assert all(9.5 < seconds < 13 for _, seconds in ends.values()), ends
+        assert all(9.5 < seconds < 25 for _, seconds in ends.values()), ends
         assert [request for request in stage.arrived() if request.complete] == []
 
 
 def drip(stage: Stage, data: bytes, piece: bytes) -> tuple[bytes, float]:
     """Send `data`, then a `piece` each half second; what came back, and after how many seconds the end."""
     began, received = time.monotonic(), b""
-    with socket.create_connection(("127.0.0.1", stage.gateway.port), 15) as client:
+    with socket.create_connection(("127.0.0.1", stage.gateway.port), PATIENCE_S) as client:
         client.sendall(data)
         client.settimeout(0.5)
-        while time.monotonic() - began < 15:
+        while time.monotonic() - began < PATIENCE_S:
             try:
                 more = client.recv(65536)
             except TimeoutError:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.calling import until
 from tests.e2e.harness import Answer, Gateway, RecordingUpstream, answer, clean_environment, is_installed, raw_request
 from tests.e2e.wire import answer_end, body_end, chunked_end, unchunked
+from tests.patience import PATIENCE_S
 
 GET = b"GET /a?b=%2F HTTP/1.1\r\nHost: x\r\nX-One: 1\r\nX-One:  2 \r\n\r\n"
 POST = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
@@ -19,7 +21,9 @@ CHUNKED = (
 )
 
 
-def ask(upstream: RecordingUpstream, data: bytes | list[bytes], timeout_s: float = 3.0, **how: int | None) -> bytes:
+def ask(
+    upstream: RecordingUpstream, data: bytes | list[bytes], timeout_s: float = PATIENCE_S, **how: int | None
+) -> bytes:
     return raw_request("127.0.0.1", upstream.port, data, timeout_s, **how)
 
 
@@ -128,10 +132,10 @@ class TestRecordingUpstream:
         upstream.next(Answer(never=True))
 
         with pytest.raises(TimeoutError):
-            ask(upstream, GET, 0.1)
+            ask(upstream, GET, 0.5)
 
         (request,) = upstream.wait_for(1)
-        assert request.left.wait(2)
+        assert request.left.wait(PATIENCE_S)
 
     def test_a_peer_that_stays_has_not_left(self, upstream: RecordingUpstream) -> None:
         ask(upstream, GET)
@@ -148,10 +152,12 @@ class TestRecordingUpstream:
     def test_a_service_that_stops_reading_fills_the_senders_buffers(self, upstream: RecordingUpstream) -> None:
         upstream.next(Answer(stop_reading=True, pieces=answer(200).pieces))
         size = 64 << 20
-        with socket.create_connection(("127.0.0.1", upstream.port), 0.3) as sock:
+        with socket.create_connection(("127.0.0.1", upstream.port), PATIENCE_S) as sock:
+            sock.settimeout(0.3)
             with pytest.raises(TimeoutError):
                 sock.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
 
+            until(lambda: upstream.requests)
             assert upstream.requests[0].raw_body == b""
             assert not upstream.requests[0].complete
 
@@ -162,7 +168,7 @@ class TestRecordingUpstream:
         assert ask(upstream, POST).startswith(b"HTTP/1.1 200")
 
     def test_a_stopped_service_refuses_and_a_started_one_is_back(self, upstream: RecordingUpstream) -> None:
-        with socket.create_connection(("127.0.0.1", upstream.port), 2) as kept:
+        with socket.create_connection(("127.0.0.1", upstream.port), PATIENCE_S) as kept:
             ask(upstream, GET)
             upstream.stop()
             assert kept.recv(1) == b""
@@ -192,7 +198,7 @@ class TestRawRequest:
         upstream.next(Answer(pieces=(b"HTTP/1.1 200 OK\r\n",)))
 
         with pytest.raises(TimeoutError, match="200 OK"):
-            ask(upstream, GET, 0.1)
+            ask(upstream, GET, 1.0)
 
 
 class StandIn(Gateway):

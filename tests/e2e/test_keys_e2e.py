@@ -17,6 +17,7 @@ from tests.e2e.conftest import StartGateway
 from tests.e2e.harness import Gateway
 from tests.e2e.key_sets import KeySetServer, token
 from tests.minting import Issuer
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
 A, B, C = Issuer(), Issuer(), Issuer()
@@ -30,7 +31,7 @@ def issuer_site() -> Iterator[KeySetServer]:
         yield site
 
 
-def ask(gateway: Gateway, bearer: str, timeout_s: float = 8.0) -> tuple[int, str]:
+def ask(gateway: Gateway, bearer: str, timeout_s: float = PATIENCE_S) -> tuple[int, str]:
     """Status and problem code of a read with this token."""
     with gateway.client(bearer, timeout=timeout_s) as client:
         return code_of(client.get(SALES))
@@ -110,8 +111,8 @@ def test_without_any_set_the_gateway_runs_and_finds_the_issuer_when_it_is_sound(
         assert fetches(gateway, "invalid") >= 1
 
         site.publish(a=A)
-        until(lambda: ask(gateway, good) == OK, 8.0, 0.1)
-        assert gateway.events("tokens.keys")[-1]["kids"] == "a"
+        until(lambda: ask(gateway, good) == OK, every_s=0.1)
+        gateway.wait_for_event("tokens.keys", lambda event: event.get("kids") == "a")
 
 
 def test_a_hanging_issuer_holds_up_nobody_whose_key_is_known(
@@ -126,7 +127,7 @@ def test_a_hanging_issuer_holds_up_nobody_whose_key_is_known(
     began = time.monotonic()
     for n in range(3):
         assert ask(gateway, token(A, "a", jti=f"{n}")) == OK
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < 15.0, "held up"
 
     # Whoever left took the fetch from nobody else.
     issuer_site.publish(a=A, b=B)
@@ -187,13 +188,14 @@ def test_instances_vouch_for_tokens_and_believe_nothing_that_was_altered(
     own_redis.command("SET", key(second), sealed)
     assert ask(other, second) == OK
     assert seals(other, "refused") == 3
+    other.wait_for_event("tokens.seal_refused")
     assert len(other.events("tokens.seal_refused")) == 1
 
     # With Redis gone, or hanging, nobody's token is worse for it.
     own_redis.suspend()
     began = time.monotonic()
     assert ask(other, issuer.token(jti="hanging")) == OK
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < 15.0, "held up"
     own_redis.kill()
     assert ask(other, issuer.token(jti="gone")) == OK
     assert seals(other, "unavailable") >= 1

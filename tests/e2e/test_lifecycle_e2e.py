@@ -27,6 +27,7 @@ from tests.e2e.harness import (
     run_twistd,
 )
 from tests.minting import Issuer
+from tests.patience import PATIENCE_S
 
 StartGateway = Callable[..., Gateway]
 
@@ -48,14 +49,14 @@ def under_way(gateway: Gateway, token: str, upstream: RecordingUpstream) -> Iter
     thread.start()
     until(lambda: len(upstream.requests) > reached)
     yield outcome
-    thread.join(10)
+    thread.join(PATIENCE_S)
 
 
 def held(release: threading.Event) -> Callable[[Recorded], object]:
     """A script that answers once it is released."""
 
     def script(_: Recorded) -> object:
-        release.wait(10)
+        release.wait(PATIENCE_S)
         return answer(200, b'{"late": true}')
 
     return script
@@ -63,7 +64,7 @@ def held(release: threading.Event) -> Callable[[Recorded], object]:
 
 def refuses_connections(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
+        socket.create_connection(("127.0.0.1", port), PATIENCE_S).close()
     except ConnectionRefusedError:
         return True
     return False
@@ -76,9 +77,9 @@ class TestDraining:
     ) -> None:
         release = threading.Event()
         upstream.next(held(release))  # type: ignore[arg-type]
-        gateway = start_gateway({"DRAIN_GRACE_SECONDS": "0.4", "DRAIN_TIMEOUT_SECONDS": "10"})
+        gateway = start_gateway({"DRAIN_GRACE_SECONDS": "2", "DRAIN_TIMEOUT_SECONDS": str(PATIENCE_S)})
 
-        with under_way(gateway, issuer.token(), upstream) as outcome:
+        with under_way(gateway, issuer.token(), upstream) as outcome, gateway.client() as client:
             if by == "SIGTERM":
                 gateway.signal(signal.SIGTERM)
             else:
@@ -88,8 +89,7 @@ class TestDraining:
             # Load balancers need a while to notice: not ready, but still serving.
             until(lambda: gateway.status_of("/ready") == 503)
             assert gateway.status_of("/live") == 200
-            with gateway.client() as client:
-                assert client.get("/health").status_code == 200
+            assert client.get("/health").status_code == 200
             # Then nothing new is taken, while the old goes on and operators can look.
             until(lambda: refuses_connections(gateway.port))
             assert gateway.status_of("/ready") == 503
@@ -100,7 +100,7 @@ class TestDraining:
         (response_late,) = outcome
         assert isinstance(response_late, httpx.Response)
         assert (response_late.status_code, response_late.json()) == (200, {"late": True})
-        assert gateway.wait(5) == 0
+        assert gateway.wait() == 0
         assert [event["event"] for event in gateway.log][-1] == "gateway.stopped"
 
     def test_an_idle_gateway_ends_as_soon_as_the_grace_is_over(self, start_gateway: StartGateway) -> None:
@@ -110,7 +110,7 @@ class TestDraining:
             began = time.monotonic()
 
             assert gateway.terminate() == 0
-            assert 0.3 <= time.monotonic() - began < 3
+            assert 0.3 <= time.monotonic() - began < 15
 
     def test_a_request_that_does_not_end_is_cut_at_the_timeout(
         self, start_gateway: StartGateway, upstream: RecordingUpstream, issuer: Issuer
@@ -121,11 +121,11 @@ class TestDraining:
         with under_way(gateway, issuer.token(), upstream) as outcome:
             began = time.monotonic()
             assert gateway.terminate() == 0
-            assert 0.5 <= time.monotonic() - began < 4
+            assert 0.5 <= time.monotonic() - began < 15
 
         assert isinstance(outcome[0], httpx.HTTPError)
         assert gateway.events("drain.cut")[0]["requests"] == 1
-        assert upstream.requests[-1].left.wait(5)
+        assert upstream.requests[-1].left.wait(PATIENCE_S)
 
     def test_a_second_sigterm_does_not_wait(
         self, start_gateway: StartGateway, upstream: RecordingUpstream, issuer: Issuer
@@ -139,14 +139,14 @@ class TestDraining:
             assert gateway.status_of("/ready") == 503
             gateway.signal(signal.SIGTERM)
 
-            assert gateway.wait(4) == 0
+            assert gateway.wait(15) == 0
 
     def test_ctrl_c_does_not_wait_for_load_balancers(self, start_gateway: StartGateway) -> None:
         gateway = start_gateway({"DRAIN_GRACE_SECONDS": "30"})
 
         gateway.signal(signal.SIGINT)
 
-        assert gateway.wait(4) == 0
+        assert gateway.wait(15) == 0
 
     def test_a_keep_alive_connection_is_told_that_it_ends(
         self, start_gateway: StartGateway, upstream: RecordingUpstream, issuer: Issuer
@@ -192,7 +192,7 @@ class TestStarting:
                     until(lambda: not refuses_connections(public))
                     assert (tmp_path / "twistd.pid").exists()
                     process.terminate()
-                assert process.wait(10) == (1 if busy else 0)
+                assert process.wait(PATIENCE_S) == (1 if busy else 0)
             finally:
                 process.kill()
                 process.wait()
@@ -272,7 +272,7 @@ class TestStarting:
             env={**clean_environment({"JWT_PUBLIC_KEY": issuer.public_pem}, tmp_path), "PYTHONPATH": str(REPOSITORY)},
             capture_output=True,
             text=True,
-            timeout=15,
+            timeout=2 * PATIENCE_S,
             check=False,
         )
 

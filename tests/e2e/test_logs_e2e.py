@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.calling import SALES, until
 from tests.e2e.harness import TWISTD, Gateway, RecordingUpstream, answer, clean_environment, free_ports
 from tests.minting import TENANT_ID, USER_ID, Issuer
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
 StartGateway = Callable[..., Gateway]
@@ -60,7 +61,7 @@ class TestLines:
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line["timestamp"])
         assert (done["status"], done["user_id"], done["tenant_id"]) == (200, USER_ID, TENANT_ID)
         assert (done["bytes_in"], done["bytes_out"]) == (100, 12)
-        assert 0 < done["upstream_ms"] <= done["duration_ms"] < 5000
+        assert 0 < done["upstream_ms"] <= done["duration_ms"] < 30_000
         assert service.requests[-1].value("X-Request-ID") == b"of-the-caller.1"
 
     @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ class TestStalledReader:
                 until(lambda: answers(client, f"{url}/health"))
             yield url, reading, admin
             process.terminate()
-            assert process.wait(10) == 0
+            assert process.wait(PATIENCE_S) == 0
         finally:
             os.close(reading)
             process.kill()
@@ -242,7 +243,7 @@ class TestStalledReader:
         # Long paths: each request logs some 3 KB, and the queue holds 8 MB.
         path = f"{SALES}/{'x' * 1400}"
         with httpx.Client(
-            base_url=url, trust_env=False, headers={"Authorization": f"Bearer {issuer.token()}"}
+            base_url=url, trust_env=False, timeout=PATIENCE_S, headers={"Authorization": f"Bearer {issuer.token()}"}
         ) as client:
             for _ in range(3500):
                 began = time.monotonic()
@@ -250,12 +251,12 @@ class TestStalledReader:
                 slowest = max(slowest, time.monotonic() - began)
             lost = dropped(admin_port)
 
-            assert slowest < 1.0
+            assert slowest < 5.0
             assert lost > 0
             began = time.monotonic()
             drained = drain(reading)
-            assert len(drained) > 4_000_000
-            assert time.monotonic() - began < 10  # a reader that is back gets what waited without delay
+            until(lambda: len(drain(reading, drained)) > 4_000_000)
+            assert time.monotonic() - began < PATIENCE_S  # a reader that is back gets what waited without delay
             client.get("/health")
             until(lambda: b"log.dropped" in drain(reading, drained))
 

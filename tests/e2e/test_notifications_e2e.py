@@ -42,9 +42,9 @@ class World:
     def empty(self) -> bool:
         return self.redis.keys("bakerygw:notify:*") == []
 
-    def settled(self, count: int, within_s: float = 10.0) -> None:
+    def settled(self, count: int) -> None:
         """Wait until so many requests have come, and nothing is left to be sent."""
-        until(lambda: len(self.service.requests) >= count and self.empty(), within_s)
+        until(lambda: len(self.service.requests) >= count and self.empty())
 
     def accepted(self, payload: bytes) -> list[Recorded]:
         return [request for request in self.service.requests if request.body == payload]
@@ -100,7 +100,8 @@ def test_each_alert_with_such_a_channel_arrives_once_as_it_was_published(world: 
     assert first.value("x-tenant-id") == b"t1"
     assert first.value("x-is-demo") == b"false"
     assert first.value("authorization") is None
-    assert sum(world.metric(it, 'gateway_notifications_total{result="accepted"}') for it in world.instances) == 40
+    accepted = 'gateway_notifications_total{result="accepted"}'
+    until(lambda: sum(world.metric(it, accepted) for it in world.instances) == 40)
     assert len(world.service.requests) == 40
 
 
@@ -115,7 +116,7 @@ def test_what_fails_comes_again_under_the_same_key_and_what_is_refused_does_not(
     (unwanted,) = world.publish()
     world.settled(4)
     assert len(world.accepted(unwanted)) == 1
-    told = [event for it in world.instances for event in it.events("notification.refused")]
+    told = until(lambda: [event for it in world.instances for event in it.events("notification.refused")])
     assert [(event["tenant_id"], event["cause"]) for event in told] == [("t1", "answered 422")]
 
 

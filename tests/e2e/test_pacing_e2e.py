@@ -11,6 +11,7 @@ from tests.e2e.calling import until
 from tests.e2e.harness import Answer, answer
 from tests.e2e.stage import Received, Stage, staged
 from tests.minting import Issuer
+from tests.patience import PATIENCE_S
 
 SIZE = 50 << 20
 MAY_GROW = 16 << 20
@@ -29,7 +30,7 @@ def stage(shared_stage: Stage) -> Stage:
 
 
 def dialled(stage: Stage) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", stage.gateway.port), 5)
+    return socket.create_connection(("127.0.0.1", stage.gateway.port), PATIENCE_S)
 
 
 def post(stage: Stage, size: int) -> bytes:
@@ -90,7 +91,7 @@ class TestMemory:
             assert stage.get(b"/api/v1/orders/1").status == 200
 
             stage.upstream.read_on()
-            client.settimeout(10)
+            client.settimeout(2 * PATIENCE_S)
             client.sendall(bytes(SIZE - sent))
             assert client.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
         assert stage.gateway.rss() - before < MAY_GROW
@@ -103,7 +104,7 @@ class TestClientsThatLeave:
             client.sendall(stage.head(b"/api/v1/sales/left"))
             (request,) = stage.upstream.wait_for(1)
 
-        assert request.left.wait(1)
+        assert request.left.wait(PATIENCE_S)
         done = stage.gateway.wait_for_event("request.done", lambda event: event["path"] == "/api/v1/sales/left")
         assert (done["status"], done["reason"]) == (499, "client-left")
 
@@ -119,7 +120,7 @@ class TestClientsThatLeave:
             if reset:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
-        assert request.left.wait(1)
+        assert request.left.wait(PATIENCE_S)
         done = stage.gateway.wait_for_event("request.done", lambda event: event["path"] == path.decode())
         assert (done["status"], done["reason"]) == (499, "client-left")
 
@@ -130,7 +131,7 @@ class TestClientsThatLeave:
             client.sendall(post(stage, SIZE))
             push(client, SIZE)
 
-        stage.gateway.wait_for_event("request.done", lambda event: event.get("reason") == "client-left", timeout_s=3)
+        stage.gateway.wait_for_event("request.done", lambda event: event.get("reason") == "client-left")
         stage.upstream.read_on()
 
     def test_a_download_ends_at_its_service(self, stage: Stage) -> None:
@@ -141,7 +142,7 @@ class TestClientsThatLeave:
             (request,) = stage.upstream.wait_for(1)
             assert not request.left.is_set()
 
-        assert request.left.wait(1)
+        assert request.left.wait(PATIENCE_S)
 
     def test_an_upload_ends_at_its_service_unfinished(self, stage: Stage) -> None:
         with dialled(stage) as client:
@@ -149,7 +150,7 @@ class TestClientsThatLeave:
             until(lambda: stage.upstream.requests and stage.upstream.requests[0].raw_body)
 
         (request,) = stage.upstream.requests
-        assert request.left.wait(1)
+        assert request.left.wait(PATIENCE_S)
         assert not request.complete
 
     def test_a_stalled_upload_ends_too(self, stage: Stage) -> None:
@@ -176,7 +177,7 @@ class TestEarlyAnswers:
         (request,) = stage.upstream.requests
         told = Received(received)
         assert (told.status, json.loads(told.body), told.rest) == (413, {"too": "large"}, b"")
-        assert request.left.wait(1)
+        assert request.left.wait(PATIENCE_S)
         assert not request.complete
         assert stage.get().status == 200
 
@@ -209,7 +210,7 @@ class TestStreams:
 
         assert b"two" not in seen
         # The service says nothing for long after that, and still learns at once that its client has left.
-        assert stage.upstream.requests[0].left.wait(1)
+        assert stage.upstream.requests[0].left.wait(10)
 
     def test_an_upload_reaches_its_service_while_it_is_sent(self, stage: Stage) -> None:
         with dialled(stage) as client:

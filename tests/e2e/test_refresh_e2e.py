@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 
-from tests.e2e.calling import SALES, at_once, code_of, until
+from tests.e2e.calling import SALES, WITHIN_S, at_once, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream, answer
 from tests.e2e.stage import NO_LIMITS, paired
 from tests.minting import USER_ID, Issuer
@@ -24,7 +24,7 @@ def pair(issuer: Issuer, service: RecordingUpstream, module_redis: RedisServer) 
         "AUTH_SERVICE_URL": service.url,
         "SALES_SERVICE_URL": service.url,
         "REDIS_TIMEOUT_MS": "2000",  # of interest is who wins, not how fast a busy machine is
-        "UPSTREAM_FIRST_BYTE_TIMEOUT": "0.3",
+        "UPSTREAM_FIRST_BYTE_TIMEOUT": "2",
         **NO_LIMITS,
     }
     with paired(issuer, module_redis, env) as gateways:
@@ -77,7 +77,7 @@ def test_after_a_refusal_it_works_at_once_and_after_a_timeout_in_ten_seconds(
     service.next(answer(422, b"{}"), answer(200, TOKENS))
     assert [refresh(gateway, "refused") for gateway in pair] == [(422, ""), (200, "")]
 
-    service.next(answer(200, TOKENS, delay_s=1))
+    service.next(answer(200, TOKENS, delay_s=60))
     assert refresh(pair[0], "late") == (504, "upstream-timeout")
     assert refresh(pair[1], "late") == (401, "token-revoked")
     key = "bakerygw:refresh:" + sha256(b"late").hexdigest()
@@ -134,8 +134,8 @@ def test_signing_out_on_one_instance_is_in_force_on_the_other_within_a_second(
         began = time.monotonic()
         assert here.post("/api/v1/auth/logout", json={"refresh_token": token}).status_code == 204
         assert code_of(here.get(SALES)) == (401, "token-revoked")
-        until(lambda: code_of(there.get(SALES)) == (401, "token-revoked"), 1.0, 0.01)
-        assert time.monotonic() - began < 1.0
+        until(lambda: code_of(there.get(SALES)) == (401, "token-revoked"), every_s=0.01)
+        assert time.monotonic() - began < WITHIN_S
     service.reset()
     assert [refresh(gateway, token) for gateway in pair] == [(401, "token-revoked")] * 2
     assert service.requests == []
@@ -154,5 +154,5 @@ def test_without_redis_nothing_is_refreshed_and_tokens_work_again_afterwards(
     assert response.headers["retry-after"] == "2"
     assert service.requests == []
     module_redis.start()
-    until(lambda: refresh(pair[0], "patient") == (200, ""), 5.0, 0.1)
+    until(lambda: refresh(pair[0], "patient") == (200, ""), every_s=0.1)
     assert refresh(pair[1], "patient")[0] in (401, 503)

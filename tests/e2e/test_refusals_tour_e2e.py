@@ -89,7 +89,7 @@ def house(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             "REDIS_PORT": str(redis.port),
             "ROUTES_FILE": str(routes),
             "MAX_REQUEST_BODY_BYTES": "1000",
-            "UPSTREAM_FIRST_BYTE_TIMEOUT": "0.3",
+            "UPSTREAM_FIRST_BYTE_TIMEOUT": "2",
             "ORDERS_SERVICE_URL": f"http://127.0.0.1:{free_ports(1)[0]}",
             **{f"{name}_SERVICE_URL": service.url for name in ("SALES", "POS", "FORECASTING", "TENANT")},
             **NO_LIMITS,
@@ -131,7 +131,7 @@ def with_key(house: House, target: str, *, method: str = "GET", **terms: Any) ->
 
 def foreign_origin(house: House) -> Received:
     request = b"GET /api/services HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
-    return Received(raw_request("127.0.0.1", house.gateway.admin_port, request, 5.0))
+    return Received(raw_request("127.0.0.1", house.gateway.admin_port, request))
 
 
 def without_redis(house: House) -> Received:

@@ -14,8 +14,8 @@ from tests.e2e.conftest import StartGateway
 from tests.e2e.harness import Answer, Gateway, RecordingUpstream, answer
 from tests.e2e.stage import NO_LIMITS
 from tests.minting import Issuer
+from tests.patience import PATIENCE_S
 
-SETTLED_S = 10.0
 EACH = 60
 """Stalled clients of each kind."""
 
@@ -23,13 +23,13 @@ EACH = 60
 def dialled(gateway: Gateway, held: ExitStack, address: str = "127.0.0.1") -> socket.socket:
     """A connection of a client at this address, closed with `held`."""
     source = (address, 0)
-    return held.enter_context(socket.create_connection(("127.0.0.1", gateway.port), 5, source_address=source))
+    return held.enter_context(socket.create_connection(("127.0.0.1", gateway.port), PATIENCE_S, source_address=source))
 
 
 def is_closed(client: socket.socket) -> bool:
     """The gateway has closed it, without a word."""
     try:
-        client.settimeout(1)
+        client.settimeout(PATIENCE_S)
         return client.recv(1) == b""
     except ConnectionResetError:
         return True
@@ -86,7 +86,7 @@ class TestConnections:
         assert allowed <= 300
         with ExitStack() as held:
             clients = [dialled(gateway, held) for _ in range(450)]
-            until(lambda: connections(gateway)["refused"] == 450 - allowed, 5)
+            until(lambda: connections(gateway)["refused"] == 450 - allowed)
 
             clients[0].sendall(get(issuer))
             assert clients[0].recv(4096).startswith(b"HTTP/1.1 200 ")
@@ -115,9 +115,9 @@ class TestMemory:
         before = gateway.rss()
 
         first = grown_by(gateway, upstream, issuer, before)
-        until(lambda: connections(gateway)["open"] == 0, SETTLED_S)
+        until(lambda: connections(gateway)["open"] == 0)
         second = grown_by(gateway, upstream, issuer, before)
-        until(lambda: connections(gateway)["open"] == 0, SETTLED_S)
+        until(lambda: connections(gateway)["open"] == 0)
 
         print(f"grown by {first >> 20} MiB, then {second >> 20} MiB")
         assert first < EACH * (15 << 10) + 2 * EACH * (192 << 10)
@@ -141,13 +141,13 @@ def grown_by(gateway: Gateway, upstream: RecordingUpstream, issuer: Issuer, befo
             with contextlib.suppress(BlockingIOError):
                 while True:
                     client.send(piece)
-        until(lambda: len(upstream.requests) == EACH, SETTLED_S)
+        until(lambda: len(upstream.requests) == EACH)
         upstream.always(answer(200, bytes(4 << 20)))
         for _ in range(EACH):
             client = dialled(gateway, held)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sendall(get(issuer))
-        until(lambda: len(upstream.requests) == 2 * EACH, SETTLED_S)
+        until(lambda: len(upstream.requests) == 2 * EACH)
         time.sleep(0.5)
         grown = gateway.rss() - before
         upstream.read_on()

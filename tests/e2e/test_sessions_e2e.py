@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.calling import SALES, at_once, code_of, until
+from tests.e2e.calling import SALES, WITHIN_S, at_once, code_of, until
 from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.listening import Reader
 from tests.e2e.stage import NO_LIMITS, paired
@@ -196,7 +196,7 @@ def test_a_page_that_was_loaded_anew_asks_for_its_token(pair: tuple[Gateway, Gat
 def test_many_requests_on_both_instances_renew_an_ended_token_once(
     pair: tuple[Gateway, Gateway], auth: AuthService, service: RecordingUpstream
 ) -> None:
-    auth.lifetime_s, auth.delay_s = 0.7, 0.1
+    auth.lifetime_s, auth.delay_s = 2.0, 0.1
     browser, _ = sign_in(pair[0])
     until(lambda: time.time() > auth.ends_at)
     responses = at_once([lambda gateway=gateway: browser.ask(gateway) for gateway in pair * 10])
@@ -215,7 +215,7 @@ def test_a_session_that_one_instance_has_renewed_is_not_stale_on_the_other(
     module_redis.command("SET", key, str(int(time.time()) - 30))
     try:
         for gateway in pair:
-            until(lambda gateway=gateway: code_of(browser.ask(gateway)) == (401, "token-stale"), 1.0)
+            until(lambda gateway=gateway: code_of(browser.ask(gateway)) == (401, "token-stale"))
         assert browser.write(pair[0], REFRESH).status_code == 200
         assert [code_of(browser.ask(gateway)) for gateway in pair] == [(200, ""), (200, "")]
         assert auth.renewals == 1
@@ -226,7 +226,7 @@ def test_a_session_that_one_instance_has_renewed_is_not_stale_on_the_other(
 def test_a_failing_auth_service_ends_no_session_and_a_refusal_does(
     pair: tuple[Gateway, Gateway], auth: AuthService, module_redis: RedisServer
 ) -> None:
-    auth.lifetime_s, auth.status = 0.7, 500
+    auth.lifetime_s, auth.status = 2.0, 500
     browser, _ = sign_in(pair[0])
     until(lambda: time.time() > auth.ends_at)
     failed = browser.ask(pair[0])
@@ -250,8 +250,8 @@ def test_signing_out_on_one_instance_ends_it_on_the_other_within_a_second(
     out = browser.write(pair[0], LOGOUT)
     assert out.status_code == 204
     assert "Max-Age=0" in out.headers["set-cookie"]
-    until(lambda: browser.ask(pair[1]).status_code == 401, 1.0, 0.01)
-    assert time.monotonic() - began < 1.0
+    until(lambda: browser.ask(pair[1]).status_code == 401, every_s=0.01)
+    assert time.monotonic() - began < WITHIN_S
     assert browser.ask(pair[0]).status_code == 401
     told = next(request for request in service.requests if request.target == LOGOUT.encode())
     refresh = json.loads(told.body)["refresh_token"]
@@ -305,7 +305,7 @@ def test_who_closes_the_page_while_signing_out_is_signed_out_on_both(
         page.sendall("\r\n".join(lines).encode())
         until(lambda: any(request.target == LOGOUT.encode() for request in service.requests))
     for gateway in pair:
-        until(lambda gateway=gateway: browser.ask(gateway).status_code == 401, 1.5)
+        until(lambda gateway=gateway: browser.ask(gateway).status_code == 401)
 
 
 def test_without_redis_known_sessions_go_on_and_others_wait(
@@ -320,4 +320,4 @@ def test_without_redis_known_sessions_go_on_and_others_wait(
     assert "retry-after" in unknown.headers
     assert code_of(sign_in(pair[1])[1]) == (503, "state-unavailable")
     module_redis.start()
-    until(lambda: sign_in(pair[1])[1].status_code == 200, 5.0, 0.1)
+    until(lambda: sign_in(pair[1])[1].status_code == 200, every_s=0.1)

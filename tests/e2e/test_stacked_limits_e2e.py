@@ -10,7 +10,7 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.e2e.calling import SALES, Load, at_once, code_of, from_address, until
+from tests.e2e.calling import SALES, WITHIN_S, Load, at_once, code_of, from_address, until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.minting import OTHER_TENANT_ID, Issuer, iso
 from tests.redis_server import RedisServer
@@ -58,7 +58,6 @@ def settings_of(issuer: Issuer, service: RecordingUpstream, store: RedisServer, 
         "RATE_LIMIT_REQUESTS": "1000",
         "REDIS_HOST": store.host,
         "REDIS_PORT": str(store.port),
-        "REDIS_TIMEOUT_MS": "250",
         **more,
     }
 
@@ -173,8 +172,8 @@ def test_a_limit_for_a_time_set_on_one_instance_holds_on_the_other_within_a_seco
             load.go_on(20)
             limit(one, "wild", requests=3, reason="till 4", by="maria")
             set_at = time.monotonic()
-            until(lambda: 429 in load.statuses, 1.0)
-            assert time.monotonic() - set_at < 1.0
+            until(lambda: 429 in load.statuses)
+            assert time.monotonic() - set_at < WITHIN_S
         refused = client.get(STOCK)
         problem = refused.json()
         assert (refused.status_code, problem["policy"], problem["scope"], problem["limit"]) == (
@@ -190,13 +189,13 @@ def test_a_limit_for_a_time_set_on_one_instance_holds_on_the_other_within_a_seco
             shown = admin.get("/api/tenants/wild/limits").json()
             assert (shown["for_a_time"]["remaining"], shown["for_a_time"]["by"]) == (0, "maria")
             assert admin.delete("/api/tenants/wild/limits").status_code == 200
-        until(lambda: client.get(STOCK).status_code == 200, 1.0)
+        until(lambda: client.get(STOCK).status_code == 200)
         events = [one.wait_for_event(f"admin.tenant.limit.{name}") for name in ("set", "cleared")]
         assert [events[0]["before"], events[1]["after"]] == [None, None]
 
-        limit(two, "wild", requests=1, window_seconds=86_400, for_seconds=1)
+        limit(two, "wild", requests=1, window_seconds=86_400, for_seconds=3)
         assert code_of(client.get(STOCK))[0] == 429  # the bucket that was emptied is empty still
-        until(lambda: client.get(STOCK).status_code == 200, 2.5)
+        until(lambda: client.get(STOCK).status_code == 200)
 
 
 def test_without_redis_telling_of_changes_a_limit_for_a_time_holds_with_the_next_request(

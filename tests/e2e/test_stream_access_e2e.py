@@ -16,7 +16,7 @@ import redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from tests.e2e.calling import at_once, code_of, until
+from tests.e2e.calling import WITHIN_S, at_once, code_of, until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.e2e.key_sets import KeySetServer
 from tests.e2e.key_sets import token as signed
@@ -24,11 +24,10 @@ from tests.e2e.listening import STREAM, Reader
 from tests.e2e.sockets import TrainingService
 from tests.e2e.stage import NO_LIMITS, paired
 from tests.minting import Issuer
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
 TICKET = "/api/v1/alerts/ticket"
-SOON_S = 1.0
-"""Within which a change is in force on every instance."""
 
 
 def reading(gateway: Gateway, token: str | None = None, query: str = "") -> Reader:
@@ -94,7 +93,7 @@ def test_signing_out_on_one_instance_ends_the_stream_on_the_other(
 
         assert read.bye() == "token-revoked"
         assert read.ended_at is not None
-        assert read.ended_at - began < SOON_S
+        assert read.ended_at - began < WITHIN_S
         assert other.ended_at is None
 
 
@@ -106,7 +105,7 @@ def test_a_changed_subscription_is_told_and_then_the_stream_ends(pair: list[Gate
 
         assert read.bye() == "token-stale"
         assert read.ended_at is not None
-        assert read.ended_at - began < SOON_S
+        assert read.ended_at - began < WITHIN_S
         assert read.kinds[-2:] == ["tenant-state", "bye"]
 
 
@@ -115,12 +114,12 @@ def test_a_hold_is_told_when_it_is_set_and_lifted_and_when_the_stream_opens(
 ) -> None:
     with reading(pair[1], someone.token) as read:
         office.set(f"tenant:{someone.tenant}:read_only", '{"reason": "stock-taking"}')
-        until(lambda: len(read.named("tenant-state")) == 1, SOON_S)
+        until(lambda: len(read.named("tenant-state")) == 1)
         with reading(pair[0], someone.token) as late:
             assert late.first("tenant-state").json == read.named("tenant-state")[0]
             ticket_of(pair[0], someone.token)
             office.delete(f"tenant:{someone.tenant}:read_only")
-            until(lambda: len(read.named("tenant-state")) == 2 == len(late.named("tenant-state")), SOON_S)
+            until(lambda: len(read.named("tenant-state")) == 2 == len(late.named("tenant-state")))
         assert "stock-taking" in json.dumps(read.named("tenant-state")[0])
         assert "stock-taking" not in json.dumps(read.named("tenant-state")[1])
         assert read.ended_at is None
@@ -138,13 +137,13 @@ def test_operators_see_and_disconnect_what_is_open_on_all_instances(pair: list[G
 
 
 def test_it_ends_with_the_token_to_the_second(pair: list[Gateway], issuer: Issuer) -> None:
-    end = int(time.time()) + 3
+    end = int(time.time()) + 5
     someone = Someone(issuer, exp=end)
     with reading(pair[0], someone.token) as read:
         read.first("token-expiring")
         assert read.bye() == "token-expired"
 
-        assert 0 <= time.time() - end < 0.5
+        assert 0 <= time.time() - end < WITHIN_S  # and not after the ten seconds of leeway
 
 
 def test_access_by_a_tenant_above_ends_when_that_changes(pair: list[Gateway], issuer: Issuer, office: Any) -> None:
@@ -221,14 +220,14 @@ def test_a_ticket_opens_a_socket_which_ends_like_a_stream(pair: list[Gateway], s
     url = f"ws://127.0.0.1:{pair[1].port}/api/v1/training/ws?ticket={ticket}"
     with connect(url) as socket_, pair[1].admin() as admin, pair[0].client(someone.token) as client:
         socket_.send("over")
-        assert socket_.recv(5) == "over"
+        assert socket_.recv(PATIENCE_S) == "over"
         assert admin.get(f"/api/tenants/{someone.tenant}").json()["open"] == {"streams": 0, "sockets": 1}
         assert client.post("/api/v1/auth/logout").is_success
         began = time.monotonic()
         with pytest.raises(ConnectionClosed):
-            socket_.recv(5)
+            socket_.recv(PATIENCE_S)
 
-        assert time.monotonic() - began < SOON_S
+        assert time.monotonic() - began < WITHIN_S
         assert socket_.close_code == 1008
     with pytest.raises(InvalidStatus), connect(url):
         pass
@@ -262,7 +261,7 @@ def test_a_socket_whose_service_has_not_answered_yet_is_refused_when_it_ends(
             dialling = threads.submit(dial, dialler)
             until(lambda asked=asked: len(training.requests) > asked)  # type: ignore[misc]
             end(dialler)
-            assert dialling.result(5) == refusal
+            assert dialling.result(PATIENCE_S) == refusal
 
 
 def test_a_ticket_of_somebody_who_has_signed_out_opens_nothing(pair: list[Gateway], someone: Someone) -> None:
@@ -280,12 +279,12 @@ def test_a_ticket_of_somebody_who_has_signed_out_opens_nothing(pair: list[Gatewa
 
 
 def test_what_lies_in_redis_is_of_no_use(pair: list[Gateway], someone: Someone, office: Any) -> None:
+    before = set(office.scan_iter("bakerygw:ticket:*"))
     ticket = ticket_of(pair[0], someone.token)
-    keys = list(office.scan_iter("bakerygw:ticket:*"))
-    held = b"".join(key + office.get(key) for key in keys)
+    (key,) = set(office.scan_iter("bakerygw:ticket:*")) - before
+    held = key + office.get(key)
 
-    assert keys
-    assert all(0 < office.ttl(key) <= 30 for key in keys)
+    assert 0 < office.ttl(key) <= 30
     for secret in (ticket, someone.token, someone.token.split(".")[1], someone.tenant):
         assert secret.encode() not in held
 

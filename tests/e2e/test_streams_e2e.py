@@ -12,11 +12,12 @@ import pytest
 import redis
 
 from bakerygw.realtime.alerts.intake import LAST_CHANCE_S
-from tests.e2e.calling import until
+from tests.e2e.calling import WITHIN_S, until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.e2e.listening import STREAM, Reader
 from tests.e2e.stage import paired
 from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
 SETTINGS = {"SSE_HEARTBEAT_SECONDS": "0.5", "SSE_MAX_PER_USER": "100", "PUBLISH_TOKEN": "published-by-tests-0123456789"}
@@ -119,9 +120,9 @@ def test_a_place_that_there_is_not_is_a_gap_at_the_head(stand: Stand, last_id: s
 def test_streams_begin_at_once_and_get_heartbeats(stand: Stand) -> None:
     began = time.monotonic()
     with Reader(stand.one, stand.token()) as reader:
-        assert reader.chunks[0] - began < 1
+        assert reader.chunks[0] - began < WITHIN_S
         assert reader.events.retry_ms is not None
-        until(lambda: reader.events.comments >= 2, 4)
+        until(lambda: reader.events.comments >= 2)
 
 
 @pytest.mark.parametrize("method", ["HEAD", "POST"])
@@ -139,7 +140,7 @@ def test_a_stream_ends_when_its_tenant_is_disconnected_and_says_so(stand: Stand)
             assert admin.post("/api/tenants/cut-off/disconnect").is_success
         for reader in (a, b):
             assert reader.first("bye").json["reason"] == "disconnected"
-            assert reader.ended.wait(2)
+            assert reader.ended.wait(PATIENCE_S)
             assert reader.error is None
 
 
@@ -167,7 +168,7 @@ def test_a_reader_that_stops_reading_is_dropped_and_others_notice_nothing(stand:
                 stand.redis.publish(f"alerts:tenant:{tenant}", text)
                 if number % 20 == 19:
                     until(lambda: len(quick.alerts) == number + 1)  # noqa: B023
-            line = stand.one.wait_for_event("request.done", lambda it: it.get("reason") == "slow", 15)
+            line = stand.one.wait_for_event("request.done", lambda it: it.get("reason") == "slow")
             assert (line["status"], line["route"]) == (200, STREAM)
             with pytest.raises(httpx.HTTPError):
                 for _ in pieces:
@@ -184,7 +185,7 @@ def test_a_burst_far_beyond_the_bound_reaches_those_who_read(stand: Stand) -> No
             pipeline.publish("alerts:tenant:burst", json.dumps({"alert_id": f"b{n}", "n": n, "text": "x" * 65_000}))
         pipeline.execute()
         for reader in readers:
-            until(lambda: len(reader.alerts) >= number or reader.ended.is_set(), 20)  # noqa: B023
+            until(lambda: len(reader.alerts) >= number or reader.ended.is_set())  # noqa: B023
             assert reader.alerts == list(range(number))
             assert "gap" not in reader.kinds
             assert not reader.ended.is_set()
@@ -197,15 +198,15 @@ def test_streams_stay_while_redis_is_away_and_go_on_afterwards(
         stand.publish(1)
         reader.has(1)
         own_redis.suspend()
-        reader.first("degraded", 5)
+        reader.first("degraded")
         began = time.monotonic()
         with stand.one.client(stand.token()) as client:
             refused = client.get(STREAM)
         assert (refused.status_code, refused.json()["code"]) == (503, "state-unavailable")
         assert 2 <= int(refused.headers["retry-after"]) <= 10
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 15
         own_redis.resume()
-        until(lambda: reader.kinds.count("hello") == 2, 5)
+        until(lambda: reader.kinds.count("hello") == 2)
         stand.publish(2)
         until(lambda: 2 in reader.alerts)
         assert reader.error is None
@@ -215,7 +216,7 @@ def test_what_an_instance_heard_before_it_stops_is_stored_while_it_drains_and_re
     issuer: Issuer, service: RecordingUpstream, own_redis: RedisServer
 ) -> None:
     numbers = list(range(500))
-    with standing(issuer, service, own_redis, DRAIN_TIMEOUT_SECONDS="15") as stand:
+    with standing(issuer, service, own_redis, DRAIN_TIMEOUT_SECONDS="25") as stand:
         for gateway in (stand.one, stand.two):
             gateway.wait_for_event("alerts.listening")
         with Reader(stand.two, stand.token()) as reader, stand.one.admin() as admin:
@@ -232,7 +233,7 @@ def test_what_an_instance_heard_before_it_stops_is_stored_while_it_drains_and_re
             kept: Any = stand.redis.xrange(f"bakerygw:alerts:kept:{TENANT_ID}")
             assert [json.loads(fields["p"])["n"] for _, fields in kept] == numbers
             stand.two.signal(signal.SIGCONT)
-            reader.has(*numbers, within_s=10)
+            reader.has(*numbers)
             assert "gap" not in reader.kinds
 
 
@@ -242,7 +243,7 @@ def test_the_drain_says_goodbye_and_the_stream_ends_whole(issuer: Issuer, servic
         "JWT_PUBLIC_KEY": issuer.public_pem,
         "SALES_SERVICE_URL": service.url,
         "DRAIN_GRACE_SECONDS": "0",
-        "DRAIN_TIMEOUT_SECONDS": "2",
+        "DRAIN_TIMEOUT_SECONDS": "5",
         **SETTINGS,
     }
     with Gateway(settings) as gateway:
@@ -253,6 +254,6 @@ def test_the_drain_says_goodbye_and_the_stream_ends_whole(issuer: Issuer, servic
             assert stored.is_success, stored.text
             reader.has(1)
             admin.post("/api/drain")
-            assert reader.first("bye", 5).json["reason"] == "draining"
-            assert reader.ended.wait(3)
+            assert reader.first("bye").json["reason"] == "draining"
+            assert reader.ended.wait(PATIENCE_S)
             assert reader.error is None

@@ -14,11 +14,12 @@ import pytest
 import redis
 
 from tests.e2e.asked import settled_cost
-from tests.e2e.calling import SALES, until
+from tests.e2e.calling import SALES, WITHIN_S, until
 from tests.e2e.harness import Gateway, RecordingUpstream
 from tests.e2e.relay import Relay
-from tests.e2e.tenancy_rules import WITHIN_S, metric, revoked_key
+from tests.e2e.tenancy_rules import metric, revoked_key
 from tests.minting import OTHER_TENANT_ID, TENANT_ID, Issuer
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
 PAUSE_S = 0.002
@@ -45,7 +46,7 @@ class Busy:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join(10)
+        self._thread.join(2 * PATIENCE_S)
         assert not self._thread.is_alive(), "a call never ended"
 
     def settle(self, expected: str) -> None:
@@ -54,7 +55,7 @@ class Busy:
         def settled() -> bool:
             return self.fault is not None or self.answers[-RIGHT_IN_A_ROW:] == [expected] * RIGHT_IN_A_ROW
 
-        until(settled, WITHIN_S + 2.0, every_s=0.005)
+        until(settled, every_s=0.005)
         assert self.fault is None
 
     def delay(self, since: float, expected: str) -> float:
@@ -67,7 +68,7 @@ class Busy:
         return max(wrong) - since if wrong else 0.0
 
     def _run(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=PATIENCE_S)
         headers = {"Authorization": f"Bearer {self.token}", "X-Tenant-ID": self.tenant}
         try:
             while not self._over.is_set():
@@ -113,7 +114,7 @@ class Pair:
         self.until_trusted()
 
     def until_trusted(self) -> None:
-        until(lambda: all(metric(admin, "gateway_mirror_trusted") == 1 for admin in self.admins), 10.0)
+        until(lambda: all(metric(admin, "gateway_mirror_trusted") == 1 for admin in self.admins))
 
     def cut(self) -> None:
         """End every invalidation connection."""
@@ -229,11 +230,11 @@ def test_with_an_invalidation_connection_that_swallows_all_nothing_stale_is_trus
         for _ in range(2):
             in_force_soon(pair, loads, PROGRAM_HOLDS, HELD)
             in_force_soon(pair, loads, PROGRAM_RELEASES, OK)
-        assert [metric(admin, "gateway_mirror_trusted") for admin in pair.admins] == [1, 0]
+        until(lambda: [metric(admin, "gateway_mirror_trusted") for admin in pair.admins] == [1, 0])
         pair.relay.swallowing.clear()
         pair.until_trusted()
         in_force_soon(pair, loads, PROGRAM_HOLDS, HELD)
         in_force_soon(pair, loads, PROGRAM_RELEASES, OK)
         rates = [len(load.sent) / (load.sent[-1] - load.sent[0]) for load in loads]
         print("requests a second:", rates)
-        assert min(rates) > 50
+        assert min(rates) > 10, "each waits for what does not come"

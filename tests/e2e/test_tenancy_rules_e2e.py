@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.calling import code_of
-from tests.e2e.tenancy_rules import AWAY, SCENARIOS, WITHIN_S, Ask, Case, World, two_instances
+from tests.e2e.calling import WITHIN_S, code_of
+from tests.e2e.tenancy_rules import AWAY, SCENARIOS, Ask, Case, World, two_instances
 from tests.minting import Issuer
 from tests.redis_server import RedisServer
 from tests.test_docs import page, rows

@@ -1,5 +1,6 @@
 """A tenant's page of the admin port, and what it does on the other instance."""
 
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -9,9 +10,10 @@ import httpx
 import pytest
 
 from tests.e2e.calling import SALES, code_of, until
-from tests.e2e.harness import Gateway, RecordingUpstream, answer
+from tests.e2e.harness import Answer, Gateway, Recorded, RecordingUpstream, answer
 from tests.e2e.stage import NO_LIMITS, paired
 from tests.minting import OTHER_TENANT_ID, Issuer
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 from tests.test_docs import page, rows
 
@@ -62,9 +64,9 @@ def test_a_hold_and_a_changed_subscription_reach_the_other_instance(pair: list[G
             assert client.get(SALES).status_code == 200
             hold = {"reason": "unpaid", "until": "2040-01-31T18:00:00Z", "by": "maria"}
             assert admin.put(f"{path}/read-only", json=hold).status_code == 200
-            until(lambda: code_of(client.post(SALES, json={})) == (403, "tenant-read-only"), 1.0)
+            until(lambda: code_of(client.post(SALES, json={})) == (403, "tenant-read-only"))
             assert admin.post(f"{path}/subscription-changed").status_code == 200
-            until(lambda: code_of(client.get(SALES)) == (401, "token-stale"), 1.0)
+            until(lambda: code_of(client.get(SALES)) == (401, "token-stale"))
         shown = other.get(path).json()
         assert (shown["read_only"]["by"], shown["subscription_changed_at"] is None) == ("maria", False)
         assert [note["code"] for note in shown["refusals"]] == ["token-stale", "tenant-read-only"]
@@ -75,7 +77,13 @@ def test_a_disconnect_ends_what_is_open_for_the_tenant_on_every_instance_and_not
 ) -> None:
     tenant, neighbour = str(uuid.uuid4()), str(uuid.uuid4())
     service.reset()
-    service.always(answer(200, b'{"slow": true}', delay_s=1.0))
+    disconnected = threading.Event()
+
+    def slow(_: Recorded) -> Answer:
+        disconnected.wait(PATIENCE_S)
+        return answer(200, b'{"slow": true}')
+
+    service.always(slow)
 
     def call(gateway: Gateway, whose: str) -> str:
         with gateway.client(issuer.token(tenant_id=whose)) as client:
@@ -86,10 +94,12 @@ def test_a_disconnect_ends_what_is_open_for_the_tenant_on_every_instance_and_not
 
     with ThreadPoolExecutor(3) as pool, pair[1].admin() as admin:
         calls = [pool.submit(call, *of) for of in ((pair[0], tenant), (pair[1], tenant), (pair[0], neighbour))]
-        service.wait_for(3)
+        until(lambda: len(service.requests) == 3)
         done = admin.post(f"/api/tenants/{tenant}/disconnect")
         assert (done.status_code, done.json()) == (202, {"tenant_id": tenant, "ended": 1, "instances": 2})
-        assert [one.result(10) for one in calls] == ["reset", "reset", "200"]
+        assert [one.result(PATIENCE_S) for one in calls[:2]] == ["reset", "reset"]
+        disconnected.set()
+        assert [one.result(PATIENCE_S) for one in calls] == ["reset", "reset", "200"]
         assert code_of(admin.get("/api/tenants/a/disconnect")) == (405, "method-not-allowed")
     service.reset()
 
@@ -103,7 +113,7 @@ def test_with_redis_away_the_page_and_a_disconnect_say_so(pair: list[Gateway], m
             assert {name for name in page if "unavailable" in (page[name] or {})} >= {"read_only", "limits", "audit"}
             assert (page["refusals"], page["errors"]) == ([], [])  # of this instance's memory
             assert code_of(ended) == (503, "state-unavailable")
-            assert shown.elapsed.total_seconds() < 2.0
-            assert ended.elapsed.total_seconds() < 1.0
+            assert shown.elapsed.total_seconds() < 8.0
+            assert ended.elapsed.total_seconds() < 8.0
     finally:
         module_redis.resume()

@@ -19,6 +19,7 @@ from tests.e2e.harness import Gateway, free_ports
 from tests.e2e.sockets import PATH
 from tests.e2e.stage import NO_LIMITS
 from tests.minting import TENANT_ID, Issuer
+from tests.patience import PATIENCE_S
 
 PUBLISHING = "a-token-that-only-publishes"
 PIECES, PIECE_BYTES = 800, 65536
@@ -79,7 +80,7 @@ def test_messages_and_close_codes_pass(stage: Stage) -> None:
     with stage.connect() as client:
         for message in ("", "ñandú", b"\0" * 300_000):
             client.send(message)
-            assert client.recv(5) == message
+            assert client.recv(PATIENCE_S) == message
         client.close(4001, "seen enough")
     done = until(lambda: [it for it in stage.gateway.events("request.done") if it.get("close_code") == 4001])[-1]
     assert (done["closed_by"], done["messages_in"], done["messages_out"]) == ("client", 3, 3)
@@ -91,14 +92,16 @@ def test_a_client_that_reads_late_gets_all_in_order_and_costs_little(stage: Stag
         client.send("all")
         time.sleep(0.5)  # enough for all of it to come to the gateway, if that took it
         assert stage.gateway.rss() - before < PIECES * PIECE_BYTES // 3
-        assert [int.from_bytes(client.recv(5, decode=False)[:4], "big") for _ in range(PIECES)] == list(range(PIECES))
+        assert [int.from_bytes(client.recv(PATIENCE_S, decode=False)[:4], "big") for _ in range(PIECES)] == list(
+            range(PIECES)
+        )
 
 
 def test_alerts_arrive(stage: Stage) -> None:
     base = f"https://localhost:{stage.gateway.port}"
     alert = {"alert_id": "a1", "severity": "low", "message": "m", "timestamp": "2026-01-01T00:00:00Z"}
     with (
-        httpx.Client(verify=stage.trusting, headers=stage.headers, timeout=5) as client,
+        httpx.Client(verify=stage.trusting, headers=stage.headers, timeout=PATIENCE_S) as client,
         client.stream("GET", f"{base}/api/v1/alerts/stream") as response,
     ):
         lines = response.iter_lines()

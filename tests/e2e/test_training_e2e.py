@@ -4,7 +4,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from contextlib import closing as closed
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from tests.e2e.sockets import PATH, FalseService, RawSocket, TrainingService
 from tests.e2e.stage import NO_LIMITS
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, closing, frame
 from tests.minting import TENANT_ID, USER_ID, Issuer
+from tests.patience import PATIENCE_S
 
 MIB = 1024 * 1024
 ORIGIN = "https://app.example"
@@ -72,9 +73,23 @@ def shared(issuer: Issuer) -> Iterator[Stage]:
             yield Stage(gateway, service, issuer, issuer.token())
 
 
+def metrics(gateway: Gateway) -> list[str]:
+    with gateway.admin() as admin:
+        return admin.get("/metrics").text.splitlines()
+
+
+def open_sockets(gateway: Gateway) -> str:
+    """As the metric tells it."""
+    return next(line for line in metrics(gateway) if line.startswith("gateway_ws_connections ")).split()[1]
+
+
 @pytest.fixture
 def stage(shared: Stage) -> Stage:
     shared.service.reset()
+    until(lambda: open_sockets(shared.gateway) == "0.0")
+    with shared.gateway.client() as client:  # whose line is behind those of the sockets before
+        last = client.get("/health").headers["x-request-id"]
+    shared.gateway.wait_for_event("request.done", lambda it: it["request_id"] == last)
     shared.seen = len([it for it in shared.gateway.events("request.done") if "close_code" in it])
     return shared
 
@@ -84,14 +99,14 @@ class TestMessages:
     def test_pass_as_they_are(self, stage: Stage, message: str | bytes) -> None:
         with stage.connect() as client:
             client.send(message)
-            assert client.recv(5) == message
+            assert client.recv(PATIENCE_S) == message
 
     def test_keep_their_order_and_their_bounds(self, stage: Stage) -> None:
         sent = [bytes([number % 256]) * (number * 37 % 3000) for number in range(300)]
         with stage.connect() as client:
             for message in sent:
                 client.send(message)
-            assert [client.recv(5) for _ in sent] == sent
+            assert [client.recv(PATIENCE_S) for _ in sent] == sent
         ended = stage.ended()
         assert (ended["messages_in"], ended["messages_out"], ended["status"]) == (300, 300, 101)
         assert ended["bytes_in"] > sum(map(len, sent)) < ended["bytes_out"]
@@ -142,7 +157,7 @@ class TestClosing:
         client = stage.raw(behind=frame(TEXT, b"here"))
         assert client.receive() == (TEXT, b"here")
         client.reset()
-        assert until(lambda: stage.service.closes, 1.0) == [(1001, "")]
+        assert until(lambda: stage.service.closes) == [(1001, "")]
         ended = stage.ended()
         assert (ended["close_code"], ended["closed_by"], ended["reason"]) == (1006, "client", "client-left")
 
@@ -158,10 +173,9 @@ class TestClosing:
         with stage.raw(behind=frame(TEXT, b"x") + closing(4321)) as client:
             client.end(answer=False)
         until(lambda: stage.service.closes)
-        with stage.gateway.admin() as admin:
-            lines = admin.get("/metrics").text.splitlines()
+        until(lambda: open_sockets(stage.gateway) == "0.0")
+        lines = metrics(stage.gateway)
         found = dict(line.rsplit(" ", 1) for line in lines if line.startswith("gateway_ws_"))
-        assert found["gateway_ws_connections"] == "0.0"
         assert float(found['gateway_ws_closes_total{code="4xxx"}']) >= 1
         assert float(found['gateway_ws_messages_total{direction="in"}']) >= 1
         assert not [line for line in lines if "4321" in line]
@@ -287,7 +301,7 @@ class TestHandshake:
     ) -> None:
         with stage.raw("", field) as client:
             assert client.status == status
-        assert until(lambda: (stage.done()["status"], stage.done()["reason"]) == (status, code))
+        assert until(lambda: (stage.done()["status"], stage.done().get("reason")) == (status, code))
         assert stage.service.requests == []
 
     @pytest.mark.parametrize("origin", [ORIGIN, "http://gateway.example"])
@@ -327,20 +341,15 @@ class TestHandshake:
 @pytest.fixture(scope="module")
 def odd(issuer: Issuer) -> Iterator[tuple[Gateway, socket.socket]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(5)
+        listener.settimeout(PATIENCE_S)
         settings = {
             "JWT_PUBLIC_KEY": issuer.public_pem,
             "TRAINING_SERVICE_URL": f"http://127.0.0.1:{listener.getsockname()[1]}",
-            "UPSTREAM_FIRST_BYTE_TIMEOUT": "0.3",
+            "UPSTREAM_FIRST_BYTE_TIMEOUT": "2",
             "HEALTH_CHECK_INTERVAL": "3600",
             **NO_LIMITS,
         }
         with Gateway(settings) as gateway:
-            until(lambda: gateway.status_of("/ready") == 200)
-            listener.settimeout(0.5)
-            with suppress(TimeoutError):
-                listener.accept()[0].close()  # the look at its health
-            listener.settimeout(5)
             yield gateway, listener
 
 
@@ -358,6 +367,16 @@ ANSWERS = [
 ]
 
 
+def asked(listener: socket.socket) -> socket.socket:
+    """A connection by which a socket was asked for; looks at the service's health get no answer."""
+    while True:
+        service, _ = listener.accept()
+        service.settimeout(PATIENCE_S)
+        if PATH.encode() in service.recv(65536):
+            return service
+        service.close()
+
+
 class TestOddServices:
     @pytest.mark.parametrize(("said", "status"), [it[1:] for it in ANSWERS], ids=[it[0] for it in ANSWERS])
     def test_never_101_and_then_nothing(
@@ -365,15 +384,13 @@ class TestOddServices:
     ) -> None:
         gateway, listener = odd
         with ExitStack() as held:
-            client = socket.create_connection(("127.0.0.1", gateway.port), 5)
+            client = socket.create_connection(("127.0.0.1", gateway.port), PATIENCE_S)
             held.enter_context(closed(client))
             lines = (f"GET {PATH} HTTP/1.1", "Host: a", "Upgrade: websocket", "Connection: Upgrade")
             more = ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
             client.sendall("\r\n".join((*lines, *more, f"Authorization: Bearer {issuer.token()}", "", "")).encode())
             for _ in range(2):  # what ends without a byte is tried again, once
-                service, _ = listener.accept()
-                held.enter_context(closed(service))
-                service.recv(65536)
+                service = held.enter_context(closed(asked(listener)))
                 if said is None:
                     break
                 service.sendall(said)
@@ -408,9 +425,9 @@ class TestSeveralUrls:
 
                 def try_one() -> bool:
                     with RawSocket(gateway.port, stage.token):
-                        return len(gateway.events("upstream.sockets")) == 2
+                        return len(gateway.events("upstream.sockets")) >= 2
 
-                until(try_one, 20)
+                until(try_one)
                 told = {(it["url"], it["state"], it["cause"]) for it in gateway.events("upstream.sockets")}
                 assert told == {
                     (wrong.url, "failing", "wrong Sec-WebSocket-Accept"),
@@ -477,7 +494,7 @@ class TestPace:
             assert sent < 4 * MIB
             assert stage.gateway.rss() - before < 8 * MIB
             # Once it has gone, nothing tells so but an answer to what it is sent: its end is behind what is not read.
-            client._socket.settimeout(5)
+            client._socket.settimeout(PATIENCE_S)
             assert client.receive() == (PING, b"")
             client._socket.close()
             ended = stage.ended()
@@ -517,7 +534,7 @@ class TestEndings:
             "WS_MAX_PER_USER": "2",
         }
         with Gateway(settings) as gateway, ExitStack() as held:
-            short = issuer.token(exp=int(time.time()) + 2)
+            short = issuer.token(exp=int(time.time()) + 5)
             dying, living = (held.enter_context(RawSocket(gateway.port, token)) for token in (short, stage.token))
             with RawSocket(gateway.port, stage.token) as third:
                 assert third.status == 429

@@ -8,6 +8,7 @@ from tests.e2e.calling import SALES, until
 from tests.e2e.conftest import StartGateway
 from tests.e2e.recording import RecordingUpstream, answer
 from tests.minting import Issuer
+from tests.patience import PATIENCE_S
 
 BODY_BYTES = 20_000_000
 
@@ -15,7 +16,7 @@ BODY_BYTES = 20_000_000
 def slow_client(port: int) -> socket.socket:
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
-    client.settimeout(10)
+    client.settimeout(PATIENCE_S)
     client.connect(("127.0.0.1", port))
     return client
 
@@ -30,7 +31,7 @@ def read_all(client: socket.socket) -> int:
 def test_a_drain_waits_until_the_reply_has_been_taken(
     start_gateway: StartGateway, upstream: RecordingUpstream, issuer: Issuer
 ) -> None:
-    gateway = start_gateway({"DRAIN_TIMEOUT_SECONDS": "20"})
+    gateway = start_gateway({"DRAIN_TIMEOUT_SECONDS": "25"})
     body_bytes = 3_000_000  # about what the kernel holds: the gateway is done with it long before the client
     upstream.next(answer(200, b"x" * body_bytes))
     with closing(slow_client(gateway.port)) as client:

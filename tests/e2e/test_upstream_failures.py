@@ -13,14 +13,17 @@ from tests.e2e.calling import until
 from tests.e2e.harness import Answer, RecordingUpstream, answer
 from tests.e2e.stage import NO_LIMITS, Received, Stage, staged
 from tests.minting import Issuer
+from tests.patience import PATIENCE_S
 
-FIRST_BYTE_S, IDLE_S, CONNECT_S = 0.4, 0.6, 0.4
+FIRST_BYTE_S, IDLE_S, CONNECT_S = 1.0, 1.5, 1.0
 TIMEOUTS = {
     "UPSTREAM_FIRST_BYTE_TIMEOUT": str(FIRST_BYTE_S),
     "UPSTREAM_IDLE_TIMEOUT": str(IDLE_S),
     "UPSTREAM_CONNECT_TIMEOUT": str(CONNECT_S),
+    "UPSTREAM_KEEPALIVE_SECONDS": "60",
 }
-SLACK_S = 0.5
+SLACK_S = 5.0
+"""For a machine that is busy with other things."""
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +202,8 @@ class TestSurplus:
         stage.upstream.next(Answer(pieces=pieces, between_s=between_s))
 
         one = stage.get()
-        time.sleep(2 * between_s)
+        # What is behind an answer is seen behind it, and then nothing more is asked on that connection.
+        until(lambda: stage.upstream.requests[0].connection in stage.upstream.ended)
         two = stage.get()
 
         assert (one.status, one.body, one.rest) == (200, b"ok", b"")
@@ -254,7 +258,7 @@ class TestDeadlines:
         failed(stage.get(), 504, "upstream-timeout", "http_response_timeout")
 
         assert FIRST_BYTE_S <= time.monotonic() - began < FIRST_BYTE_S + SLACK_S
-        assert stage.upstream.requests[0].left.wait(1)
+        assert stage.upstream.requests[0].left.wait(PATIENCE_S)
         assert len(stage.arrived()) == 1
 
     def test_a_head_in_drops_is_a_504_too(self, stage: Stage) -> None:
@@ -265,13 +269,13 @@ class TestDeadlines:
 
     def test_a_body_that_stalls_is_cut(self, stage: Stage) -> None:
         stage.upstream.next(
-            Answer(pieces=(raw("HTTP/1.1 200 OK", "Content-Length: 9"), b"some", b" more"), between_s=3 * IDLE_S)
+            Answer(pieces=(raw("HTTP/1.1 200 OK", "Content-Length: 9"), b"some", b" more"), between_s=20 * IDLE_S)
         )
         began = time.monotonic()
 
         received = stage.gateway.raw(stage.head(), answers=None)
 
-        assert IDLE_S <= time.monotonic() - began < IDLE_S + FIRST_BYTE_S + SLACK_S + 3 * IDLE_S
+        assert IDLE_S <= time.monotonic() - began < IDLE_S + FIRST_BYTE_S + SLACK_S
         assert b" more" not in received
 
     def test_a_slow_but_steady_body_is_whole(self, stage: Stage) -> None:
@@ -291,7 +295,7 @@ class TestDeadlines:
         )
 
         failed(received, 504, "upstream-timeout", "connection_write_timeout")
-        assert time.monotonic() - began < IDLE_S + 4 * SLACK_S
+        assert time.monotonic() - began < IDLE_S + 2 * SLACK_S
 
     def test_connecting_has_a_deadline(self, stage: Stage) -> None:
         began = time.monotonic()
@@ -310,31 +314,31 @@ class TestADeadService:
 
             failed(stage.get(b"/api/v1/orders/2"), 502, "upstream-unreachable", "connection_refused")
 
-            assert time.monotonic() - began < CONNECT_S
+            assert time.monotonic() - began < CONNECT_S, "it was waited for"
             assert stage.get(b"/api/v1/sales/2").status == 200
 
             stage.services["orders"].start()
-            until(lambda: stage.get(b"/api/v1/orders/3").status == 200, 8)
+            until(lambda: stage.get(b"/api/v1/orders/3").status == 200)
 
     def test_a_hanging_service_delays_nobody_else(self, stage: Stage) -> None:
         stage.upstream.always(Answer(never=True))
         with ExitStack() as waiting:
             for _ in range(50):
-                client = waiting.enter_context(socket.create_connection(("127.0.0.1", stage.gateway.port), 5))
+                client = waiting.enter_context(socket.create_connection(("127.0.0.1", stage.gateway.port), PATIENCE_S))
                 client.sendall(stage.head())
             until(lambda: len(stage.upstream.requests) >= 50)
             began = time.monotonic()
 
             assert stage.get(b"/api/v1/orders/1").status == 200
 
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < FIRST_BYTE_S, "it has waited with them"
 
 
 class TestSeveralAddresses:
     @contextmanager
     def two(self, issuer: Issuer) -> Iterator[tuple[Stage, RecordingUpstream, RecordingUpstream]]:
         with RecordingUpstream() as one, RecordingUpstream() as two:
-            env = {**TIMEOUTS, **NO_LIMITS, "SALES_SERVICE_URL": f"{one.url},{two.url}"}
+            env = {**NO_LIMITS, "SALES_SERVICE_URL": f"{one.url},{two.url}"}
             with staged(issuer, env, services=("orders",)) as stage:
                 yield stage, one, two
 
@@ -357,7 +361,7 @@ class TestSeveralAddresses:
             one.always(Answer(never=True))
             while not one.requests:
                 asked = len(two.requests)
-                client = waiting.enter_context(socket.create_connection(("127.0.0.1", stage.gateway.port), 5))
+                client = waiting.enter_context(socket.create_connection(("127.0.0.1", stage.gateway.port), PATIENCE_S))
                 client.sendall(stage.head())
                 until(lambda asked=asked: len(one.requests) + len(two.requests) > asked)  # type: ignore[misc]
 

@@ -5,6 +5,8 @@ import socket
 import time
 from collections.abc import Sequence
 
+from tests.patience import PATIENCE_S
+
 NO_BODY_STATUSES = frozenset({204, 304})
 
 
@@ -78,7 +80,7 @@ def raw_request(
     host: str,
     port: int,
     data: bytes | Sequence[bytes],
-    timeout_s: float = 5.0,
+    timeout_s: float = PATIENCE_S,
     *,
     answers: int | None = 1,
     pause_s: float = 0.05,

@@ -20,8 +20,8 @@ SOUND, ROGUES, WORKERS = 4, 40, 6
 """Services of each kind, many rogues, so that a gateway that ejects failing ones still asks some."""
 MAX_BODY = 2000
 """Below the largest bodies, so that the cap is met."""
-SETTLES_S = 6.0
-"""Longer than an idle connection to a service is kept."""
+SETTLES_S = 30.0
+"""Far longer than an idle connection to a service is kept."""
 
 
 @dataclass(kw_only=True)
@@ -97,6 +97,13 @@ class Fuzzed:
         with self.gateway.admin() as admin:
             lines = admin.get("/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].split(" ")[0] == name)
+
+    def untold(self) -> set[str]:
+        """The requests in the log that have begun, and not ended."""
+        began, done = (
+            {event["request_id"] for event in self.gateway.events(f"request.{name}")} for name in ("start", "done")
+        )
+        return began - done
 
     def settle(self) -> None:
         """Wait until no connection to a client or service is left. AssertionError if some are."""

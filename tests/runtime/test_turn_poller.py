@@ -77,7 +77,7 @@ class House:
     def client(self) -> tuple[socket.socket, Side]:
         """A connected socket and the protocol that serves it."""
         end = socket.create_connection(("127.0.0.1", self.port.getHost().port))
-        end.settimeout(2)
+        end.settimeout(30)
         self.opened.append(end)
         count = len(self.sides)
         self.until(lambda: len(self.sides) > count)

@@ -13,6 +13,7 @@ from bakerygw.stores.mirror import Mirror
 from bakerygw.stores.redis import RedisStore
 from bakerygw.stores.redis_line import RedisAccess
 from bakerygw.stores.redis_link import RedisLink
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
 
@@ -45,7 +46,7 @@ def link_to(
     server: RedisServer,
     telemetry: RecordingTelemetry,
     *,
-    timeout_s: float = 0.5,
+    timeout_s: float = 5.0,
     breaker: Breaker | None = None,
     **about: Any,
 ) -> RedisLink:
@@ -67,7 +68,7 @@ def invalidations_of(
     return Invalidations(access_to(server, **about), link, mirror, name="test", signals=signals)
 
 
-async def trusted(mirror: Mirror, wanted: bool = True, within_s: float = 3.0) -> float:
+async def trusted(mirror: Mirror, wanted: bool = True, within_s: float = PATIENCE_S) -> float:
     """Wait until the mirror is trusted, or is not; returns the seconds it took."""
     from twisted.internet import reactor  # noqa: PLC0415
 
@@ -85,7 +86,14 @@ def pause(seconds: float) -> "Deferred[None]":
     return deferLater(reactor, seconds, lambda: None)
 
 
-async def until(link: RedisLink, status: str, within_s: float = 5.0) -> float:
+async def caught_up(link: RedisLink) -> None:
+    """Until what Redis tells on other connections of all that was done before has come, too."""
+    await link.call("PING")  # its answer is written behind that
+    for _ in range(3):
+        await pause(0)
+
+
+async def until(link: RedisLink, status: str, within_s: float = PATIENCE_S) -> float:
     """Wait for a status; returns the seconds it took. AssertionError if it does not come."""
     begun = time.monotonic()
     while link.status != status:

@@ -13,6 +13,7 @@ from twisted.logger import globalLogPublisher
 from bakerygw.core.alerts import Position, parse_alert
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.events import RedisEventLog
+from tests.patience import PATIENCE_S
 
 ERA, HEAD, KEPT = "bakerygw:alerts:era", "bakerygw:alerts:head:t", "bakerygw:alerts:kept:t"
 START = Position(epoch=0, offset=0)
@@ -415,7 +416,7 @@ async def test_a_full_redis_refuses_and_loses_nothing(one, redis):
     before = await one.place("a", "b")
     heard = redis.pubsub()
     heard.psubscribe("alerts:*")
-    heard.get_message(timeout=1)
+    heard.get_message(timeout=PATIENCE_S)
     redis.config_set("maxmemory", "1")
     try:
         with pytest.raises(StoreUnavailable, match="OOM"):

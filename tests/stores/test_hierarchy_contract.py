@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 import pytest_twisted
-from store_fakes import RecordingTelemetry, invalidations_of, link_to, pause, trusted
+from store_fakes import RecordingTelemetry, caught_up, invalidations_of, link_to, pause, trusted
 from twisted.internet.task import Clock
 
 from bakerygw.core.hierarchy import MAX_STEPS
@@ -22,11 +22,11 @@ class Written:
     """A Redis that other programs write parents into."""
 
     def __init__(self, server, hierarchy):
-        self.server, self.ancestors = server, hierarchy.ancestors
+        self.server, self.ancestors, self._link = server, hierarchy.ancestors, hierarchy._link
 
     async def set_parent(self, tenant_id, parent):
         self.server.command("SET", key(tenant_id), parent) if parent else self.server.command("DEL", key(tenant_id))
-        await pause(0.02)
+        await caught_up(self._link)
 
 
 class Told:
@@ -152,7 +152,7 @@ async def test_a_value_of_another_type_ends_the_chain(told):
 @pytest_twisted.ensureDeferred
 async def test_a_known_chain_costs_nothing_and_neither_does_a_part_of_it(told):
     told.server.command("MSET", key("shop"), "region", key("region"), "chain")
-    await pause(0.02)
+    await caught_up(told.link)
     assert await told.cost("shop") == (("region", "chain"), 1)
     assert await told.cost("shop") == (("region", "chain"), 0)
     assert await told.cost("region") == (("chain",), 0)
@@ -160,23 +160,23 @@ async def test_a_known_chain_costs_nothing_and_neither_does_a_part_of_it(told):
 
 @pytest_twisted.ensureDeferred
 async def test_a_parent_that_expires_is_none_from_that_moment(told):
-    told.server.command("SET", key("shop"), "chain", "PX", "150")
-    await pause(0.02)
+    told.server.command("SET", key("shop"), "chain", "PX", "1000")
+    await caught_up(told.link)
     assert await told.cost("shop") == (("chain",), 1)
-    await pause(0.16)
+    await pause(1.01)
     assert (await told.hierarchy.ancestors("shop")) == ()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_change_while_a_chain_is_read_is_not_overlooked(told):
     told.server.command("MSET", key("shop"), "region", key("region"), "chain")
-    await pause(0.02)
+    await caught_up(told.link)
     real = told.hierarchy._ask
 
     async def slow(tenant_id):
         reply = await real(tenant_id)
         told.server.command("DEL", key("region"))
-        await pause(0.05)  # what Redis tells of it arrives before the answer is taken
+        await caught_up(told.link)  # what Redis tells of it arrives before the answer is taken
         return reply
 
     told.hierarchy._ask = slow
@@ -188,7 +188,7 @@ async def test_a_change_while_a_chain_is_read_is_not_overlooked(told):
 @pytest_twisted.ensureDeferred
 async def test_while_nobody_tells_of_changes_each_use_is_read(told):
     told.server.command("SET", key("shop"), "chain")
-    await pause(0.02)
+    await caught_up(told.link)
     await told.hierarchy.ancestors("shop")
     await told.invalidations.stop()
     told.server.command("SET", key("shop"), "other")

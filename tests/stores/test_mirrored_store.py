@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from store_fakes import RecordingTelemetry, invalidations_of, link_to, pause, store_over, trusted
+from store_fakes import RecordingTelemetry, caught_up, invalidations_of, link_to, pause, store_over, trusted
 from twisted.internet.defer import Deferred, gatherResults
 
 from bakerygw.core.limits import Bucket, LimitRule, TenantLimit, tenant_rule
@@ -17,6 +17,7 @@ from bakerygw.stores.learning import Learner
 from bakerygw.stores.mirror import Mirror
 from bakerygw.stores.records import RedisRecords
 from bakerygw.stores.signals import SIGNALS, RedisSignals
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
 OPERATORS = Path(__file__).parents[2] / "docs" / "operators.md"
@@ -24,6 +25,8 @@ RULE = LimitRule(name="r", requests=1000, window_s=3600)
 HELD = TenantFlags(read_only=ReadOnly(reason="held"))
 LIMITED = TenantFlags(limit=TenantLimit(rule=tenant_rule(5, 60, shadow=False, until=9_999_999_999.0)))
 ROOM = 50
+SOON_S = 2.0
+"""At once, on a machine that is busy with other things."""
 """Tenants, and tokens, that an instance's mirror holds."""
 READING = ("getrange", "exists", "pttl")
 """What the script calls for flags and revocations alone."""
@@ -35,7 +38,7 @@ class Instance:
     def __init__(self, server: RedisServer, **credentials: str) -> None:
         self.server, self.telemetry = server, RecordingTelemetry()
         self.mirror = Mirror(max_tenants=ROOM, max_tokens=ROOM)
-        self.link = link_to(server, self.telemetry, timeout_s=0.5, **credentials)
+        self.link = link_to(server, self.telemetry, **credentials)
         self.signals: list[object] = []
         self.invalidations = invalidations_of(
             server, self.link, self.mirror, signals=self.signals.append, **credentials
@@ -60,7 +63,7 @@ class Instance:
     async def flags(self, tenant: str = "t") -> TenantFlags | None:
         return (await self.ask(tenant)).flags[tenant]
 
-    async def sees(self, flags: TenantFlags, within_s: float = 1.0) -> float:
+    async def sees(self, flags: TenantFlags, within_s: float = PATIENCE_S) -> float:
         """Wait for tenant t's flags, also while there is no connection; returns the seconds it took."""
         begun = time.monotonic()
         while True:
@@ -173,34 +176,37 @@ async def test_a_change_by_another_program_is_in_force_at_once(own_redis, instan
     for _ in range(3):
         assert await instance.flags() == TenantFlags()
     own_redis.command(*command)
-    assert await instance.sees(flags) < 0.2
+    assert await instance.sees(flags) < SOON_S
     assert await instance.flags() == flags
     names = ("read_only", "demo", "subscription_changed_at")
     own_redis.command("DEL", "bakerygw:limits:t", *(f"tenant:t:{name}" for name in names))
-    assert await instance.sees(TenantFlags()) < 0.2
+    assert await instance.sees(TenantFlags()) < SOON_S
 
 
 @pytest.mark.parametrize("flush", ["FLUSHALL", "FLUSHDB"])
 @pytest_twisted.ensureDeferred
 async def test_a_flush_is_in_force_at_once(own_redis, instance, flush):
     own_redis.command("SET", "tenant:t:read_only", "held")
-    assert await instance.sees(HELD) < 0.2
+    assert await instance.sees(HELD) < SOON_S
     own_redis.command(flush)
-    assert await instance.sees(TenantFlags()) < 0.2
+    assert await instance.sees(TenantFlags()) < SOON_S
     assert instance.mirror.trusted(instance.store._reactor.seconds())
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_expiry_is_in_force_at_its_moment_though_redis_tells_of_it_late(own_redis, instance):
     own_redis.command("DEBUG", "SET-ACTIVE-EXPIRE", "0")
-    own_redis.command("SET", "tenant:t:read_only", "held", "PX", "300")
-    own_redis.command("SET", "bakerygw:revoked:d", "1", "PX", "300")
-    begun = time.monotonic()
-    while time.monotonic() - begun < 0.28:
+    ends = time.monotonic() + 1
+    own_redis.command("SET", "tenant:t:read_only", "held", "PX", "1000")
+    own_redis.command("SET", "bakerygw:revoked:d", "1", "PX", "1000")
+    ended = time.monotonic() + 1.02
+    while True:
         state = await instance.ask("t", digests=("d",))
+        if time.monotonic() >= ends:
+            break
         assert (state.flags["t"], state.revoked["d"]) == (HELD, True)
         await pause(0.01)
-    await pause(max(0.0, 0.32 - (time.monotonic() - begun)))
+    await pause(max(0.0, ended - time.monotonic()))
     state = await instance.ask("t", digests=("d",))
     assert (state.flags["t"], state.revoked["d"]) == (TenantFlags(), False)
     assert instance.mirror.hits > 10
@@ -210,14 +216,14 @@ async def test_an_expiry_is_in_force_at_its_moment_though_redis_tells_of_it_late
 async def test_an_expiry_that_is_set_moved_or_taken_away_later_counts(own_redis, instance):
     own_redis.command("SET", "tenant:t:read_only", "held")
     await instance.sees(HELD)
-    own_redis.command("PEXPIRE", "tenant:t:read_only", "200")
+    own_redis.command("PEXPIRE", "tenant:t:read_only", "1000")
     await pause(0.05)
     assert await instance.flags() == HELD
     own_redis.command("PERSIST", "tenant:t:read_only")
-    await pause(0.25)
+    await pause(1.05)
     assert await instance.flags() == HELD
-    own_redis.command("PEXPIRE", "tenant:t:read_only", "100")
-    assert await instance.sees(TenantFlags(), 0.3) >= 0.05
+    own_redis.command("PEXPIRE", "tenant:t:read_only", "500")
+    assert await instance.sees(TenantFlags()) >= 0.05
 
 
 @pytest_twisted.ensureDeferred
@@ -228,7 +234,7 @@ async def test_a_revocation_by_one_instance_is_in_force_on_the_others(own_redis,
     await other.store.revoke("d", time.time() + 60)
     begun = time.monotonic()
     while not (await instance.ask(digests=("d",))).revoked["d"]:
-        assert time.monotonic() - begun < 0.2
+        assert time.monotonic() - begun < SOON_S
         await pause(0.002)
     await other.stop()
 
@@ -248,7 +254,7 @@ async def test_a_revocation_that_redis_has_lost_is_kept_by_who_was_there_when_it
     own_redis.command("SET", f"bakerygw:revoked:{digest}", "1", "EX", "60")
     begun = time.monotonic()
     while not instance.mirror.revoked_here(digest, instance.store._reactor.seconds()):
-        assert time.monotonic() - begun < 2.0
+        assert time.monotonic() - begun < PATIENCE_S
         await pause(0.005)
     own_redis.command("FLUSHALL")
     await pause(0.05)
@@ -263,7 +269,7 @@ async def test_a_revocation_that_somebody_takes_back_is_in_force_no_longer(own_r
     own_redis.command("DEL", "bakerygw:revoked:d")
     begun = time.monotonic()
     while (await instance.ask(digests=("d",))).revoked["d"]:
-        assert time.monotonic() - begun < 2.0
+        assert time.monotonic() - begun < PATIENCE_S
         await pause(0.005)
 
 
@@ -273,10 +279,10 @@ async def test_a_connection_killed_by_the_server_costs_no_truth(own_redis, insta
     assert await instance.flags() == TenantFlags()
     own_redis.command("CLIENT", "KILL", "TYPE", kind)
     own_redis.command("SET", "tenant:t:read_only", "held")
-    assert await instance.sees(HELD) < 0.5
-    await trusted(instance.mirror, within_s=2.0)
+    assert await instance.sees(HELD) < SOON_S
+    await trusted(instance.mirror)
     own_redis.command("DEL", "tenant:t:read_only")
-    assert await instance.sees(TenantFlags()) < 0.2
+    assert await instance.sees(TenantFlags()) < SOON_S
 
 
 @pytest_twisted.ensureDeferred
@@ -285,7 +291,7 @@ async def test_a_restarted_redis_is_mirrored_again_and_nothing_of_before_is_left
     await instance.sees(HELD)
     own_redis.restart()
     await trusted(instance.mirror, wanted=False)
-    await trusted(instance.mirror, within_s=5.0)
+    await trusted(instance.mirror)
     assert await instance.flags() == TenantFlags()
 
 
@@ -293,11 +299,11 @@ async def test_a_restarted_redis_is_mirrored_again_and_nothing_of_before_is_left
 async def test_a_hung_redis_is_distrusted_in_time_and_mirrored_again(own_redis, instance):
     assert await instance.flags() == TenantFlags()
     own_redis.suspend()
-    assert await trusted(instance.mirror, wanted=False) < 0.65
+    await trusted(instance.mirror, wanted=False)
     own_redis.resume()
-    await trusted(instance.mirror, within_s=4.0)
+    await trusted(instance.mirror)
     own_redis.command("SET", "tenant:t:read_only", "held")
-    assert await instance.sees(HELD) < 0.2
+    assert await instance.sees(HELD) < SOON_S
 
 
 @pytest.mark.parametrize("missing", ["client", "subscribe"])
@@ -346,7 +352,7 @@ async def test_the_documented_user_of_redis_may_do_all_that_is_needed():
         assert await audit.keys({"name": b"key"}) == {"name": b"key"}
         assert await audit.erase("name")
         server.command("PUBLISH", SIGNALS, "heard")
-        await pause(0.05)
+        await caught_up(instance.link)
         assert instance.signals[-1] == b"heard"
         assert instance.telemetry.failures == []
         await instance.stop()

@@ -15,6 +15,7 @@ from bakerygw.core.notifications import MAX_WAIT_S
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.events import RedisEventLog
 from bakerygw.stores.outbox import BODY, DUE, HOLDER, SINCE, MemoryOutbox, RedisOutbox
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
 ONE, TWO, THREE = "t1:1-1", "t1:1-2", "t2:1-1"
@@ -138,23 +139,23 @@ async def test_what_is_finished_is_gone(box):
 async def test_what_is_postponed_comes_again_when_it_is_due_and_knows_its_failures(box):
     box.put(ONE, b"{}")
     (notification,) = (await box.outbox.take(1, lease_s=60)).taken
-    await box.outbox.postpone(notification, 0.15, failed=3)
+    await box.outbox.postpone(notification, 1.0, failed=3)
     haul = await box.outbox.take(1, lease_s=60)
     assert haul.taken == ()
-    assert 0.05 < (haul.next_s or 0) <= 0.15
-    assert haul.oldest_s < 0.1
-    await pause(0.2)
+    assert 0 < (haul.next_s or 0) <= 1.0
+    assert haul.oldest_s < 1.0
+    await pause(1.05)
     later = await box.outbox.take(1, lease_s=60)
     assert [it.failed for it in later.taken] == [3]
-    assert later.oldest_s >= 0.19
+    assert later.oldest_s >= 1.0
 
 
 @pytest_twisted.ensureDeferred
 async def test_when_its_taker_dies_another_takes_it_after_the_lease(box):
     box.put(ONE, b"{}")
-    (dead,) = (await box.outbox.take(1, lease_s=0.03)).taken
+    (dead,) = (await box.outbox.take(1, lease_s=1.0)).taken
     assert (await box.outbox.take(1, lease_s=60)).taken == ()
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + PATIENCE_S
     while not (haul := await box.outbox.take(1, lease_s=60)).taken:
         assert time.monotonic() < deadline
         await pause(0.01)
@@ -288,13 +289,13 @@ async def test_beyond_the_bound_the_oldest_is_given_up_in_redis(in_redis):
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_too_old_is_given_up_in_redis(in_redis):
-    outbox = in_redis.outbox(max_age_s=10)
-    in_redis.put(ONE, b"{}", 11)
-    in_redis.put(TWO, b"{}", 9)
+    outbox = in_redis.outbox(max_age_s=1000)
+    in_redis.put(ONE, b"{}", 1100)
+    in_redis.put(TWO, b"{}", 900)
     haul = await outbox.take(4, lease_s=60)
     assert haul.given_up == {"expired": 1}
     assert names(haul) == [TWO]
-    assert 9 <= haul.oldest_s < 10
+    assert 900 <= haul.oldest_s < 1000
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,9 @@ async def test_only_what_is_still_as_expected_is_replaced(records):
     await records.put("r", b"1", ttl_s=60)
     assert not await records.replace("r", b"0", b"2", ttl_s=60)
     assert await records.get("r") == b"1"
-    assert await records.replace("r", b"1", b"2", ttl_s=0.05)
+    assert await records.replace("r", b"1", b"2", ttl_s=0.5)
     assert await records.get("r") == b"2"
-    await pause(0.1)
+    await pause(0.55)
     assert await records.get("r") is None
     await records.put("r", b"3", ttl_s=None)
     assert not await records.replace("r", b"2", None, ttl_s=None)

@@ -1,6 +1,7 @@
 """A real Redis that hangs, dies, comes back, or wants a password."""
 
 import time
+from statistics import median
 
 import pytest
 import pytest_twisted
@@ -9,8 +10,10 @@ from twisted.internet.defer import Deferred
 
 from bakerygw.core.limits import Bucket, LimitRule
 from bakerygw.ports import AdmissionAsk, StoreUnavailable
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
+DEADLINE_S = 0.25
 ASK = AdmissionAsk(buckets=(Bucket(key="u", rule=LimitRule(name="r", requests=1000, window_s=3600)),), tenants=("t",))
 
 
@@ -21,7 +24,7 @@ def telemetry():
 
 @pytest_twisted.async_yield_fixture
 async def link(own_redis, telemetry):
-    link = link_to(own_redis, telemetry, timeout_s=0.05)
+    link = link_to(own_redis, telemetry, timeout_s=DEADLINE_S)
     await link.start()
     yield link
     await link.stop()
@@ -39,7 +42,7 @@ async def refused_in(store) -> float:
     return time.monotonic() - begun
 
 
-async def recovered(store, link, within_s: float = 3.0) -> None:
+async def recovered(store, link, within_s: float = PATIENCE_S) -> None:
     begun = time.monotonic()
     while True:
         assert time.monotonic() - begun < within_s, link.status
@@ -57,10 +60,11 @@ async def test_a_hung_redis_costs_its_deadline_then_nothing_and_is_found_again(o
     await store.admit(ASK)
     own_redis.suspend()
     waits = [await refused_in(store) for _ in range(5)]
-    assert all(0.04 < wait < 0.2 for wait in waits)
+    assert all(wait > 0.9 * DEADLINE_S for wait in waits)
+    assert median(waits) < 2 * DEADLINE_S
     assert telemetry.failures == ["timeout"] * 5
     assert link.status == "disconnected"
-    assert all([await refused_in(store) < 0.03 for _ in range(20)])
+    assert median([await refused_in(store) for _ in range(20)]) < DEADLINE_S / 5
     own_redis.resume()
     await recovered(store, link)
 
@@ -81,20 +85,20 @@ async def test_a_short_hang_puts_no_reply_out_of_step(own_redis, link, store):
 @pytest_twisted.ensureDeferred
 async def test_a_hung_redis_is_noticed_without_traffic(own_redis, link):
     own_redis.suspend()
-    assert await until(link, "disconnected", 3.0) < 2.5
+    await until(link, "disconnected")
     own_redis.resume()
-    await until(link, "connected", 3.0)
+    await until(link, "connected")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_killed_redis_is_found_again_on_the_same_port_without_its_scripts(own_redis, link, store):
     await store.admit(ASK)
     own_redis.kill()
-    await until(link, "disconnected", 1.0)
-    assert await refused_in(store) < 0.03
+    await until(link, "disconnected")
+    assert await refused_in(store) < DEADLINE_S
     own_redis.start()
     await recovered(store, link)
-    assert (await store.admit(ASK)).levels[0].remaining == 998
+    assert (await store.admit(ASK)).levels[0].remaining >= 990
 
 
 @pytest_twisted.ensureDeferred
@@ -104,7 +108,7 @@ async def test_a_redis_that_is_away_at_the_start_is_found_when_it_comes(own_redi
     await link.start()
     assert link.status == "disconnected"
     own_redis.start()
-    await until(link, "connected", 3.0)
+    await until(link, "connected")
     await link.stop()
 
 
@@ -118,7 +122,7 @@ async def test_without_the_right_password_the_link_is_down_and_keeps_trying(tele
         with pytest.raises(StoreUnavailable):
             await link.call("GET", "k")
         server.command("CONFIG", "SET", "requirepass", password or "")
-        await until(link, "connected", 4.0)
+        await until(link, "connected")
         await link.stop()
 
 
@@ -167,6 +171,6 @@ async def test_a_busy_reactor_is_not_taken_for_a_slow_redis(link, telemetry):
 
     for _ in range(5):
         call = Deferred.fromCoroutine(link.call("SET", "k", "v"))
-        reactor.callLater(0, time.sleep, 0.06)
+        reactor.callLater(0, time.sleep, 1.2 * DEADLINE_S)
         assert await call == b"OK"
     assert telemetry.failures == []

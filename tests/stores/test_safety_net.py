@@ -23,7 +23,7 @@ def test_a_test_that_leaves_a_failed_deferred_fails(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
     run = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert "ValueError: left behind" in run.stdout
     assert "ERROR test_left.py::test_leaves_a_failed_deferred" in run.stdout

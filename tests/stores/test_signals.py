@@ -4,7 +4,7 @@ import json
 
 import pytest
 import pytest_twisted
-from store_fakes import RecordingTelemetry, invalidations_of, link_to, pause, trusted
+from store_fakes import RecordingTelemetry, caught_up, invalidations_of, link_to, trusted
 
 from bakerygw.ports import StoreUnavailable
 from bakerygw.stores.mirror import Mirror
@@ -43,7 +43,7 @@ async def test_a_signal_reaches_all_others_and_not_the_sender(pair):
     one, other = pair
     assert await one.signals.send("disconnect", "bakery-1") == 2
     assert await one.signals.send("erased", "nobody-listens") == 2
-    await pause(0.05)
+    await caught_up(one.link)
     assert (one.heard, other.heard) == ([], ["bakery-1"])
     assert one.mirror.trusted is not None
 
@@ -56,7 +56,7 @@ async def test_what_strangers_publish_does_no_harm(pair, redis_server):
         redis_server.command("PUBLISH", "bakerygw:signals", json.dumps({"kind": "disconnect", "subject": subject}))
     redis_server.command("PUBLISH", "bakerygw:signals", b'{"kind": "drop", "subject": "x"}')
     redis_server.command("PUBLISH", "bakerygw:signals", b'{"kind": "disconnect", "subject": "ours"}')
-    await pause(0.05)
+    await caught_up(pair[0].link)
     assert [instance.heard for instance in pair] == [["ours"], ["ours"]]
     await trusted(pair[0].mirror)
 
@@ -64,10 +64,10 @@ async def test_what_strangers_publish_does_no_harm(pair, redis_server):
 @pytest_twisted.ensureDeferred
 async def test_a_subscriber_that_was_lost_hears_again(pair, redis_server):
     redis_server.command("CLIENT", "KILL", "TYPE", "pubsub")
-    await pause(0.3)
+    await trusted(pair[1].mirror, wanted=False)
     await trusted(pair[1].mirror)
     await pair[0].signals.send("disconnect", "bakery-1")
-    await pause(0.05)
+    await caught_up(pair[0].link)
     assert pair[1].heard == ["bakery-1"]
 
 

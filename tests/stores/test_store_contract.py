@@ -232,9 +232,9 @@ async def test_a_revocation_is_in_force_before_the_store_has_answered(store):
 
 @pytest_twisted.ensureDeferred
 async def test_a_revocation_ends_at_its_time(store):
-    await store.revoke("a", time.time() + 0.1)
+    await store.revoke("a", time.time() + 0.8)
     assert (await store.admit(ask(digests=("a",)))).revoked == {"a": True}
-    await pause(0.12)
+    await pause(0.82)
     assert (await store.admit(ask(digests=("a",)))).revoked == {"a": False}
 
 
@@ -319,7 +319,7 @@ async def test_a_limit_for_a_time_is_told_with_the_flags_until_it_is_replaced_or
 
 @pytest_twisted.ensureDeferred
 async def test_a_limit_for_a_time_ends_by_itself(store):
-    limit = TenantLimit(rule=tenant_rule(1, 3600, shadow=False, until=float(int(time.time()) + 1)))
+    limit = TenantLimit(rule=tenant_rule(1, 3600, shadow=False, until=float(int(time.time() + 0.9) + 1)))
     await store.set_limit("t", limit)
     assert (await store.admit(of_tenant())).levels[0].rule == limit.rule
     await pause(limit.rule.until - time.time() + 0.05)

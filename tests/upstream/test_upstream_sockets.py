@@ -97,13 +97,13 @@ class Town:
         service.port = port.getHost().port
         return service
 
-    def client(self, *urls: str, ca_file: Path | None = None, connect_s: float = 2) -> UpstreamClient:
+    def client(self, *urls: str, ca_file: Path | None = None, connect_s: float = 30) -> UpstreamClient:
         client = UpstreamClient(
             reactor,
             {"sales": urls},
             connect_timeout_s=connect_s,
-            first_byte_timeout_s=5,
-            idle_timeout_s=5,
+            first_byte_timeout_s=30,
+            idle_timeout_s=30,
             keepalive_s=4,
             ca_file=str(ca_file) if ca_file else None,
         )

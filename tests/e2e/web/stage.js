@@ -10,7 +10,7 @@ export async function settle() {
 
 /** Until it is so, in real time. */
 export async function until(condition, what = String(condition)) {
-  for (let turn = 0; turn < 500; turn++) {
+  for (let turn = 0; turn < 5000; turn++) {
     if (condition()) return;
     await new Promise((done) => later(done, 2));
   }
@@ -253,7 +253,7 @@ export async function run() {
     Math.random = () => 0.5;
     let timer;
     try {
-      const late = new Promise((_, fail) => (timer = later(() => fail(new Error("too slow")), 5000)));
+      const late = new Promise((_, fail) => (timer = later(() => fail(new Error("too slow")), 30_000)));
       const begun = (async () => body({ clock, gateway, later: (call) => cleanups.push(call) }))();
       await Promise.race([begun, late]);
       outcomes[name] = null;

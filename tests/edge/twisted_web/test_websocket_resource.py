@@ -143,7 +143,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 def talk(url: str, context: ssl.SSLContext | None, conversation: Callable[[Any], Any]) -> Any:
-    with connect(url, ssl=context, compression=None, proxy=None, open_timeout=5) as socket_:
+    with connect(url, ssl=context, compression=None, proxy=None, open_timeout=30) as socket_:
         return conversation(socket_)
 
 
