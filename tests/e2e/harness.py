@@ -165,14 +165,18 @@ class Gateway:
         self, name: str, suits: Callable[[dict[str, Any]], bool] = lambda _: True, timeout_s: float = PATIENCE_S
     ) -> dict[str, Any]:
         """The first log event of this name that suits. Raises `TimeoutError` with the log if none comes."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            found = next(filter(suits, self.events(name)), None)
-            if found is not None:
-                return found
-            with self._arrived:
-                if not self._arrived.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
+        deadline, looked_at = time.monotonic() + timeout_s, 0
+        with self._arrived:  # all the while, but while it waits: a line between look and wait would wake nobody
+            while True:
+                fresh = self._lines[looked_at:]
+                looked_at += len(fresh)
+                found = next((it for it in map(_parsed, fresh) if it and it.get("event") == name and suits(it)), None)
+                if found is not None:
+                    return found
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
                     raise TimeoutError(f"no {name} in\n{''.join(self._lines)}")
+                self._arrived.wait(left_s)
 
     def client(self, token: str | None = None, **options: Any) -> httpx.Client:
         """An HTTP client of the public port, with this bearer token; close it, or use it as a context manager."""

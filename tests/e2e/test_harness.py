@@ -1,11 +1,16 @@
 """The tools of the end-to-end tests, without a gateway."""
 
+import io
+import json
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -228,6 +233,14 @@ def program(exit_code: int = 0, printed: str = "") -> str:
     return READY.replace("EXIT", str(exit_code)).replace("PRINT", f"print({printed!r})" if printed else "")
 
 
+def printing(gateway: Gateway, number: int) -> threading.Thread:
+    """As if its process printed an event."""
+    process = SimpleNamespace(stdout=io.StringIO(json.dumps({"event": "told", "number": number}) + "\n"))
+    thread = threading.Thread(target=gateway._read, args=[process])
+    thread.start()
+    return thread
+
+
 class TestGateway:
     def test_runs_outside_the_repository_until_terminated(self) -> None:
         with StandIn(program()) as gateway:
@@ -266,6 +279,20 @@ class TestGateway:
 
         with StandIn(program(printed=line), allow_faults=True):
             pass
+
+    def test_an_event_that_comes_while_those_before_are_looked_at_is_found(self) -> None:
+        gateway = Gateway({})
+        readers = []
+
+        def suits(event: dict[str, Any]) -> bool:
+            if event["number"] == 1:
+                readers.append(printing(gateway, 2))
+                readers[0].join(0.2)  # it is done by then, if it may
+            return event["number"] == 2
+
+        printing(gateway, 1).join()
+
+        assert gateway.wait_for_event("told", suits, timeout_s=2)["number"] == 2
 
     def test_a_gateway_that_ends_before_it_is_ready_shows_its_output(self) -> None:
         with (
