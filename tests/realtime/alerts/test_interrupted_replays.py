@@ -301,6 +301,16 @@ def test_thousands_who_wait_for_the_history_are_all_told_that_it_is_away() -> No
     assert here.hub.reads.tokens == READS_AT_ONCE
 
 
+def told_of_both_ends(here: Instance, reading: Reading) -> None:
+    """That alerts may be late has been told, and will be once they are not any more."""
+    assert kinds(reading) == ["hello", "degraded"]
+
+    here.log.slow = False
+    here.hub.restored()
+    here.turn()
+    assert kinds(reading) == ["hello", "degraded", "hello"]
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_stream_that_begins_just_as_alerts_are_heard_no_more_is_told_and_told_of_the_end(known: bool) -> None:
     here = with_history(3, page=10)
@@ -311,12 +321,7 @@ def test_a_stream_that_begins_just_as_alerts_are_heard_no_more_is_told_and_told_
     here.hub.degraded()
     here.log.asked[0].answer()
     here.turn()
-    assert kinds(reading) == ["hello", "degraded"]
-
-    here.log.slow = False
-    here.hub.restored()
-    here.turn()
-    assert kinds(reading) == ["hello", "degraded", "hello"]
+    told_of_both_ends(here, reading)
     assert reading.end is None
 
 
@@ -382,12 +387,7 @@ def test_who_compares_with_the_history_while_alerts_are_heard_no_more_does_not_s
     here.hub.degraded()
     here.log.asked[0].answer()
     here.turn()
-    assert kinds(reading) == ["hello", "degraded"]
-
-    here.log.slow = False
-    here.hub.restored()
-    here.turn()
-    assert kinds(reading) == ["hello", "degraded", "hello"]
+    told_of_both_ends(here, reading)
 
 
 def test_a_history_that_is_away_is_not_asked_for_a_hole_that_nobody_reads_any_more() -> None:
