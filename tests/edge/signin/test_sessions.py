@@ -250,6 +250,13 @@ def test_a_session_is_not_known_longer_than_the_token_behind_it():
     assert code(browser.ask(SALES)) == (401, "token-expired")
 
 
+def is_known_for(seconds, stage, session_id):
+    stage.pass_s(seconds - 1)
+    assert stage.sessions.known(session_id) is not None
+    stage.pass_s(1)
+    assert stage.sessions.known(session_id) is None
+
+
 @pytest.mark.parametrize("ahead_s", [-86_400, 600])
 def test_a_wall_clock_that_is_set_changes_nothing_of_how_long_a_session_is_known(ahead_s):
     stage = stage_of()
@@ -257,10 +264,7 @@ def test_a_wall_clock_that_is_set_changes_nothing_of_how_long_a_session_is_known
     session_id = browser.cookie.partition(b"=")[2]
     assert browser.ask(SALES).status == 200
     stage.set_clock(ahead_s)
-    stage.pass_s(899)
-    assert stage.sessions.known(session_id) is not None
-    stage.pass_s(1)
-    assert stage.sessions.known(session_id) is None
+    is_known_for(900, stage, session_id)
 
 
 def test_a_wall_clock_that_is_set_back_keeps_no_session_known_beyond_the_token_behind_it():
@@ -270,10 +274,7 @@ def test_a_wall_clock_that_is_set_back_keeps_no_session_known_beyond_the_token_b
     session_id = browser.cookie.partition(b"=")[2]
     assert browser.ask(SALES).status == 200
     stage.set_clock(-3600)
-    stage.pass_s(59)
-    assert stage.sessions.known(session_id) is not None
-    stage.pass_s(1)
-    assert stage.sessions.known(session_id) is None
+    is_known_for(60, stage, session_id)
 
 
 def test_a_session_tells_what_its_token_was_checked_with_and_what_its_record_is_sealed_with():
