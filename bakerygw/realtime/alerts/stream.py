@@ -90,7 +90,7 @@ class Stream(Reader):
         self.run = feed.ring.run
         self._warned = feed.told_degraded
         greeting = sse.retry(hub.random.randint(*RETRY_MS)) + self._greet()
-        if feed.told_degraded:
+        if self._warned:
             greeting += sse.control("degraded", {})
         resume, self._resume = self._resume, None
         feed.readers[self] = None
